@@ -1,0 +1,63 @@
+# What a person types. Rules longer than a few lines are scripts in tests/scripts/.
+#
+#   CARGO_TARGET_DIR   where cargo builds (default: target/)
+#   PG_MAJOR           which Postgres to build for and test on, 14 to 18 (default: the newest installed)
+#   DESTDIR            `make dist` also installs below this root
+#   KEEP=1             `make demo` leaves everything running and says how to connect
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+scripts := tests/scripts
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+
+# The crates whose tests need no service. pg_sync only links inside a server, so it is tested in SQL.
+unit_crates := -p shared-format -p schema-mapping -p sqlite_sync -p hub
+tidy := cargo test --package tests --test tidy
+
+.PHONY: help demo test check test-unit test-postgres test-store test-e2e generate bench dist
+.PHONY: build-tools test-tools
+
+help: ## Lists these targets.
+	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: dist ## Shows the main job end to end, on private servers (KEEP=1 leaves it running).
+	cargo run --quiet --package tests --bin demo
+
+test: check test-unit dist test-postgres test-store test-e2e ## Runs everything.
+
+check: build-tools ## Format, lints, tidy.
+	cargo fmt --all --check
+	cargo clippy --workspace --exclude pg_sync --exclude generate --all-targets -- -D warnings
+	source $(scripts)/environment.sh && cargo clippy --package pg_sync \
+		--no-default-features --features "pg$$PG_MAJOR" -- -D warnings
+	$(tidy)
+
+test-unit: build-tools ## Tests of the crates, without any service.
+	cargo test $(unit_crates)
+
+test-postgres: dist ## Regression tests of the Postgres extension, in SQL on a private server.
+	pg_sync/tests/run.sh
+
+test-store: build-tools test-tools ## The hub's object stores against the S3 API.
+	$(scripts)/test_store.sh
+
+test-e2e: dist test-tools ## The scenarios: every part real, on private servers.
+	cargo test --package tests
+
+generate: build-tools ## Writes the payload code from its schema again.
+	cargo run --package generate
+
+bench: dist ## Prints figures of the whole stack from one run.
+	cargo run --quiet --release --package bench
+
+dist: build-tools ## Builds the artefacts in dist/; DESTDIR=... installs them.
+	$(scripts)/dist.sh
+
+build-tools:
+	@$(scripts)/prepare.sh
+
+test-tools:
+	@$(scripts)/object_stores.sh

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds the artefacts and lays them out in dist/. With DESTDIR it also installs them at their places in the
+# system below that root.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$root"
+
+cargo build --release --package hub
+cargo build --release --package pg_sync --no-default-features --features "pg$PG_MAJOR"
+# Without the variable, the library would be linked against the SQLite of this machine.
+SQLITE3_NO_PKG_CONFIG=1 cargo build --profile loadable --package sqlite_sync \
+    --no-default-features --features loadable,http
+
+postgres=dist/postgres/$PG_MAJOR
+version=$(sed -nE "s/^default_version *= *'([^']+)'.*/\1/p" pg_sync/pg_sync.control)
+rm -rf "$postgres"
+# `install` puts a new file in place, so that a process which has the old one mapped is not disturbed.
+install -D -m 755 "$target/release/hub" dist/bin/hub
+install -D -m 755 "$target/loadable/libcloudsync.so" dist/sqlite/cloudsync.so
+install -D -m 755 "$target/release/libpg_sync.so" "$postgres/lib/pg_sync.so"
+install -D -m 644 pg_sync/pg_sync.control "$postgres/extension/pg_sync.control"
+pg_sync/package.sh >"$postgres/extension/pg_sync--$version.sql"
+
+if [[ -n "${DESTDIR:-}" ]]; then
+    install -D -m 755 dist/bin/hub "$DESTDIR/usr/local/bin/hub"
+    install -D -m 755 dist/sqlite/cloudsync.so "$DESTDIR/usr/local/lib/cloudsync.so"
+    library_dir=$DESTDIR$("$pg_config" --pkglibdir)
+    extension_dir=$DESTDIR$("$pg_config" --sharedir)/extension
+    install -D -m 755 "$postgres/lib/pg_sync.so" "$library_dir/pg_sync.so"
+    install -d "$extension_dir"
+    install -m 644 "$postgres"/extension/* "$extension_dir/"
+    echo "installed below $DESTDIR"
+fi

@@ -1,0 +1,151 @@
+//! The hub of `make dist` as a process of its own, with a configuration that a person could have written.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use crate::object_store::{ObjectStore, StoreKind};
+use crate::places;
+use crate::postgres::{APP_ROLE, Database, HUB_ROLE};
+use crate::process::{Launch, Process, Signal, new_log};
+use crate::wait;
+
+/// The API key that the hubs of the tests take, with the role `app`.
+pub const API_KEY: &str = "key-for-tests-0123456789abcdef0123456789";
+
+/// A hub for one database, its configuration and its store.
+#[derive(Debug)]
+pub struct Hub {
+    process: Option<Process>,
+    home: TempDir,
+    port: u16,
+    database: String,
+    store: ObjectStore,
+}
+
+/// The answer to a plain HTTP request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body as text.
+    pub body: String,
+}
+
+impl Hub {
+    /// Starts a hub for a database on an empty store, and waits until it is ready.
+    pub fn start(database: &Database, store: StoreKind) -> Self {
+        let mut hub = Self::new(database, ObjectStore::new(store));
+        hub.start_again();
+        hub
+    }
+
+    /// Writes the configuration of a hub without starting it.
+    pub fn new(database: &Database, store: ObjectStore) -> Self {
+        let home = places::scratch("hub");
+        let port = places::free_port();
+        let configuration = format!(
+            "listen = \"127.0.0.1:{port}\"\nstore = \"{}\"\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n\
+             api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]\n",
+            store.url,
+            database.name,
+            database.url(HUB_ROLE)
+        );
+        fs::write(home.path().join("hub.toml"), configuration).expect("a configuration can be written");
+        new_log(&home.path().join("hub.log"));
+        Self { process: None, home, port, database: database.name.clone(), store }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.home.path().join("hub.log")
+    }
+
+    /// Starts the process without waiting for anything.
+    pub fn launch(&mut self) {
+        let command: Vec<OsString> = vec![
+            places::artefact("bin/hub").into(),
+            "serve".into(),
+            "--config".into(),
+            self.home.path().join("hub.toml").into(),
+        ];
+        let log = self.log();
+        self.process = Some(Process::start(Launch {
+            command,
+            environment: self.store.environment.clone(),
+            log: &log,
+            stop: Signal::Kill,
+            directory: None,
+        }));
+    }
+
+    /// Starts the process, again with the same configuration and store, and waits until it is ready.
+    pub fn start_again(&mut self) {
+        self.launch();
+        self.wait_until_ready();
+    }
+
+    /// Waits until the hub says that it is ready.
+    pub fn wait_until_ready(&self) {
+        wait::until("the hub is ready", || {
+            let process = self.process.as_ref().expect("the hub was started");
+            assert!(process.is_running(), "the hub ended:\n{}", process.log_tail(30));
+            self.try_get("/readyz").filter(|answer| answer.status == 200)
+        });
+    }
+
+    /// Ends the process by a signal and waits until it is gone.
+    pub fn stop(&mut self, signal: Signal) {
+        let process = self.process.take().expect("the hub runs");
+        process.signal(signal);
+        process.wait_until_ended();
+    }
+
+    /// Tells whether the process runs.
+    pub fn is_running(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_running)
+    }
+
+    /// Returns the address that clients are given.
+    pub fn address(&self) -> String {
+        format!("{}/{}", self.base(), self.database)
+    }
+
+    /// Returns the hub's address without a database.
+    pub fn base(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Asks the hub something by plain HTTP; `None` when it does not answer.
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        let mut answer = config.new_agent().get(format!("{}{path}", self.base())).call().ok()?;
+        let body = answer.body_mut().read_to_string().ok()?;
+        Some(Answer { status: answer.status().as_u16(), body })
+    }
+
+    /// Asks the hub something by plain HTTP.
+    pub fn get(&self, path: &str) -> Answer {
+        self.try_get(path).unwrap_or_else(|| panic!("the hub does not answer on {path}"))
+    }
+
+    /// Returns the end of the hub's log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Returns the whole log of the hub, over all its starts.
+    pub fn whole_log(&self) -> String {
+        fs::read_to_string(self.log()).expect("the log can be read")
+    }
+
+    /// Leaves the process running when this program ends; returns its pid and its directory.
+    pub fn leave_running(mut self) -> (u32, PathBuf) {
+        let pid = self.process.take().expect("the hub runs").leave_running();
+        std::mem::forget(self.store);
+        (pid, self.home.keep())
+    }
+}

@@ -1,0 +1,129 @@
+//! Where a hub keeps its objects: a directory, or a real S3 API.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+use crate::places;
+use crate::process::{Launch, Process, Signal, new_log};
+use crate::wait;
+
+/// Which store a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A directory of the hub's machine.
+    Directory,
+    /// The S3 API of moto: full semantics, signatures not checked.
+    Moto,
+    /// The S3 API of s3s-fs: signatures and their expiry checked.
+    S3sFs,
+}
+
+/// The store of one hub: its setting, and the environment that its credentials travel in.
+#[derive(Debug)]
+pub struct ObjectStore {
+    /// The value of `store` in the hub's configuration.
+    pub url: String,
+    /// The credentials, as every S3 client reads them.
+    pub environment: Vec<(OsString, OsString)>,
+    _directory: Option<TempDir>,
+}
+
+const ACCESS_KEY: &str = "AKIAPRIVATECLUSTER";
+const SECRET_KEY: &str = "a-secret-of-the-private-object-store";
+
+impl ObjectStore {
+    /// Makes an empty store.
+    pub fn new(kind: StoreKind) -> Self {
+        static BUCKETS: AtomicU32 = AtomicU32::new(0);
+        let bucket = format!("bucket-{}", BUCKETS.fetch_add(1, Ordering::Relaxed));
+        match kind {
+            StoreKind::Directory => {
+                let directory = places::scratch("store");
+                let url = format!("file://{}", directory.path().display());
+                Self { url, environment: Vec::new(), _directory: Some(directory) }
+            }
+            StoreKind::Moto => {
+                let server = Server::moto();
+                let answer = ureq::put(format!("{}/{bucket}", server.endpoint)).send_empty();
+                answer.unwrap_or_else(|error| panic!("moto makes no bucket: {error}"));
+                server.store(&bucket)
+            }
+            StoreKind::S3sFs => {
+                let server = Server::s3s_fs();
+                // A bucket is a directory there.
+                fs::create_dir(server.root.join(&bucket)).expect("a bucket can be made");
+                server.store(&bucket)
+            }
+        }
+    }
+}
+
+/// A server that speaks the S3 API; the tests of one binary share it.
+#[derive(Debug)]
+struct Server {
+    endpoint: String,
+    root: PathBuf,
+    _process: Process,
+    _directory: TempDir,
+}
+
+impl Server {
+    fn moto() -> &'static Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| {
+            Self::start("moto", |port, _root| {
+                let program = places::tool("moto/bin/moto_server");
+                vec![program.into(), "-H".into(), "127.0.0.1".into(), "-p".into(), port.to_string().into()]
+            })
+        })
+    }
+
+    fn s3s_fs() -> &'static Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(|| {
+            Self::start("s3s-fs", |port, root| {
+                let mut command = vec![places::tool("bin/s3s-fs").into()];
+                command.extend(["--host", "127.0.0.1", "--access-key", ACCESS_KEY].map(OsString::from));
+                command.extend(["--secret-key", SECRET_KEY, "--port"].map(OsString::from));
+                command.extend([port.to_string().into(), root.clone().into()]);
+                command
+            })
+        })
+    }
+
+    fn start(name: &str, command: impl Fn(u16, &PathBuf) -> Vec<OsString>) -> Self {
+        let directory = places::scratch(name);
+        let root = directory.path().join("root");
+        fs::create_dir(&root).expect("a directory can be made");
+        let port = places::free_port();
+        let log = directory.path().join("log");
+        new_log(&log);
+        let process = Process::start(Launch {
+            command: command(port, &root),
+            environment: Vec::new(),
+            log: &log,
+            stop: Signal::Kill,
+            directory: Some(directory.path()),
+        });
+        wait::until(&format!("{name} listens"), || {
+            assert!(process.is_running(), "{name} ended at once:\n{}", process.log_tail(20));
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        let endpoint = format!("http://127.0.0.1:{port}");
+        Self { endpoint, root, _process: process, _directory: directory }
+    }
+
+    fn store(&self, bucket: &str) -> ObjectStore {
+        let environment = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
+        ObjectStore {
+            url: format!("s3://{bucket}/sync?endpoint={}&region=us-east-1&path_style=true", self.endpoint),
+            environment: environment.map(|(name, value)| (name.into(), value.into())).to_vec(),
+            _directory: None,
+        }
+    }
+}

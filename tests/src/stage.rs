@@ -1,0 +1,233 @@
+//! The whole stack on one stage: a Postgres database, a hub, clients by name, and scripts that they play.
+//!
+//! A scenario is a list of lines `who: what`. `pg` is Postgres, `hub` and `postgres` are the processes, any
+//! other name is a client, made when it is first named. What they say is SQL or one of the words of
+//! [`Stage::play`].
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::hub::{API_KEY, Hub};
+use crate::object_store::StoreKind;
+use crate::places;
+use crate::postgres::{Cluster, Database, Durability};
+use crate::process::Signal;
+use crate::sql::Session;
+use crate::wait;
+
+/// A tracked table on both engines, and the query that shows its rows alike on both.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// The name, the same on both.
+    pub name: &'a str,
+    /// What makes it in Postgres.
+    pub postgres: &'a str,
+    /// What makes it in SQLite.
+    pub sqlite: &'a str,
+    /// What shows its rows in the order of their keys.
+    pub show: &'a str,
+}
+
+const TODO_DDL: &str = "create table todo (
+    id text primary key not null, title text not null, note text, done integer not null default 0)";
+
+/// The table that most scenarios use. `title` has no default, so a half-empty row could not be stored.
+pub const TODO: Table<'static> = Table {
+    name: "todo",
+    postgres: TODO_DDL,
+    sqlite: TODO_DDL,
+    show: "select id, title, note, done from todo order by id",
+};
+
+const MARK_DDL: &str = "create table mark (id integer primary key, n integer not null)";
+
+/// Where the stage counts up in Postgres: a client that sees the number has seen everything before it.
+const MARK: Table<'static> =
+    Table { name: "mark", postgres: MARK_DDL, sqlite: MARK_DDL, show: "select id from mark order by id" };
+
+/// What a stage is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    /// Where the hub keeps its objects.
+    pub store: StoreKind,
+    /// The tracked tables, parents first.
+    pub tables: &'a [Table<'a>],
+    /// Whether the stage has a Postgres server to itself, which it may then stop and start.
+    pub own_cluster: bool,
+}
+
+impl Setting<'_> {
+    /// The table `todo` on a directory store, on the Postgres server that the tests share.
+    pub const PLAIN: Self = Self { store: StoreKind::Directory, tables: &[TODO], own_cluster: false };
+}
+
+/// A running stack.
+pub struct Stage<'a> {
+    /// The hub.
+    pub hub: Hub,
+    /// A session with Postgres as the superuser, who writes as people and services do.
+    pub postgres: Session,
+    /// The database.
+    pub database: Database,
+    clients: BTreeMap<String, Client>,
+    tables: Vec<Table<'a>>,
+    own_cluster: Option<Cluster>,
+    home: TempDir,
+}
+
+impl<'a> Stage<'a> {
+    /// Makes the database with its tracked tables and starts the hub.
+    pub fn new(setting: Setting<'a>) -> Self {
+        let own_cluster = setting.own_cluster.then(|| Cluster::start(Durability::ProcessOnly));
+        let database = own_cluster.as_ref().unwrap_or_else(|| Cluster::shared()).database("demo");
+        let postgres = database.session();
+        let tables: Vec<Table<'a>> = setting.tables.iter().copied().chain([MARK]).collect();
+        for table in &tables {
+            postgres.run(table.postgres);
+            postgres.run(&format!("select cloudsync_init('public.{}')", table.name));
+        }
+        let hub = Hub::start(&database, setting.store);
+        let home = places::scratch("clients");
+        Self { hub, postgres, database, clients: BTreeMap::new(), tables, own_cluster, home }
+    }
+
+    /// Returns a client, made and joined to the hub when it is first named.
+    pub fn client(&mut self, name: &str) -> &Client {
+        if !self.clients.contains_key(name) {
+            let client = self.stranger(name);
+            client.join(&self.hub.address(), API_KEY);
+            self.clients.insert(name.to_owned(), client);
+        }
+        &self.clients[name]
+    }
+
+    /// Makes a client with the tracked tables that has not joined the hub and takes no part in [`Self::settle`].
+    pub fn stranger(&self, name: &str) -> Client {
+        let client = Client::open(&self.home.path().join(format!("{name}.sqlite")));
+        for table in &self.tables {
+            client.run(table.sqlite);
+            client.run(&format!("select cloudsync_init('{}')", table.name));
+        }
+        client
+    }
+
+    /// Plays lines one after another.
+    ///
+    /// A client says SQL, `sync`, or `sync fails`; `pg` says SQL; `hub` says `kill`, `terminate` or `start`;
+    /// `postgres` says `stop`, `kill`, `start` or `restart`; `all` says `settle`.
+    pub fn play(&mut self, lines: &[&str]) {
+        for line in lines {
+            let (who, what) = line.split_once(": ").unwrap_or_else(|| panic!("no `who: what`: {line}"));
+            self.play_line(who, what);
+        }
+    }
+
+    fn play_line(&mut self, who: &str, what: &str) {
+        match (who, what) {
+            ("pg", sql) => self.postgres.run(sql),
+            ("hub", "kill") => self.hub.stop(Signal::Kill),
+            ("hub", "terminate") => self.hub.stop(Signal::Terminate),
+            ("hub", "start") => self.hub.start_again(),
+            ("postgres", "stop") => self.cluster().stop(Signal::Interrupt),
+            ("postgres", "kill") => self.cluster().stop(Signal::Kill),
+            ("postgres", "start") => {
+                self.cluster().start_again();
+                self.postgres = self.database.session();
+            }
+            ("postgres", "restart") => {
+                self.play_line("postgres", "stop");
+                self.play_line("postgres", "start");
+            }
+            ("all", "settle") => self.settle(),
+            (client, "sync") => drop(self.client(client).sync()),
+            (client, "sync fails") => {
+                let answer = self.client(client).try_sync();
+                assert!(answer.is_err(), "{client} synced, which was to fail: {answer:?}");
+            }
+            (client, sql) => self.client(client).run(sql),
+        }
+    }
+
+    fn cluster(&self) -> &Cluster {
+        self.own_cluster.as_ref().expect("only a stage with a cluster of its own touches the server")
+    }
+
+    /// Syncs every client until it has sent all it has and seen all that Postgres had then.
+    ///
+    /// Twice, because applying may set off local writes (cascades, users' triggers) that are sent next time.
+    pub fn settle(&mut self) {
+        for _round in 0..2 {
+            for (name, client) in &self.clients {
+                // The hub or Postgres may be on its way back.
+                wait::until_ok(&format!("{name} syncs"), || client.try_sync());
+            }
+            let mark = self.postgres.value(
+                "insert into mark values (1, 1) on conflict (id) do update set n = mark.n + 1 returning n",
+            );
+            for (name, client) in &self.clients {
+                wait::until(&format!("{name} sees mark {mark}"), || {
+                    client.sync_waiting(500);
+                    (client.rows("select n from mark").concat() == mark).then_some(())
+                });
+            }
+        }
+    }
+
+    /// Returns the rows of all tables, as Postgres holds them.
+    pub fn postgres_rows(&self) -> Vec<String> {
+        self.tables.iter().flat_map(|table| self.postgres.rows(table.show)).collect()
+    }
+
+    /// Settles, then checks that every side holds exactly these rows.
+    pub fn settles_at(&mut self, rows: &[&str]) {
+        self.settle();
+        let mut wanted: Vec<String> = rows.iter().map(|row| (*row).to_owned()).collect();
+        wanted.push("1".to_owned());
+        assert_eq!(self.postgres_rows(), wanted, "rows in Postgres (left)");
+        self.all_equal();
+    }
+
+    /// Checks that every client holds what Postgres holds.
+    pub fn all_equal(&self) {
+        let truth = self.postgres_rows();
+        for (name, client) in &self.clients {
+            let rows: Vec<String> = self.tables.iter().flat_map(|table| client.rows(table.show)).collect();
+            assert_eq!(rows.len(), truth.len(), "number of rows in {name} (left) and Postgres");
+            let first_other = rows.iter().zip(&truth).find(|(ours, theirs)| ours != theirs);
+            assert_eq!(first_other, None, "first row that differs between {name} and Postgres");
+        }
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- end of the hub's log\n{}", self.hub.log_tail(30));
+            let cluster = self.own_cluster.as_ref().unwrap_or_else(|| Cluster::shared());
+            eprintln!("--- end of Postgres's log\n{}", cluster.log_tail(30));
+        }
+    }
+}
+
+/// A scenario as data: where it plays, what happens, and the rows that every side ends with.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario<'a> {
+    /// Where it plays.
+    pub setting: Setting<'a>,
+    /// What happens.
+    pub lines: &'a [&'a str],
+    /// The rows of all tables that every side ends with.
+    pub rows: &'a [&'a str],
+}
+
+impl Scenario<'_> {
+    /// Plays the scenario and checks its end.
+    pub fn check(self) {
+        let mut stage = Stage::new(self.setting);
+        stage.play(self.lines);
+        stage.settles_at(self.rows);
+    }
+}
