@@ -1,2 +1,29 @@
+//! Payload format and CRDT core, shared by every engine of the sync stack.
+//!
+//! Pure: no file, socket, clock or thread. Time and random bytes come in as arguments.
+
 #![no_std]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod clock;
+mod error;
+mod merge;
+mod message;
+pub mod payload;
+mod reader;
+mod row_key;
+mod row_state;
+mod value;
+
+pub use clock::{Hlc, SiteId, Stamp};
+pub use error::FormatError;
+pub use merge::{CellOutcome, Incoming, Plan, RowKind, RowWrite, merge};
+pub use message::{MESSAGE_PREFIX, Message, encode_message, signed_parts};
+pub use row_key::{decode_key, encode_key};
+pub use row_state::{CellStamp, ColumnId, Life, LocalWrite, RowState, pack_cells, unpack_cells};
+pub use value::{Value, ValueRef};

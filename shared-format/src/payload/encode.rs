@@ -1,0 +1,308 @@
+//! Writes payloads.
+
+use alloc::vec::Vec;
+
+use flatbuffers::{FlatBufferBuilder, WIPOffset};
+
+use super::decode::Changes;
+use super::definition::{ColumnDefinition, TableDefinition};
+use super::generated::cloudsync as fb;
+use super::values::{self, ValuesBuilder, copy_vector, filled, one_if_alike};
+use crate::clock::{SiteId, Stamp};
+use crate::merge::RowKind;
+use crate::row_state::ColumnId;
+use crate::value::ValueRef;
+
+/// Sites of one payload, each named once.
+#[derive(Debug, Default)]
+struct Sites(Vec<SiteId>);
+
+impl Sites {
+    /// Returns the ordinal of a site, adding it when it is new. The newest is looked at first.
+    fn ordinal(&mut self, site: SiteId) -> u32 {
+        let at = self.0.iter().rposition(|known| *known == site).unwrap_or_else(|| {
+            self.0.push(site);
+            self.0.len().saturating_sub(1)
+        });
+        u32::try_from(at).expect("a payload has fewer sites than bytes")
+    }
+}
+
+/// Collects rows of one table.
+#[derive(Debug)]
+pub struct ChangesBuilder {
+    table: u32,
+    incarnation: u64,
+    version: u32,
+    columns: Vec<ColumnId>,
+    sites: Sites,
+    kinds: Vec<u8>,
+    hlcs: Vec<u64>,
+    row_sites: Vec<u32>,
+    keys: Vec<ValuesBuilder>,
+    present: Bits,
+    stamped: Bits,
+    cell_hlcs: Vec<u64>,
+    cell_sites: Vec<u32>,
+    values: Vec<ValuesBuilder>,
+}
+
+impl ChangesBuilder {
+    /// Starts without rows; `key_len` is the number of key columns, `columns` the others that may occur.
+    #[must_use]
+    pub fn new(table: u32, incarnation: u64, version: u32, key_len: usize, columns: &[ColumnId]) -> Self {
+        Self {
+            table,
+            incarnation,
+            version,
+            columns: columns.to_vec(),
+            sites: Sites::default(),
+            kinds: Vec::new(),
+            hlcs: Vec::new(),
+            row_sites: Vec::new(),
+            keys: core::iter::repeat_with(ValuesBuilder::default).take(key_len).collect(),
+            present: Bits::default(),
+            stamped: Bits::default(),
+            cell_hlcs: Vec::new(),
+            cell_sites: Vec::new(),
+            values: core::iter::repeat_with(ValuesBuilder::default).take(columns.len()).collect(),
+        }
+    }
+
+    /// Adds a row. `cells` are `(index into columns, own stamp or None for the row's, value)`, ascending.
+    ///
+    /// # Panics
+    /// When the key has another number of parts, or a cell names no column: both are broken invariants of
+    /// the caller.
+    pub fn row(
+        &mut self,
+        kind: RowKind,
+        stamp: Stamp,
+        key: &[ValueRef<'_>],
+        cells: &[(usize, Option<Stamp>, ValueRef<'_>)],
+    ) {
+        assert_eq!(key.len(), self.keys.len(), "a row key has one part per key column");
+        assert!(cells.is_sorted_by(|a, b| a.0 < b.0), "cells are in the order of their columns");
+        self.kinds.push(kind as u8);
+        self.hlcs.push(stamp.hlc.raw());
+        let site = self.sites.ordinal(stamp.site);
+        self.row_sites.push(site);
+        for (part, values) in key.iter().zip(&mut self.keys) {
+            values.push(*part);
+        }
+        let mut cells = cells.iter().peekable();
+        for (column, values) in self.values.iter_mut().enumerate() {
+            let cell = cells.next_if(|(at, _, _)| *at == column);
+            self.present.push(cell.is_some());
+            let own = cell.and_then(|(_, own, _)| *own);
+            self.stamped.push(own.is_some());
+            if let Some(own) = own {
+                self.cell_hlcs.push(own.hlc.raw());
+                self.cell_sites.push(self.sites.ordinal(own.site));
+            }
+            if let Some((_, _, value)) = cell {
+                values.push(*value);
+            }
+        }
+        assert!(cells.next().is_none(), "a cell names one of the columns");
+    }
+
+    /// Number of rows so far.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Bytes that the rows take up, nearly: for cutting batches.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        let rows = self.kinds.len().saturating_mul(13);
+        let cells = self.cell_hlcs.len().saturating_mul(12);
+        let values = self.keys.iter().chain(&self.values).map(ValuesBuilder::byte_len);
+        values.fold(rows.saturating_add(cells), usize::saturating_add)
+    }
+
+    fn finish<'f>(
+        mut self,
+        fbb: &mut FlatBufferBuilder<'f>,
+        sites: &mut Sites,
+    ) -> WIPOffset<fb::Changes<'f>> {
+        let ordinals: Vec<u32> = self.sites.0.iter().map(|site| sites.ordinal(*site)).collect();
+        let renumber = |own: &mut u32| {
+            *own = usize::try_from(*own).ok().and_then(|at| ordinals.get(at)).copied().unwrap_or(*own);
+        };
+        self.row_sites.iter_mut().chain(&mut self.cell_sites).for_each(renumber);
+        let rows = u32::try_from(self.kinds.len()).expect("a batch is cut long before 4 billion rows");
+        one_if_alike(&mut self.kinds);
+        one_if_alike(&mut self.hlcs);
+        one_if_alike(&mut self.row_sites);
+        let keys: Vec<_> = self.keys.into_iter().map(|values| values.finish(fbb)).collect();
+        let values: Vec<_> = self.values.into_iter().map(|values| values.finish(fbb)).collect();
+        let columns: Vec<u16> = self.columns.iter().map(|column| column.get()).collect();
+        let args = fb::ChangesArgs {
+            table: self.table,
+            incarnation: self.incarnation,
+            version: self.version,
+            rows,
+            kinds: Some(fbb.create_vector(&self.kinds)),
+            hlcs: Some(fbb.create_vector(&self.hlcs)),
+            sites: Some(fbb.create_vector(&self.row_sites)),
+            keys: Some(fbb.create_vector(&keys)),
+            columns: Some(fbb.create_vector(&columns)),
+            present: if self.present.clear == 0 { None } else { filled(fbb, &self.present.bytes) },
+            stamped: if self.stamped.set == 0 { None } else { filled(fbb, &self.stamped.bytes) },
+            cell_hlcs: filled(fbb, &self.cell_hlcs),
+            cell_sites: filled(fbb, &self.cell_sites),
+            values: Some(fbb.create_vector(&values)),
+            scope_names: None,
+            old_scopes: None,
+            new_scopes: None,
+        };
+        fb::Changes::create(fbb, &args)
+    }
+}
+
+/// A growing bitmap that counts its bits.
+#[derive(Debug, Default)]
+struct Bits {
+    bytes: Vec<u8>,
+    set: usize,
+    clear: usize,
+}
+
+impl Bits {
+    fn push(&mut self, bit: bool) {
+        let at = self.set.saturating_add(self.clear) % 8;
+        if at == 0 {
+            self.bytes.push(0);
+        }
+        if bit {
+            self.set = self.set.saturating_add(1);
+            self.bytes.last_mut().into_iter().for_each(|byte| *byte |= 1 << at);
+        } else {
+            self.clear = self.clear.saturating_add(1);
+        }
+    }
+}
+
+/// Collects a payload.
+#[derive(Default)]
+pub struct PayloadBuilder {
+    fbb: FlatBufferBuilder<'static>,
+    sites: Sites,
+    definitions: Vec<WIPOffset<fb::Definition<'static>>>,
+    changes: Vec<WIPOffset<fb::Changes<'static>>>,
+    reloads: Vec<WIPOffset<fb::Reload<'static>>>,
+}
+
+impl PayloadBuilder {
+    /// Starts empty.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a definition.
+    pub fn definition(&mut self, definition: &TableDefinition) {
+        let fbb = &mut self.fbb;
+        let key: Vec<_> = definition.key.iter().map(|column| column_offset(fbb, column)).collect();
+        let columns: Vec<_> = definition.columns.iter().map(|column| column_offset(fbb, column)).collect();
+        let args = fb::DefinitionArgs {
+            table: definition.table,
+            incarnation: definition.incarnation,
+            version: definition.version,
+            name: Some(fbb.create_string(&definition.name)),
+            schema: definition.schema.as_ref().map(|schema| fbb.create_string(schema)),
+            algorithm: definition.algorithm.code(),
+            key: Some(fbb.create_vector(&key)),
+            columns: Some(fbb.create_vector(&columns)),
+        };
+        let offset = fb::Definition::create(&mut self.fbb, &args);
+        self.definitions.push(offset);
+    }
+
+    /// Adds a notice that a table's snapshot has to be fetched again.
+    pub fn reload(&mut self, table: u32, incarnation: u64, reason: &str) {
+        let reason = Some(self.fbb.create_string(reason));
+        let offset = fb::Reload::create(&mut self.fbb, &fb::ReloadArgs { table, incarnation, reason });
+        self.reloads.push(offset);
+    }
+
+    /// Adds collected rows.
+    pub fn push(&mut self, changes: ChangesBuilder) {
+        let offset = changes.finish(&mut self.fbb, &mut self.sites);
+        self.changes.push(offset);
+    }
+
+    /// Adds rows of a parsed payload by copying their vectors; only the sites are numbered anew.
+    pub fn append(&mut self, changes: &Changes<'_>) {
+        let ordinals: Vec<u32> = changes.sites().iter().map(|site| self.sites.ordinal(*site)).collect();
+        let rows = changes.raw;
+        let fbb = &mut self.fbb;
+        let renumber = |own: u32| -> u32 {
+            // An ordinal of no site stays wrong on purpose: the reader refuses it as it would have here.
+            usize::try_from(own).ok().and_then(|at| ordinals.get(at)).copied().unwrap_or(u32::MAX)
+        };
+        let keys: Vec<_> =
+            rows.keys().into_iter().flatten().map(|column| values::copy(fbb, column)).collect();
+        let columns: Vec<_> =
+            rows.values().into_iter().flatten().map(|column| values::copy(fbb, column)).collect();
+        let args = fb::ChangesArgs {
+            table: rows.table(),
+            incarnation: rows.incarnation(),
+            version: rows.version(),
+            rows: rows.rows(),
+            kinds: rows.kinds().map(|v| fbb.create_vector(v.bytes())),
+            hlcs: copy_vector(fbb, rows.hlcs()),
+            sites: rows.sites().map(|v| fbb.create_vector_from_iter(v.iter().map(renumber))),
+            keys: Some(fbb.create_vector(&keys)),
+            columns: copy_vector(fbb, rows.columns()),
+            present: rows.present().map(|v| fbb.create_vector(v.bytes())),
+            stamped: rows.stamped().map(|v| fbb.create_vector(v.bytes())),
+            cell_hlcs: copy_vector(fbb, rows.cell_hlcs()),
+            cell_sites: rows.cell_sites().map(|v| fbb.create_vector_from_iter(v.iter().map(renumber))),
+            values: Some(fbb.create_vector(&columns)),
+            scope_names: None,
+            old_scopes: None,
+            new_scopes: None,
+        };
+        let offset = fb::Changes::create(&mut self.fbb, &args);
+        self.changes.push(offset);
+    }
+
+    /// Whether nothing was added yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.definitions.is_empty() && self.changes.is_empty() && self.reloads.is_empty()
+    }
+
+    /// Returns the bare FlatBuffers bytes.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        let site_ids: Vec<u8> = self.sites.0.iter().flat_map(|site| *site.as_bytes()).collect();
+        let fbb = &mut self.fbb;
+        let args = fb::PayloadArgs {
+            site_ids: filled(fbb, &site_ids),
+            definitions: (!self.definitions.is_empty()).then(|| fbb.create_vector(&self.definitions)),
+            changes: (!self.changes.is_empty()).then(|| fbb.create_vector(&self.changes)),
+            reloads: (!self.reloads.is_empty()).then(|| fbb.create_vector(&self.reloads)),
+        };
+        let root = fb::Payload::create(fbb, &args);
+        fb::finish_payload_buffer(fbb, root);
+        fbb.finished_data().to_vec()
+    }
+}
+
+fn column_offset(
+    fbb: &mut FlatBufferBuilder<'static>,
+    column: &ColumnDefinition,
+) -> WIPOffset<fb::Column<'static>> {
+    let args = fb::ColumnArgs {
+        id: column.id.get(),
+        name: Some(fbb.create_string(&column.name)),
+        type_name: Some(fbb.create_string(&column.type_name)),
+        algorithm: column.algorithm.code(),
+        group: column.group.as_ref().map(|group| fbb.create_string(group)),
+    };
+    fb::Column::create(fbb, &args)
+}

@@ -1,0 +1,226 @@
+//! Payloads read back as they were written, and nothing that is not a payload is read.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::*;
+use crate::clock::{Hlc, SiteId, Stamp};
+use crate::error::FormatError;
+use crate::merge::RowKind;
+use crate::row_state::ColumnId;
+use crate::value::ValueRef;
+
+const COLUMNS: [ColumnId; 3] = [ColumnId::new(2), ColumnId::new(3), ColumnId::new(70)];
+
+fn stamp(hlc: u64, site: u8) -> Stamp {
+    Stamp { hlc: Hlc::from_raw(hlc), site: SiteId::from_bytes([site; 16]) }
+}
+
+type CellIn<'a> = (usize, Option<Stamp>, ValueRef<'a>);
+type RowIn<'a> = (RowKind, Stamp, Vec<ValueRef<'a>>, Vec<CellIn<'a>>);
+
+fn sample() -> Vec<RowIn<'static>> {
+    vec![
+        (
+            RowKind::Created,
+            stamp(10, 1),
+            vec![ValueRef::Integer(1), ValueRef::Text("a")],
+            vec![
+                (0, None, ValueRef::Null),
+                (1, Some(stamp(11, 2)), ValueRef::Real(-0.0)),
+                (2, None, ValueRef::Uuid([9; 16])),
+            ],
+        ),
+        (RowKind::Deleted, stamp(u64::MAX, 3), vec![ValueRef::Integer(2), ValueRef::Text("")], vec![]),
+        (
+            RowKind::Cells,
+            stamp(12, 1),
+            vec![ValueRef::Integer(3), ValueRef::Text("ü\0")],
+            vec![
+                (0, None, ValueRef::Blob(&[0, 255])),
+                (2, Some(stamp(13, 1)), ValueRef::Other { type_name: "inet", text: "::1" }),
+            ],
+        ),
+        (
+            RowKind::Cells,
+            stamp(12, 1),
+            vec![ValueRef::Integer(4), ValueRef::Text("d")],
+            vec![(1, None, ValueRef::Date(i32::MIN)), (2, None, ValueRef::RawText(&[0xff]))],
+        ),
+    ]
+}
+
+fn encode(rows: &[RowIn<'_>]) -> Vec<u8> {
+    let mut payload = PayloadBuilder::new();
+    let mut changes = ChangesBuilder::new(5, 77, 2, 2, &COLUMNS);
+    for (kind, stamp, key, cells) in rows {
+        changes.row(*kind, *stamp, key, cells);
+    }
+    payload.push(changes);
+    payload.finish()
+}
+
+fn check_rows(bytes: &[u8], expected: &[RowIn<'_>]) {
+    let payload = Payload::parse(bytes).unwrap();
+    let batches = payload.changes();
+    let [changes] = batches.as_slice() else { panic!("one batch") };
+    assert_eq!((changes.table(), changes.incarnation(), changes.version()), (5, 77, 2));
+    assert_eq!(changes.columns(), COLUMNS);
+    let mut cursor = changes.rows();
+    for (kind, stamp, key, cells) in expected {
+        let row = cursor.next_row().unwrap().unwrap();
+        assert_eq!((row.kind, row.stamp), (*kind, *stamp));
+        assert_eq!(&row.key, key);
+        let cells: Vec<Cell<'_>> = cells
+            .iter()
+            .map(|(column, own, value)| Cell { column: *column, stamp: own.unwrap_or(*stamp), value: *value })
+            .collect();
+        assert_eq!(row.cells, cells);
+    }
+    assert_eq!(cursor.next_row(), Ok(None));
+}
+
+#[test]
+fn rows_read_back() {
+    let rows = sample();
+    check_rows(&encode(&rows), &rows);
+    check_rows(&encode(&rows[1..2]), &rows[1..2]);
+    check_rows(&encode(&[]), &[]);
+}
+
+#[test]
+fn appended_rows_read_back_under_other_site_numbers() {
+    let rows = sample();
+    let bytes = encode(&rows);
+    let mut builder = PayloadBuilder::new();
+    let mut first = ChangesBuilder::new(1, 1, 1, 1, &[]);
+    first.row(RowKind::Deleted, stamp(1, 9), &[ValueRef::Integer(1)], &[]);
+    builder.push(first);
+    builder.append(&Payload::parse(&bytes).unwrap().changes()[0]);
+    let joined = builder.finish();
+    let mut again = PayloadBuilder::new();
+    again.append(&Payload::parse(&joined).unwrap().changes()[1]);
+    check_rows(&again.finish(), &rows);
+}
+
+#[test]
+fn a_bulk_insert_costs_one_stamp_and_no_bitmaps() {
+    let encoded = |count: i64| {
+        let mut changes = ChangesBuilder::new(1, 1, 1, 1, &COLUMNS);
+        for key in 0..count {
+            let cells = [0, 1, 2].map(|column| (column, None, ValueRef::Integer(key)));
+            changes.row(RowKind::Created, stamp(1, 1), &[ValueRef::Integer(key)], &cells);
+        }
+        let mut payload = PayloadBuilder::new();
+        payload.push(changes);
+        payload.finish().len()
+    };
+    assert_eq!(encoded(2_000) - encoded(1_000), 1_000 * 4 * 8);
+}
+
+fn definition() -> TableDefinition {
+    let column = |id, name: &str| ColumnDefinition {
+        id: ColumnId::new(id),
+        name: name.into(),
+        type_name: "text".into(),
+        algorithm: ColumnAlgorithm::Lww,
+        group: None,
+    };
+    TableDefinition {
+        table: 5,
+        incarnation: 77,
+        version: 2,
+        name: "to do".into(),
+        schema: Some("app".into()),
+        algorithm: TableAlgorithm::Cls,
+        key: vec![column(1, "id")],
+        columns: vec![column(2, "title"), column(3, "done")],
+    }
+}
+
+#[test]
+fn definitions_and_reloads_read_back() {
+    let mut builder = PayloadBuilder::new();
+    assert!(builder.is_empty());
+    builder.definition(&definition());
+    builder.reload(5, 77, "filled before init");
+    assert!(!builder.is_empty());
+    let bytes = builder.finish();
+    let payload = Payload::parse(&bytes).unwrap();
+    assert_eq!(payload.definitions(), Ok(vec![definition()]));
+    let reload = Reload { table: 5, incarnation: 77, reason: "filled before init".into() };
+    assert_eq!(payload.reloads(), vec![reload]);
+    assert!(payload.changes().is_empty());
+}
+
+fn check_definition_refused(change: impl FnOnce(&mut TableDefinition), part: &'static str) {
+    let mut wrong = definition();
+    change(&mut wrong);
+    let mut builder = PayloadBuilder::new();
+    builder.definition(&wrong);
+    let bytes = builder.finish();
+    match Payload::parse(&bytes).unwrap().definitions() {
+        Err(FormatError::Structure { part: found, .. }) => assert_eq!(found, part),
+        other => panic!("wanted a structure error, found {other:?}"),
+    }
+}
+
+#[test]
+fn a_definition_that_cannot_be_is_refused() {
+    check_definition_refused(|definition| definition.key.clear(), "definition: key columns");
+    check_definition_refused(|definition| definition.name.clear(), "definition: name");
+    check_definition_refused(|definition| definition.columns[0].name.clear(), "column: name");
+    let widen = |definition: &mut TableDefinition| {
+        definition.columns = vec![definition.columns[0].clone(); COLUMNS_MAX];
+    };
+    check_definition_refused(widen, "definition: columns");
+}
+
+/// Reads everything; returns whether all of it could be read.
+fn read_all(bytes: &[u8]) -> Result<(), FormatError> {
+    let payload = Payload::parse(bytes)?;
+    payload.definitions()?;
+    for changes in payload.changes() {
+        let mut cursor = changes.rows();
+        while cursor.next_row()?.is_some() {}
+    }
+    Ok(())
+}
+
+#[test]
+fn no_changed_byte_makes_a_reader_panic() {
+    let mut builder = PayloadBuilder::new();
+    builder.definition(&definition());
+    builder.append(&Payload::parse(&encode(&sample())).unwrap().changes()[0]);
+    let good = builder.finish();
+    assert_eq!(read_all(&good), Ok(()));
+    let mut refused = 0;
+    for at in 0..good.len() {
+        // FlatBuffers may end with a few bytes of padding, which nobody reads.
+        let cut_matters = at + 8 <= good.len();
+        assert!(!cut_matters || read_all(&good[..at]).is_err(), "cut at {at}");
+        for bits in [0x01, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[at] ^= bits;
+            refused += usize::from(read_all(&bad).is_err());
+        }
+    }
+    assert!(refused > good.len() / 2, "most changes are noticed even without the frame: {refused}");
+}
+
+#[test]
+fn a_row_count_without_bytes_behind_it_is_refused() {
+    let mut changes = ChangesBuilder::new(1, 1, 1, 1, &[]);
+    changes.row(RowKind::Deleted, stamp(1, 1), &[ValueRef::Null], &[]);
+    let mut builder = PayloadBuilder::new();
+    builder.push(changes);
+    let expected = FormatError::Structure { part: "rows: key parts", found: 0, wanted: 1 };
+    assert_eq!(Payload::parse(&builder.finish()).map(drop), Err(expected));
+}
+
+#[test]
+fn foreign_bytes_are_no_payload() {
+    for bytes in [&b""[..], b"hello, world", &[0; 64]] {
+        assert_eq!(Payload::parse(bytes).map(drop), Err(FormatError::Verifier));
+    }
+}
