@@ -1,1 +1,16 @@
-//! Part of the sync stack.
+//! The hub: a stateless service between SQLite clients, Postgres and an object store.
+//!
+//! This file only lists the parts. The invariant of the whole: a node may die at any instant, because
+//! Postgres and the object store hold everything that an answer ever promised.
+
+pub mod auth;
+pub mod config;
+pub mod cursor;
+pub mod epoch;
+pub mod error;
+pub mod keys;
+pub mod metrics;
+pub mod position;
+pub mod postgres;
+pub mod replication;
+pub mod store;

@@ -1,1 +1,3 @@
-fn main(){}
+//! The `hub` binary.
+
+fn main() {}

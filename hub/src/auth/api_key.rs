@@ -1,0 +1,125 @@
+//! API keys: hashed as soon as they are read, compared in constant time.
+//!
+//! The text of a key is never kept, logged or shown.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+/// Fewest characters of a key: below that, guessing becomes thinkable.
+pub const KEY_CHARACTERS_MIN: usize = 32;
+
+/// Longest name of a Postgres role, in bytes.
+const ROLE_BYTES_MAX: usize = 63;
+
+/// One API key as its SHA-256, with the role that it stands for.
+#[derive(Clone)]
+pub struct ApiKey {
+    hash: [u8; 32],
+    role: Option<String>,
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+/// Why a text cannot be an API key; never the text itself.
+#[derive(Debug)]
+pub(crate) struct KeyProblem {
+    /// Whether it is about the role.
+    pub(crate) in_role: bool,
+    /// What was found, described.
+    pub(crate) found: String,
+    /// What would have been taken.
+    pub(crate) wanted: &'static str,
+}
+
+impl ApiKey {
+    /// Hashes a key; without a role it stands for the role that the hub logs in with.
+    pub(crate) fn new(key: &str, role: Option<&str>) -> Result<ApiKey, KeyProblem> {
+        let problem = |in_role, found: String, wanted| Err(KeyProblem { in_role, found, wanted });
+        let characters = key.chars().count();
+        if characters < KEY_CHARACTERS_MIN {
+            return problem(false, format!("{characters} characters"), "at least 32 characters");
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return problem(false, "characters that no header can carry".to_owned(), "visible ASCII only");
+        }
+        match role {
+            Some(role) if role.is_empty() || role.len() > ROLE_BYTES_MAX || role.contains('\0') => {
+                problem(true, format!("{} bytes", role.len()), "a role's name of 1 to 63 bytes without NUL")
+            }
+            Some(_) | None => Ok(ApiKey { hash: hash(key), role: role.map(str::to_owned) }),
+        }
+    }
+
+    /// The database role that the key stands for; `None` is the role that the hub logs in with.
+    #[must_use]
+    pub fn role(&self) -> Option<&str> {
+        self.role.as_deref()
+    }
+}
+
+/// The API keys of one database.
+///
+/// Invariant: no two are equal.
+#[derive(Clone, Debug)]
+pub struct ApiKeys(Vec<ApiKey>);
+
+impl ApiKeys {
+    /// Takes keys of which no two are equal.
+    pub(crate) fn new(keys: Vec<ApiKey>) -> Option<ApiKeys> {
+        let distinct = keys
+            .iter()
+            .enumerate()
+            .all(|(index, key)| keys.iter().take(index).all(|earlier| earlier.hash != key.hash));
+        distinct.then_some(ApiKeys(keys))
+    }
+
+    /// Finds the key that was presented, in a time that tells nothing about any key.
+    ///
+    /// Every key is compared, whichever matches.
+    #[must_use]
+    pub fn find(&self, presented: &str) -> Option<&ApiKey> {
+        let presented = hash(presented);
+        let mut place = u32::MAX;
+        for (index, key) in (0_u32..).zip(&self.0) {
+            let equal: Choice = key.hash.ct_eq(&presented);
+            place.conditional_assign(&index, equal);
+        }
+        usize::try_from(place).ok().and_then(|place| self.0.get(place))
+    }
+}
+
+fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: &str = "first-0123456789abcdef0123456789";
+    const SECOND: &str = "second-0123456789abcdef0123456789";
+
+    #[test]
+    fn the_presented_key_is_found_whatever_its_place() {
+        let keys =
+            ApiKeys::new(vec![ApiKey::new(FIRST, Some("app")).unwrap(), ApiKey::new(SECOND, None).unwrap()])
+                .unwrap();
+        assert_eq!(keys.find(FIRST).unwrap().role(), Some("app"));
+        assert_eq!(keys.find(SECOND).unwrap().role(), None);
+        for wrong in ["", "first", &FIRST[1..], &FIRST.to_uppercase()] {
+            assert!(keys.find(wrong).is_none(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_printed() {
+        let key = ApiKey::new(FIRST, None).unwrap();
+        assert!(!format!("{key:?}").contains(FIRST));
+    }
+}

@@ -1,0 +1,210 @@
+//! Where the object store is: a directory or a bucket, as one URL.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+
+use super::{Environment, wrong};
+use crate::error::Result;
+use crate::store::check_key;
+
+/// What every wrong location is told.
+const WANTED: &str =
+    "file:///an/absolute/path or s3://bucket/prefix?endpoint=http://host:port&region=name&path_style=true";
+
+/// Where the object store is.
+#[derive(Clone, Debug)]
+pub enum StoreLocation {
+    /// A local directory, for one machine.
+    Directory(PathBuf),
+    /// A bucket of an S3 service.
+    S3(S3Location),
+}
+
+/// A bucket of an S3 service, and how to reach it.
+#[derive(Clone, Debug)]
+pub struct S3Location {
+    /// The bucket.
+    pub bucket: String,
+    /// What every key in the bucket begins with, without a slash at either end; may be empty.
+    pub prefix: String,
+    /// The service's address, if it is not the one of AWS.
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// Whether the bucket stands in the path of the URL rather than in the host name.
+    pub path_style: bool,
+    /// The credentials.
+    pub credentials: S3Credentials,
+}
+
+/// The credentials of an S3 service; printing them shows none.
+#[derive(Clone)]
+pub struct S3Credentials {
+    /// The access key's name.
+    pub access_key: String,
+    /// The secret.
+    pub secret_key: String,
+    /// The token of a temporary session.
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for S3Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("S3Credentials(..)")
+    }
+}
+
+impl StoreLocation {
+    /// Reads a location; `key` is the place that it stands at, for errors.
+    pub(super) fn parse(key: &str, text: &str, environment: &Environment) -> Result<StoreLocation> {
+        if let Some(rest) = text.strip_prefix("file://") {
+            return parse_directory(key, rest);
+        }
+        match text.strip_prefix("s3://") {
+            Some(rest) => parse_s3(key, rest, environment).map(StoreLocation::S3),
+            None => Err(wrong(key, "neither file:// nor s3://", WANTED)),
+        }
+    }
+}
+
+fn decode(key: &str, text: &str) -> Result<String> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) if !decoded.contains('\0') => Ok(decoded.into_owned()),
+        Ok(_) | Err(_) => Err(wrong(key, "a part that is not UTF-8 without NUL", WANTED)),
+    }
+}
+
+fn parse_directory(key: &str, rest: &str) -> Result<StoreLocation> {
+    let path = PathBuf::from(decode(key, rest)?);
+    if path.is_absolute() {
+        Ok(StoreLocation::Directory(path))
+    } else {
+        Err(wrong(key, "a file:// location without an absolute path", WANTED))
+    }
+}
+
+fn parse_s3(key: &str, rest: &str, environment: &Environment) -> Result<S3Location> {
+    let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let bucket = decode(key, bucket)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if bucket.is_empty() || !bucket.bytes().all(plain) {
+        return Err(wrong(key, "an s3:// location without a bucket's name", WANTED));
+    }
+    let prefix = decode(key, prefix.trim_matches('/'))?;
+    if !prefix.is_empty() && check_key(&prefix).is_err() {
+        return Err(wrong(
+            key,
+            format!("the prefix {prefix:?}"),
+            "letters, digits and . _ - = between slashes",
+        ));
+    }
+    let mut location = S3Location {
+        bucket,
+        prefix,
+        endpoint: None,
+        region: String::new(),
+        path_style: false,
+        credentials: credentials(environment)?,
+    };
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        set_parameter(key, &mut location, name, decode(key, value)?)?;
+    }
+    if location.region.is_empty() {
+        location.region = region(key, &location, environment)?;
+    }
+    Ok(location)
+}
+
+fn set_parameter(key: &str, location: &mut S3Location, name: &str, value: String) -> Result<()> {
+    match name {
+        "endpoint" if value.starts_with("http://") || value.starts_with("https://") => {
+            location.endpoint = Some(value);
+        }
+        "endpoint" => return Err(wrong(key, "an endpoint that is no http or https URL", WANTED)),
+        "region" => location.region = value,
+        "path_style" => {
+            location.path_style = value.parse().map_err(|_| {
+                wrong(key, format!("path_style={value:?}"), "path_style=true or path_style=false")
+            })?;
+        }
+        unknown => return Err(wrong(key, format!("the parameter {unknown:?}"), WANTED)),
+    }
+    Ok(())
+}
+
+/// The region of the environment; a service that is not AWS's own needs none, but a signature does.
+fn region(key: &str, location: &S3Location, environment: &Environment) -> Result<String> {
+    let named = environment.get("AWS_REGION").or_else(|| environment.get("AWS_DEFAULT_REGION"));
+    match (named, &location.endpoint) {
+        (Some(region), _) => Ok(region.clone()),
+        (None, Some(_)) => Ok("us-east-1".to_owned()),
+        (None, None) => Err(wrong(key, "no region", "region=name in the location, or AWS_REGION")),
+    }
+}
+
+fn credentials(environment: &Environment) -> Result<S3Credentials> {
+    let needed = |name: &str| {
+        let found = environment.get(name).filter(|text| !text.is_empty()).cloned();
+        found.ok_or_else(|| wrong(name, "nothing", "the environment variable, for a store in S3"))
+    };
+    Ok(S3Credentials {
+        access_key: needed("AWS_ACCESS_KEY_ID")?,
+        secret_key: needed("AWS_SECRET_ACCESS_KEY")?,
+        session_token: environment.get("AWS_SESSION_TOKEN").filter(|text| !text.is_empty()).cloned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment() -> Environment {
+        [("AWS_ACCESS_KEY_ID", "name"), ("AWS_SECRET_ACCESS_KEY", "hidden")]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into()
+    }
+
+    fn s3(text: &str) -> S3Location {
+        match StoreLocation::parse("store", text, &environment()).unwrap() {
+            StoreLocation::S3(location) => location,
+            StoreLocation::Directory(path) => panic!("{path:?} is no bucket"),
+        }
+    }
+
+    fn check_refused(text: &str, environment: &Environment, word: &str) {
+        let error = StoreLocation::parse("store", text, environment).expect_err(text).to_string();
+        assert!(error.contains(word) && !error.contains("hidden"), "{word:?} in {error:?} for {text}");
+    }
+
+    #[test]
+    fn a_bucket_is_read_with_its_parameters() {
+        let found = s3("s3://bucket/a/prefix/?endpoint=http://127.0.0.1:9000&region=eu&path_style=true");
+        assert_eq!((found.bucket.as_str(), found.prefix.as_str()), ("bucket", "a/prefix"));
+        assert_eq!(found.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+        assert_eq!((found.region.as_str(), found.path_style), ("eu", true));
+        assert!(!format!("{found:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn a_service_of_its_own_needs_no_region() {
+        assert_eq!(s3("s3://bucket?endpoint=https%3A%2F%2Fs3.example").region, "us-east-1");
+    }
+
+    #[test]
+    fn a_wrong_location_is_refused() {
+        let environment = environment();
+        check_refused("/var/lib", &environment, "neither");
+        check_refused("file://var/lib", &environment, "absolute");
+        check_refused("s3://", &environment, "bucket");
+        check_refused("s3://bucket/../x?region=eu", &environment, "prefix");
+        check_refused("s3://bucket", &environment, "region");
+        check_refused("s3://bucket?region=eu&pathstyle=true", &environment, "pathstyle");
+        check_refused("s3://bucket?region=eu&path_style=yes", &environment, "path_style");
+        check_refused("s3://bucket?region=eu&endpoint=there", &environment, "endpoint");
+        check_refused("s3://bucket?region=eu", &Environment::new(), "AWS_ACCESS_KEY_ID");
+    }
+}

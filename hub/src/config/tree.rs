@@ -1,0 +1,89 @@
+//! The tree of a TOML file, read with the path to every value.
+//!
+//! Errors tell the kind of what was found, never its text: any value may be a secret in the wrong place.
+
+use toml::{Table, Value};
+
+use super::{Sourced, wrong};
+use crate::error::{Error, Result};
+
+/// One value of the file with the path to it; an owned root or a part of one.
+pub(super) struct Node<'a> {
+    path: String,
+    value: std::borrow::Cow<'a, Value>,
+}
+
+/// The kind of a value in words.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a text",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a float",
+        Value::Boolean(_) => "a boolean",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+    }
+}
+
+impl Node<'static> {
+    /// Reads the text of a whole file.
+    pub(super) fn parse(text: &str) -> Result<Node<'static>> {
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count().saturating_add(1);
+            Error::ConfigSyntax { line, reason: error.message().to_owned() }
+        })?;
+        Ok(Node { path: String::new(), value: std::borrow::Cow::Owned(Value::Table(table)) })
+    }
+}
+
+impl Node<'_> {
+    /// The path of a key in this table.
+    pub(super) fn place(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn table(&self) -> Result<&Table> {
+        self.value.as_table().ok_or_else(|| wrong(&self.path, kind(&self.value), "a table"))
+    }
+
+    /// Refuses keys that nobody reads.
+    pub(super) fn only(&self, known: &[&str]) -> Result<()> {
+        match self.table()?.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(wrong(&self.place(key), "an unknown key", known.join(", "))),
+            None => Ok(()),
+        }
+    }
+
+    /// The text under a key, if the key is there.
+    pub(super) fn optional_text(&self, key: &str) -> Result<Option<Sourced>> {
+        match self.table()?.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(Sourced { key: self.place(key), text: text.clone() })),
+            Some(other) => Err(wrong(&self.place(key), kind(other), "a text")),
+        }
+    }
+
+    /// The text under a key that must be there.
+    pub(super) fn text(&self, key: &str) -> Result<Sourced> {
+        self.optional_text(key)?.ok_or_else(|| wrong(&self.place(key), "nothing", "a text"))
+    }
+
+    /// The members of the list under a key; none when the key is not there.
+    pub(super) fn list(&self, key: &str) -> Result<Vec<Node<'_>>> {
+        let place = self.place(key);
+        match self.table()?.get(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(members)) => Ok(members
+                .iter()
+                .enumerate()
+                .map(|(index, member)| Node {
+                    path: format!("{place}[{index}]"),
+                    value: std::borrow::Cow::Borrowed(member),
+                })
+                .collect()),
+            Some(other) => Err(wrong(&place, kind(other), "a list")),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What can go wrong in the hub, with the values that tell what it was.
+//!
+//! No variant holds a key, a password, a row value or a connection string. What an error means to the world
+//! is decided here too: `http_status` and `retry`.
+
+use std::path::PathBuf;
+
+use crate::position::{Lsn, Position};
+
+/// The result of anything in the hub that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong in the hub.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line is not one that the hub understands.
+    #[error("argument {found:?}, wanted {wanted}")]
+    Argument {
+        /// The argument, or an empty text when one is missing.
+        found: String,
+        /// What would have been understood.
+        wanted: &'static str,
+    },
+    /// The configuration file cannot be read.
+    #[error("configuration file {path} cannot be read")]
+    ConfigFile {
+        /// The path as it was given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The configuration file is not TOML.
+    #[error("configuration line {line}: {reason}")]
+    ConfigSyntax {
+        /// The line, counted from one.
+        line: usize,
+        /// The parser's words, without the text of the line, which may hold a secret.
+        reason: String,
+    },
+    /// One key of the configuration is missing or has a value that is not understood.
+    #[error("configuration key {key}: found {found}, wanted {wanted}")]
+    ConfigValue {
+        /// The key with the path to it, or the name of the environment variable.
+        key: String,
+        /// What was found, in words where the value may be a secret.
+        found: String,
+        /// What would have been understood.
+        wanted: String,
+    },
+    /// A key that could name something outside the store.
+    #[error("store key {key:?} is not made of plain parts separated by slashes")]
+    StoreKey {
+        /// The key.
+        key: String,
+    },
+    /// The store's directory failed.
+    #[error("store cannot {operation} {path}")]
+    StoreDirectory {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The S3 service failed or refused.
+    #[error("store cannot {operation} {key:?}: {reason}")]
+    StoreS3 {
+        /// What was tried.
+        operation: &'static str,
+        /// The key or prefix.
+        key: String,
+        /// The service's answer, or what happened instead of one.
+        reason: String,
+    },
+    /// A text that is no LSN as Postgres prints it.
+    #[error("LSN {found:?}, wanted two hexadecimal numbers with a slash between")]
+    Lsn {
+        /// The text, cut.
+        found: String,
+    },
+    /// A cursor that this hub did not write.
+    #[error("cursor is not one that this service gave")]
+    Cursor,
+    /// An epoch object that cannot be read.
+    #[error("epoch object has an unreadable {part}")]
+    EpochObject {
+        /// Which part.
+        part: &'static str,
+    },
+    /// The database is not the one that the newest epoch came from.
+    #[error("{what} is {found}, epoch {epoch} came from {wanted}: ingest stops until an operator decides")]
+    EpochMismatch {
+        /// What differs.
+        what: &'static str,
+        /// What the server says.
+        found: String,
+        /// What the epoch says.
+        wanted: String,
+        /// The epoch's number.
+        epoch: u32,
+    },
+    /// Another hub opened the epoch that this one was about to open.
+    #[error("epoch {epoch} was opened by another hub")]
+    EpochTaken {
+        /// The epoch's number.
+        epoch: u32,
+    },
+    /// The slot is gone, though the store holds an epoch that came from it.
+    #[error("slot {slot} is missing, though the store holds its log: changes may have been lost")]
+    SlotMissing {
+        /// The slot's name.
+        slot: String,
+    },
+    /// Postgres removed WAL that the slot had not sent yet.
+    #[error("slot {slot} is lost: Postgres removed WAL that was not sent yet")]
+    SlotLost {
+        /// The slot's name.
+        slot: String,
+    },
+    /// The slot was moved by somebody else, or made anew.
+    #[error("slot {slot} is confirmed up to {confirmed}, the store has records up to {recorded} only")]
+    SlotAhead {
+        /// The slot's name.
+        slot: String,
+        /// Where the slot stands.
+        confirmed: Lsn,
+        /// Where the store ends.
+        recorded: Lsn,
+    },
+    /// The slot was made for another output plugin.
+    #[error("slot {slot} uses output plugin {found}, wanted pg_sync")]
+    SlotPlugin {
+        /// The slot's name.
+        slot: String,
+        /// The plugin found.
+        found: String,
+    },
+    /// Another hub reads the slot.
+    #[error("slot {slot} is in use")]
+    SlotActive {
+        /// The slot's name.
+        slot: String,
+    },
+    /// No address of the server took a replication connection.
+    #[error("postgres at {host} cannot be reached")]
+    ReplicationConnect {
+        /// The last address that was tried.
+        host: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A replication connection broke, or went silent for too long.
+    #[error("replication connection ended")]
+    ReplicationClosed(#[source] std::io::Error),
+    /// The server refused a replication command.
+    #[error("postgres refused {command}: {message} ({sqlstate})")]
+    ReplicationRefused {
+        /// What was asked.
+        command: &'static str,
+        /// SQLSTATE.
+        sqlstate: String,
+        /// The server's words.
+        message: String,
+    },
+    /// The server said something that the replication protocol has no place for.
+    #[error("replication protocol: {what}")]
+    ReplicationProtocol {
+        /// What it was.
+        what: &'static str,
+    },
+    /// The server asks for a way of authentication that is not spoken here, or for a password that is not set.
+    #[error("postgres asks for {wanted}")]
+    ReplicationAuthentication {
+        /// What it asks for.
+        wanted: &'static str,
+    },
+    /// A frame of the output plugin that does not fit its own numbers.
+    #[error("plugin frame has a wrong {part}")]
+    PluginFrame {
+        /// Which part.
+        part: &'static str,
+    },
+    /// A payload, frame or message that shared-format refuses.
+    #[error("bytes are not what they should be")]
+    Format(#[from] shared_format::FormatError),
+    /// A message refers to a table definition that neither the stream nor the catalog knows.
+    #[error("definition of table {table}, incarnation {incarnation:016x}, version {version} is unknown")]
+    UnknownDefinition {
+        /// Registry id of the table.
+        table: u32,
+        /// Incarnation of the registry entry.
+        incarnation: u64,
+        /// Version of the definition.
+        version: u32,
+    },
+    /// A segment object that does not fit its own numbers.
+    #[error("segment has a wrong {part}")]
+    Segment {
+        /// Which part.
+        part: &'static str,
+    },
+    /// The store has later segments only: one between is missing.
+    #[error("log has a gap after {after}")]
+    LogGap {
+        /// The last position that is there.
+        after: Position,
+    },
+    /// A snapshot's manifest cannot be read.
+    #[error("snapshot manifest has an unreadable {part}")]
+    SnapshotManifest {
+        /// Which part.
+        part: &'static str,
+    },
+    /// What was asked for cannot be had now, but may be later.
+    #[error("not available now: {reason}")]
+    Unavailable {
+        /// Why, in words for the operator.
+        reason: String,
+    },
+    /// A metric could not be made or rendered.
+    #[error("metrics are not usable")]
+    Metrics(#[source] prometheus::Error),
+    /// TLS cannot be set up.
+    #[error("tls cannot be set up")]
+    TlsSetup(#[source] rustls::Error),
+    /// The certificates to trust cannot be read.
+    #[error("certificates in {path} cannot be used")]
+    RootCertificates {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The operating system gives no random bytes.
+    #[error("operating system gives no random bytes")]
+    RandomBytes,
+    /// A task ended without an answer.
+    #[error("task {task} ended without an answer")]
+    TaskEnded {
+        /// Which one.
+        task: &'static str,
+    },
+}

@@ -1,0 +1,223 @@
+//! The object store in a bucket of any S3 service.
+//!
+//! Keys stand below the configured prefix; callers never see it. Checksums beyond what S3 asks for are sent to
+//! AWS only, because several other services refuse them.
+
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+};
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use bytes::Bytes;
+
+use super::{PutOutcome, Store, StoreFuture, check_key, check_prefix};
+use crate::config::S3Location;
+use crate::error::{Error, Result};
+
+/// Longest wait for a connection to the service.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for one try: a segment of 4 MiB at 200 kB/s.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest wait for an operation with its tries; the callers retry above that, with backoff.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Tries of one operation.
+const ATTEMPTS: u32 = 3;
+
+/// Most keys that a service gives in one page.
+const PAGE_KEYS_MAX: usize = 1_000;
+
+/// Tries of a conditional write that the service answers with a conflict, which is to be sent again.
+const CONFLICT_ATTEMPTS: u32 = 5;
+
+/// An object store in a bucket.
+#[derive(Clone, Debug)]
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    /// Empty, or with a slash at its end.
+    prefix: String,
+}
+
+impl S3Store {
+    /// Sets up a client; the service is first asked when it is needed.
+    pub fn open(location: &S3Location) -> Result<S3Store> {
+        let credentials = &location.credentials;
+        let http_client = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(OPERATION_TIMEOUT)
+            .build();
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .http_client(http_client)
+            .region(Region::new(location.region.clone()))
+            .credentials_provider(Credentials::new(
+                credentials.access_key.clone(),
+                credentials.secret_key.clone(),
+                credentials.session_token.clone(),
+                None,
+                "environment",
+            ))
+            .timeout_config(timeouts)
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .force_path_style(location.path_style);
+        if let Some(endpoint) = &location.endpoint {
+            config = config
+                .endpoint_url(endpoint)
+                .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        }
+        let prefix = match location.prefix.as_str() {
+            "" => String::new(),
+            prefix => format!("{prefix}/"),
+        };
+        Ok(S3Store { client: Client::from_conf(config.build()), bucket: location.bucket.clone(), prefix })
+    }
+
+    fn name(&self, key: &str) -> Result<String> {
+        check_key(key)?;
+        Ok(format!("{}{key}", self.prefix))
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<Bytes>> {
+        let asked = self.client.get_object().bucket(&self.bucket).key(self.name(key)?).send().await;
+        match asked {
+            Ok(object) => match object.body.collect().await {
+                Ok(body) => Ok(Some(body.into_bytes())),
+                Err(error) => Err(failed("get", key, error.to_string())),
+            },
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => Ok(None),
+            Err(error) => Err(refused("get", key, &error)),
+        }
+    }
+
+    async fn create(&self, key: &str, object: Bytes) -> Result<PutOutcome> {
+        let name = self.name(key)?;
+        let mut attempt = 1;
+        loop {
+            let asked = self
+                .client
+                .put_object()
+                .bucket(&self.bucket)
+                .key(&name)
+                .if_none_match("*")
+                .body(ByteStream::from(object.clone()))
+                .send()
+                .await;
+            match asked {
+                Ok(_) => return Ok(PutOutcome::Created),
+                Err(error) => match status(&error) {
+                    Some(412) => return Ok(PutOutcome::Exists),
+                    Some(409) if attempt < CONFLICT_ATTEMPTS => attempt += 1,
+                    Some(_) | None => return Err(refused("put", key, &error)),
+                },
+            }
+        }
+    }
+
+    async fn replace(&self, key: &str, object: Bytes) -> Result<()> {
+        let request = self.client.put_object().bucket(&self.bucket).key(self.name(key)?);
+        match request.body(ByteStream::from(object)).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused("put", key, &error)),
+        }
+    }
+
+    async fn remove(&self, key: &str) -> Result<()> {
+        match self.client.delete_object().bucket(&self.bucket).key(self.name(key)?).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if status(&error) == Some(404) => Ok(()),
+            Err(error) => Err(refused("delete", key, &error)),
+        }
+    }
+
+    async fn find(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+        check_prefix(prefix)?;
+        let mut found: Vec<String> = Vec::new();
+        let mut after = start_after.map(|key| format!("{}{key}", self.prefix));
+        while found.len() < limit {
+            let page = limit.saturating_sub(found.len()).min(PAGE_KEYS_MAX);
+            let answer = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(format!("{}{prefix}", self.prefix))
+                .set_start_after(after.clone())
+                .max_keys(i32::try_from(page).unwrap_or(i32::MAX))
+                .send()
+                .await
+                .map_err(|error| refused("list", prefix, &error))?;
+            let names: Vec<String> =
+                answer.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect();
+            let Some(last) = names.last() else { break };
+            after = Some(last.clone());
+            found.extend(names.iter().filter_map(|name| name.strip_prefix(&self.prefix)).map(str::to_owned));
+            if answer.is_truncated() != Some(true) {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn failed(operation: &'static str, key: &str, reason: String) -> Error {
+    Error::StoreS3 { operation, key: key.to_owned(), reason }
+}
+
+/// The HTTP status of an error, if the service answered.
+fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
+}
+
+/// Says what the service answered, or that it did not.
+fn refused<E>(operation: &'static str, key: &str, error: &SdkError<E>) -> Error
+where
+    E: std::error::Error + aws_sdk_s3::error::ProvideErrorMetadata + 'static,
+{
+    let reason = match (error.as_service_error(), status(error)) {
+        (Some(service), Some(status)) => {
+            format!("status {status}, code {}", service.meta().code().unwrap_or("none"))
+        }
+        (Some(_) | None, _) => aws_sdk_s3::error::DisplayErrorContext(error).to_string(),
+    };
+    failed(operation, key, reason)
+}
+
+impl Store for S3Store {
+    fn get<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Bytes>> {
+        Box::pin(self.read(key))
+    }
+
+    fn put_new<'a>(&'a self, key: &'a str, object: Bytes) -> StoreFuture<'a, PutOutcome> {
+        Box::pin(self.create(key, object))
+    }
+
+    fn put<'a>(&'a self, key: &'a str, object: Bytes) -> StoreFuture<'a, ()> {
+        Box::pin(self.replace(key, object))
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        start_after: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<String>> {
+        Box::pin(self.find(prefix, start_after, limit))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
+        Box::pin(self.remove(key))
+    }
+}
