@@ -23,7 +23,7 @@ pub(super) fn merge<E>(
     }
     let mut cells = Vec::with_capacity(incoming.cells.len());
     for (index, cell) in incoming.cells.iter().enumerate() {
-        let held = held_stamp(local, &state, cell.column, begins);
+        let held = held_stamp(&state, cell.column, begins);
         let outcome = match weigh(&state, incoming, cell.stamp, held) {
             Weight::Tie => settle(&state, tie(index)?),
             Weight::Newer => taken(&state),
@@ -66,10 +66,10 @@ fn carry_over(local: &RowState, state: &mut RowState, incoming: &Incoming<'_>) {
     }
 }
 
-/// Stamp of the value that the replica holds for a column and that is still in the race.
-fn held_stamp(local: &RowState, state: &RowState, column: ColumnId, begins: bool) -> Option<Stamp> {
+/// Stamp of the value that is still in the race for a column; of a life that begins, only what carried over.
+fn held_stamp(state: &RowState, column: ColumnId, begins: bool) -> Option<Stamp> {
     let own = state.cell(column);
-    if begins || !local.is_alive() { own } else { own.or_else(|| local.life.map(|life| life.stamp)) }
+    if begins { own } else { own.or_else(|| state.life.map(|life| life.stamp)) }
 }
 
 enum Weight {
@@ -145,4 +145,105 @@ fn finish(local: &RowState, incoming: &Incoming<'_>, state: RowState, cells: Vec
 
 fn newer_than_life(state: &RowState, column: ColumnId) -> bool {
     state.cell(column).is_some_and(|stamp| stamp > state.life_stamp()) || state.life.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use core::convert::Infallible;
+
+    use super::*;
+    use crate::clock::{Hlc, SiteId};
+    use crate::row_state::CellStamp;
+
+    const TITLE: ColumnId = ColumnId::new(1);
+    const DONE: ColumnId = ColumnId::new(2);
+
+    fn at(hlc: u64) -> Stamp {
+        Stamp { hlc: Hlc::from_raw(hlc), site: SiteId::from_bytes([1; 16]) }
+    }
+
+    fn cell(column: ColumnId, hlc: u64) -> CellStamp {
+        CellStamp { column, stamp: at(hlc) }
+    }
+
+    fn live(base: u64, cells: &[CellStamp]) -> RowState {
+        RowState { life: Some(Life { alive: true, stamp: at(base) }), cells: cells.to_vec() }
+    }
+
+    fn dead(since: u64, parked: &[CellStamp]) -> RowState {
+        RowState { life: Some(Life { alive: false, stamp: at(since) }), cells: parked.to_vec() }
+    }
+
+    /// Merges with every tie won by the local value.
+    fn plan(local: &RowState, kind: RowKind, hlc: u64, cells: &[CellStamp]) -> Plan {
+        let incoming = Incoming { kind, stamp: at(hlc), cells, uncarried: &[] };
+        let mut tie = |_| Ok::<_, Infallible>(Ordering::Less);
+        let Ok(plan) = merge(local, &incoming, &mut tie);
+        plan
+    }
+
+    fn check(
+        local: &RowState,
+        kind: RowKind,
+        hlc: u64,
+        cells: &[CellStamp],
+        write: RowWrite,
+        after: &RowState,
+    ) {
+        let plan = plan(local, kind, hlc, cells);
+        assert_eq!((plan.write, &plan.state), (write, after));
+    }
+
+    #[test]
+    fn the_later_write_of_a_cell_stays() {
+        let row = live(1, &[cell(TITLE, 5)]);
+        let update = [cell(TITLE, 4), cell(DONE, 4)];
+        let after = live(1, &[cell(TITLE, 5), cell(DONE, 4)]);
+        check(&row, RowKind::Cells, 4, &update, RowWrite::Update, &after);
+        let outcomes = plan(&row, RowKind::Cells, 4, &update).cells;
+        assert_eq!(outcomes, vec![CellOutcome::Lost, CellOutcome::Taken]);
+        check(&row, RowKind::Cells, 1, &[cell(TITLE, 1)], RowWrite::Keep, &row);
+    }
+
+    #[test]
+    fn a_deletion_beats_older_updates_and_parks_newer_ones() {
+        let row = live(1, &[cell(TITLE, 3), cell(DONE, 9)]);
+        check(&row, RowKind::Deleted, 5, &[], RowWrite::Delete, &dead(5, &[cell(DONE, 9)]));
+        assert_eq!(plan(&row, RowKind::Deleted, 5, &[]).park, vec![DONE]);
+        check(&dead(5, &[]), RowKind::Cells, 4, &[cell(TITLE, 4)], RowWrite::Keep, &dead(5, &[]));
+        check(
+            &dead(5, &[]),
+            RowKind::Cells,
+            6,
+            &[cell(TITLE, 6)],
+            RowWrite::Keep,
+            &dead(5, &[cell(TITLE, 6)]),
+        );
+    }
+
+    #[test]
+    fn parked_cells_show_when_a_creation_arrives() {
+        let unseen = RowState { life: None, cells: vec![cell(TITLE, 3), cell(DONE, 9)] };
+        let carried = [cell(TITLE, 5), cell(DONE, 5)];
+        check(&unseen, RowKind::Created, 5, &carried, RowWrite::Insert, &live(5, &[cell(DONE, 9)]));
+        let plan = plan(&unseen, RowKind::Created, 5, &carried);
+        assert_eq!(plan.show, vec![DONE]);
+        assert_eq!(plan.cells, vec![CellOutcome::Taken, CellOutcome::Lost]);
+    }
+
+    #[test]
+    fn a_later_creation_replaces_the_row() {
+        let row = live(1, &[cell(TITLE, 3), cell(DONE, 9)]);
+        let carried = [cell(TITLE, 5), cell(DONE, 5)];
+        check(&row, RowKind::Created, 5, &carried, RowWrite::Replace, &live(5, &[cell(DONE, 9)]));
+        check(&live(5, &[]), RowKind::Created, 1, &[cell(TITLE, 1)], RowWrite::Keep, &live(5, &[]));
+        check(&dead(3, &[]), RowKind::Created, 5, &carried, RowWrite::Insert, &live(5, &[]));
+    }
+
+    #[test]
+    fn of_a_creation_and_a_deletion_in_one_instant_the_deletion_stays() {
+        check(&live(5, &[]), RowKind::Deleted, 5, &[], RowWrite::Delete, &dead(5, &[]));
+        check(&dead(5, &[]), RowKind::Created, 5, &[cell(TITLE, 5)], RowWrite::Keep, &dead(5, &[]));
+    }
 }
