@@ -1,0 +1,116 @@
+-- The registry: which tables and columns are tracked, under which numbers, and who this
+-- database is. Ids are never used again, so that old messages stay readable.
+
+create table cloudsync.site_dictionary (
+  ordinal integer primary key,
+  site bytea not null unique check (octet_length(site) = 16)
+);
+
+create sequence cloudsync.site_ordinal as integer;
+
+-- Ordinal 0 is nobody: the stamp of a column that the creation of its row did not carry.
+insert into cloudsync.site_dictionary (ordinal, site)
+values (0, decode('00000000000000000000000000000000', 'hex'));
+
+-- One row. The last three columns say which database the site id was made for: when one of
+-- them changes, this is a copy, and it takes a new site id.
+create table cloudsync.self (
+  only_row boolean primary key default true check (only_row),
+  ordinal integer not null references cloudsync.site_dictionary (ordinal),
+  system_identifier text not null,
+  timeline integer not null,
+  database_oid oid not null
+);
+
+create table cloudsync.tables (
+  table_id integer generated always as identity primary key,
+  relation regclass not null unique,
+  schema_name text not null,
+  table_name text not null unique,
+  incarnation bigint not null,
+  version integer not null,
+  algorithm smallint not null default 0
+);
+
+-- A column's id is its attribute number: Postgres never uses one again within a table.
+create table cloudsync.columns (
+  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  column_id smallint not null,
+  name text not null,
+  type_name text not null,
+  type_oid regtype not null,
+  key_position smallint,
+  equality text,
+  algorithm smallint not null default 0,
+  column_group text,
+  primary key (table_id, column_id)
+);
+
+create view cloudsync.tracked_tables as
+select t.table_id, t.schema_name as schema, t.table_name as name
+from cloudsync.tables as t;
+
+-- Values of cells that are newer than the deletion of their row, one entry a row.
+create table cloudsync.parked (
+  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  row_key bytea not null,
+  payload bytea not null,
+  primary key (table_id, row_key)
+);
+
+-- Columns that uploads named and no tracked table has.
+create table cloudsync.skipped_columns (
+  table_name text not null,
+  column_name text not null,
+  site bytea not null,
+  seen_at timestamptz not null default clock_timestamp(),
+  primary key (table_name, column_name, site)
+);
+
+-- What Postgres knows of each site that uploads: how far it got, and the token by which a
+-- copy of its file is told from the file itself.
+create table cloudsync.sites (
+  site bytea primary key check (octet_length(site) = 16),
+  acked bigint not null,
+  token bytea not null check (octet_length(token) = 16),
+  upload_id bytea not null,
+  accepted_hlc bigint not null default 0,
+  seen_at timestamptz not null default clock_timestamp()
+);
+
+-- Rows that the database refused, kept until their site has confirmed that it knows.
+create table cloudsync.rejected (
+  rejection_id bigint generated always as identity primary key,
+  site bytea not null,
+  table_name text not null,
+  row_key bytea not null,
+  key jsonb not null,
+  sqlstate text not null,
+  message text not null,
+  first_number bigint not null,
+  last_number bigint not null,
+  rejected_at timestamptz not null default clock_timestamp(),
+  unique (site, table_name, row_key)
+);
+
+-- The key that signs messages: only the owner and the hub may read it.
+create table cloudsync.secret (
+  only_row boolean primary key default true check (only_row),
+  key bytea not null check (octet_length(key) = 32)
+);
+
+insert into cloudsync.secret (key)
+values (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())));
+
+-- Numbers that order the leaders of the hub.
+create sequence cloudsync.fence;
+
+-- A dump carries all of it; the restored database then takes a new site id by itself.
+select pg_catalog.pg_extension_config_dump('cloudsync.site_dictionary', 'where ordinal <> 0');
+select pg_catalog.pg_extension_config_dump('cloudsync.site_ordinal', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.self', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.tables', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.columns', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.parked', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.sites', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.rejected', '');

@@ -1,0 +1,143 @@
+-- Functions of the library. Those that run the caller's statements do not pin search_path,
+-- because the caller's own triggers run inside them: they pin it where they act as the owner.
+
+create function cloudsync.self_ordinal() returns integer
+language c volatile parallel unsafe
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'self_ordinal_wrapper';
+
+-- Messages.
+
+create function cloudsync.emit_step(
+  state internal,
+  table_id integer,
+  incarnation bigint,
+  version integer,
+  key_columns smallint[],
+  columns smallint[],
+  kind integer,
+  hlc bigint,
+  site integer,
+  cols bigint[],
+  carried boolean[],
+  image record
+) returns internal
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'emit_step';
+
+create function cloudsync.emit_finish(state internal) returns bigint
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'emit_finish';
+
+-- Puts the changes of rows into logical messages, at most 64 KiB of rows each.
+create aggregate cloudsync.emit(
+  table_id integer,
+  incarnation bigint,
+  version integer,
+  key_columns smallint[],
+  columns smallint[],
+  kind integer,
+  hlc bigint,
+  site integer,
+  cols bigint[],
+  carried boolean[],
+  image record
+) (
+  sfunc = cloudsync.emit_step,
+  stype = internal,
+  sspace = 65536,
+  finalfunc = cloudsync.emit_finish,
+  finalfunc_modify = read_write
+);
+
+create function cloudsync.emit_definition(table_id integer) returns void
+language c volatile strict parallel unsafe
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'emit_definition_wrapper';
+
+create function cloudsync.emit_reload(table_id integer, reason text) returns void
+language c volatile strict parallel unsafe
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'emit_reload_wrapper';
+
+-- The stage of a running apply, as the capture triggers see it.
+
+create type cloudsync.staged_row as (
+  kind integer,
+  alive boolean,
+  hlc bigint,
+  site integer,
+  cols bigint[],
+  carried boolean[]
+);
+
+create function cloudsync.staging(table_id integer) returns boolean
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'staging_wrapper';
+
+create function cloudsync.is_staged(table_id integer, row_key record) returns boolean
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'is_staged';
+
+-- What a staged row becomes, given what is now stored; null when it is not staged or needs
+-- no writing.
+create function cloudsync.stage_outcome(table_id integer, row_key record, image record)
+returns cloudsync.staged_row
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'stage_outcome';
+
+create function cloudsync.stage_unchanged(
+  table_id integer,
+  row_key record,
+  alive boolean,
+  hlc bigint,
+  site integer,
+  cols bigint[]
+) returns boolean
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'stage_unchanged';
+
+-- The hub's.
+
+create function cloudsync.definitions() returns bytea
+language c volatile parallel unsafe
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'definitions_wrapper';
+
+create function cloudsync.snapshot_part(table_id integer, dead boolean, after bytea, max_rows integer)
+returns table (payload bytea, next bytea, row_count integer)
+language c volatile parallel unsafe
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'snapshot_part_wrapper';
+
+create function cloudsync.apply_upload(
+  payload bytea,
+  site bytea,
+  upload_id bytea,
+  first bigint,
+  last bigint,
+  token bytea,
+  role text,
+  claims text
+) returns jsonb
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'apply_upload_wrapper';
+
+create function cloudsync.message_key() returns bytea
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select s.key from cloudsync.secret as s;
+end;
+
+create function cloudsync.confirm_rejections(site bytea, up_to bigint) returns bigint
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with confirmed as (
+    delete from cloudsync.rejected as r
+    where r.site = confirm_rejections.site and r.rejection_id <= confirm_rejections.up_to
+    returning 1
+  )
+  select count(*) from confirmed;
+end;

@@ -1,0 +1,318 @@
+-- Capture: writes the trigger functions of one tracked table. They alone write the metadata
+-- of data rows and emit messages, also while apply writes.
+--
+-- Stamps: max(wall, previous stamp of the written cells and of the life + 1); a creation or
+-- deletion goes above every stamp of its row. The clock is read after the row locks were
+-- taken, and the previous stamps under the lock of the metadata row.
+
+-- One expression for each key column, or each other column, of a table: {name} its name,
+-- {id} its column id, {n} its place in the list, {eq} its equality operator.
+create function cloudsync.spell(table_id integer, key boolean, pattern text, separator text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(
+    string_agg(
+      replace(
+        replace(
+          replace(replace(spell.pattern, '{n}', listed.place::text), '{id}', listed.column_id::text),
+          '{eq}', coalesce(listed.equality, '')),
+        '{name}', quote_ident(listed.name)),
+      spell.separator order by listed.place),
+    '')
+  from (
+    select c.name, c.column_id, c.equality,
+      row_number() over (order by c.key_position, c.column_id) as place
+    from cloudsync.columns as c
+    where c.table_id = spell.table_id and (c.key_position is not null) = spell.key
+  ) as listed;
+end;
+
+-- One pair of expressions for each attribute number up to the last tracked one, as packed
+-- in `cols`: {hlc} and {site} are the subscripts, {n} the place in the list of columns.
+create function cloudsync.spell_cols(table_id integer, pattern text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select string_agg(
+    case
+      when listed.place is null then 'null, null'
+      else replace(
+        replace(replace(spell_cols.pattern, '{hlc}', (2 * a.id - 1)::text), '{site}', (2 * a.id)::text),
+        '{n}', listed.place::text)
+    end,
+    ', ' order by a.id)
+  from (
+    select generate_series(1, max(c.column_id)::integer) as id
+    from cloudsync.columns as c
+    where c.table_id = spell_cols.table_id
+  ) as a
+  left join (
+    select c.column_id, row_number() over (order by c.column_id) as place
+    from cloudsync.columns as c
+    where c.table_id = spell_cols.table_id and c.key_position is null
+  ) as listed on listed.column_id = a.id;
+end;
+
+-- The conflict clause that stamps a local write of a row whose metadata exists. The row
+-- that was proposed says what happened: hlc 1 and alive is an update of the columns whose
+-- places in `cols` are filled, else it is a creation or a deletion.
+create function cloudsync.spell_upsert(table_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    $clause$on conflict (%1$s) do update
+    set (alive, hlc, site, cols) = (
+      select
+        excluded.alive,
+        case when s.kept then m.hlc else s.stamp end,
+        case when s.kept then m.site else excluded.site end,
+        case when s.kept then array[%2$s]::bigint[] end
+      from (
+        select
+          u.kept,
+          greatest(
+            v_wall,
+            1 + case when u.kept then greatest(m.hlc%3$s) else greatest(m.hlc%4$s) end
+          ) as stamp
+        from (select excluded.hlc = 1 and excluded.alive and m.alive as kept offset 0) as u
+        offset 0
+      ) as s
+    )$clause$,
+    cloudsync.spell(spell_upsert.table_id, true, 'key_{n}', ', '),
+    cloudsync.spell_cols(
+      spell_upsert.table_id,
+      'case when excluded.cols[{hlc}] is null then m.cols[{hlc}] else s.stamp end, '
+      'case when excluded.cols[{hlc}] is null then m.cols[{site}] else excluded.cols[{site}] end'),
+    cloudsync.spell(
+      spell_upsert.table_id, false,
+      ', case when excluded.cols[2 * {id} - 1] is not null then m.cols[2 * {id} - 1] end', ''),
+    cloudsync.spell(spell_upsert.table_id, false, ', m.cols[2 * {id} - 1]', ''));
+end;
+
+-- Greatest stamp of a metadata row `m`.
+create function cloudsync.spell_greatest(table_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    'greatest(m.hlc%s)', cloudsync.spell(spell_greatest.table_id, false, ', m.cols[2 * {id} - 1]', ''));
+end;
+
+-- The rows of a statement by key, from the transition tables of one operation: key_1 ..,
+-- was, now, image and changed_1 .. (null where every column is meant).
+create function cloudsync.spell_source(table_id integer, operation text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select case spell_source.operation
+    when 'insert' then format(
+      'select %s, false as was, true as now, coalesce(n.*) as image%s from cloudsync_new as n',
+      cloudsync.spell(spell_source.table_id, true, 'n.{name} as key_{n}', ', '),
+      cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''))
+    when 'delete' then format(
+      'select %s, true as was, false as now, coalesce(o.*) as image%s from cloudsync_old as o',
+      cloudsync.spell(spell_source.table_id, true, 'o.{name} as key_{n}', ', '),
+      cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''))
+    else format(
+      'select %s, %s as was, %s as now, case when %s then n.* else o.* end as image%s'
+      ' from cloudsync_old as o full join cloudsync_new as n on %s'
+      ' where %s or %s or o.* operator(pg_catalog.*<>) n.*',
+      cloudsync.spell(spell_source.table_id, true, 'coalesce(n.{name}, o.{name}) as key_{n}', ', '),
+      cloudsync.spell(spell_source.table_id, true, 'o.{name} is not null', ' and '),
+      cloudsync.spell(spell_source.table_id, true, 'n.{name} is not null', ' and '),
+      cloudsync.spell(spell_source.table_id, true, 'n.{name} is not null', ' and '),
+      cloudsync.spell(
+        spell_source.table_id, false,
+        ', pg_catalog.record_image_ne(row(o.{name}), row(n.{name})) as changed_{n}', ''),
+      cloudsync.spell(spell_source.table_id, true, 'n.{name} {eq} o.{name}', ' and '),
+      cloudsync.spell(spell_source.table_id, true, 'o.{name} is null', ' or '),
+      cloudsync.spell(spell_source.table_id, true, 'n.{name} is null', ' or '))
+  end;
+end;
+
+-- The statement that stamps and emits what the transition tables show, for rows that
+-- nothing else in this transaction has touched.
+create function cloudsync.spell_direct(table_id integer, operation text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    $statement$with c as %1$s (
+      select x.*, array[%2$s]::boolean[] as changed, x.was and x.now as updated
+      from (%3$s) as x
+    ), written as (
+      insert into %4$s as m (%5$s, alive, hlc, site, cols)
+      select
+        %6$s,
+        c.now,
+        case when c.updated then 1 else v_wall end,
+        v_site,
+        case when c.updated then array[%7$s]::bigint[] end
+      from c
+      where not c.updated or true = any (c.changed)
+      %8$s
+      where %9$s < v_start
+      returning %15$s, m.alive, m.hlc, m.site, m.cols
+    )
+    select
+      cloudsync.emit(
+        %11$s, v_table.incarnation, v_table.version, %12$L::smallint[], %13$L::smallint[],
+        case when not w.alive then 2 when w.cols is null then 1 else 0 end,
+        w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end,
+        case when w.alive then c.image else row(%10$s) end
+      ) filter (where w.alive is not null),
+      count(*) filter (where w.alive is null and (not c.updated or true = any (c.changed)))
+    into v_emitted, v_left
+    from c
+    full join written as w on %14$s;$statement$,
+    case spell_direct.operation when 'update' then 'materialized' else 'not materialized' end,
+    cloudsync.spell(spell_direct.table_id, false, 'x.changed_{n}', ', '),
+    cloudsync.spell_source(spell_direct.table_id, spell_direct.operation),
+    format('cloudsync.meta_%s', spell_direct.table_id),
+    cloudsync.spell(spell_direct.table_id, true, 'key_{n}', ', '),
+    cloudsync.spell(spell_direct.table_id, true, 'c.key_{n}', ', '),
+    cloudsync.spell_cols(
+      spell_direct.table_id,
+      'case when c.changed[{n}] then v_wall end, case when c.changed[{n}] then v_site end'),
+    cloudsync.spell_upsert(spell_direct.table_id),
+    cloudsync.spell_greatest(spell_direct.table_id),
+    cloudsync.spell(spell_direct.table_id, true, 'w.key_{n}', ', '),
+    spell_direct.table_id,
+    '{' || cloudsync.spell(spell_direct.table_id, true, '{id}', ',') || '}',
+    '{' || cloudsync.spell(spell_direct.table_id, false, '{id}', ',') || '}',
+    cloudsync.spell(spell_direct.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '),
+    cloudsync.spell(spell_direct.table_id, true, 'm.key_{n}', ', '));
+end;
+
+-- The common start of the slow path and of the staged path: each key once, with the row as
+-- it stands now. Transition tables are not the order of writes: nested statements, CTEs and
+-- cascades have written since, so the current row decides existence and values.
+create function cloudsync.spell_current(table_id integer, operation text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    $statement$with k as materialized (
+      select %1$s, bool_or(x.was) as was, bool_or(x.now) as now, array[%2$s]::boolean[] as changed
+      from (%3$s) as x
+      group by %1$s
+    ), r as materialized (
+      select k.*, coalesce(t.present, false) as present, t.image
+      from k
+      left join lateral (
+        select true as present, coalesce(d.*) as image
+        from only %4$s as d
+        where %5$s
+        offset 0
+      ) as t on true
+    )$statement$,
+    cloudsync.spell(spell_current.table_id, true, 'x.key_{n}', ', '),
+    cloudsync.spell(spell_current.table_id, false, 'bool_or(x.changed_{n})', ', '),
+    cloudsync.spell_source(spell_current.table_id, spell_current.operation),
+    (select format('%I.%I', t.schema_name, t.table_name)
+     from cloudsync.tables as t
+     where t.table_id = spell_current.table_id),
+    cloudsync.spell(spell_current.table_id, true, 'd.{name} {eq} k.key_{n}', ' and '));
+end;
+
+-- The slow path: stamps and emits by the row as it stands.
+create function cloudsync.spell_slow(table_id integer, operation text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    $statement$%1$s, c as materialized (
+      select r.*, r.was and r.now as updated
+      from r
+      where not cloudsync.is_staged(%2$s, row(%3$s))
+        and (not r.present or r.now)
+        and (not r.present or not r.was or true = any (r.changed))
+    ), written as (
+      insert into cloudsync.meta_%2$s as m (%4$s, alive, hlc, site, cols)
+      select
+        %5$s,
+        c.present,
+        case when c.present and c.updated then 1 else v_wall end,
+        v_site,
+        case when c.present and c.updated then array[%6$s]::bigint[] end
+      from c
+      %7$s
+      where excluded.alive or m.alive
+      returning %8$s, m.alive, m.hlc, m.site, m.cols
+    )
+    select cloudsync.emit(
+      %2$s, v_table.incarnation, v_table.version, %9$L::smallint[], %10$L::smallint[],
+      case when not w.alive then 2 when w.cols is null then 1 else 0 end,
+      w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end,
+      case when w.alive then c.image else row(%11$s) end
+    ) filter (where w.alive is not null)
+    into v_emitted
+    from c
+    full join written as w on %12$s;$statement$,
+    cloudsync.spell_current(spell_slow.table_id, spell_slow.operation),
+    spell_slow.table_id,
+    cloudsync.spell(spell_slow.table_id, true, 'r.key_{n}', ', '),
+    cloudsync.spell(spell_slow.table_id, true, 'key_{n}', ', '),
+    cloudsync.spell(spell_slow.table_id, true, 'c.key_{n}', ', '),
+    cloudsync.spell_cols(
+      spell_slow.table_id,
+      'case when c.changed[{n}] then v_wall end, case when c.changed[{n}] then v_site end'),
+    cloudsync.spell_upsert(spell_slow.table_id),
+    cloudsync.spell(spell_slow.table_id, true, 'm.key_{n}', ', '),
+    '{' || cloudsync.spell(spell_slow.table_id, true, '{id}', ',') || '}',
+    '{' || cloudsync.spell(spell_slow.table_id, false, '{id}', ',') || '}',
+    cloudsync.spell(spell_slow.table_id, true, 'w.key_{n}', ', '),
+    cloudsync.spell(spell_slow.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '));
+end;
+
+-- Rows that apply wrote: the stage knows what was asked and what merge decided.
+create function cloudsync.spell_staged(table_id integer, operation text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    $statement$%1$s, c as materialized (
+      select r.*, s.kind, s.alive, s.hlc, s.site, s.cols, s.carried
+      from r
+      cross join lateral cloudsync.stage_outcome(%2$s, row(%3$s), r.image) as s
+      where s.kind is not null
+    ), written as (
+      insert into cloudsync.meta_%2$s as m (%4$s, alive, hlc, site, cols)
+      select %5$s, c.alive, c.hlc, c.site, c.cols
+      from c
+      on conflict (%4$s) do update
+      set alive = excluded.alive, hlc = excluded.hlc, site = excluded.site, cols = excluded.cols
+      where cloudsync.stage_unchanged(%2$s, row(%6$s), m.alive, m.hlc, m.site, m.cols)
+      returning %6$s
+    )
+    select
+      cloudsync.emit(
+        %2$s, v_table.incarnation, v_table.version, %7$L::smallint[], %8$L::smallint[],
+        c.kind, c.hlc, c.site, c.cols, c.carried,
+        case when c.alive then c.image else row(%5$s) end
+      ) filter (where w.key_1 is not null),
+      count(*) filter (where w.key_1 is null)
+    into v_emitted, v_left
+    from c
+    full join written as w on %9$s;$statement$,
+    cloudsync.spell_current(spell_staged.table_id, spell_staged.operation),
+    spell_staged.table_id,
+    cloudsync.spell(spell_staged.table_id, true, 'r.key_{n}', ', '),
+    cloudsync.spell(spell_staged.table_id, true, 'key_{n}', ', '),
+    cloudsync.spell(spell_staged.table_id, true, 'c.key_{n}', ', '),
+    cloudsync.spell(spell_staged.table_id, true, 'm.key_{n}', ', '),
+    '{' || cloudsync.spell(spell_staged.table_id, true, '{id}', ',') || '}',
+    '{' || cloudsync.spell(spell_staged.table_id, false, '{id}', ',') || '}',
+    cloudsync.spell(spell_staged.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '));
+end;

@@ -1,0 +1,129 @@
+-- The trigger functions of a tracked table: written anew when its definition changes.
+
+-- Milliseconds since 1970 of an instant, as the clock half of a stamp.
+create function cloudsync.hlc_of(at timestamptz) returns bigint
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select floor(extract(epoch from hlc_of.at) * 1000)::bigint << 16;
+end;
+
+-- Writes the capture function of one operation. A key that occurs twice in a transition
+-- table, or whose metadata this transaction has written already, takes the slow path.
+create function cloudsync.create_capture_function(table_id integer, operation text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $create$
+begin
+  execute format(
+    $function$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $capture$
+#variable_conflict use_variable
+declare
+  v_table cloudsync.tables;
+  v_site integer := cloudsync.self_ordinal();
+  v_start bigint := cloudsync.hlc_of(transaction_timestamp());
+  v_wall bigint := cloudsync.hlc_of(clock_timestamp());
+  v_emitted bigint;
+  v_left bigint := 1;
+begin
+  select t.* into v_table from cloudsync.tables as t where t.table_id = %2$s and t.relation = tg_relid;
+  if not found then
+    raise exception 'function % captures another table than %', 'cloudsync.capture_%1$s_%2$s', tg_relid::regclass
+      using errcode = 'wrong_object_type';
+  end if;
+  if cloudsync.staging(%2$s) then
+    %3$s
+    if v_left > 0 then
+      raise exception 'metadata of % changed while apply was writing', tg_relid::regclass
+        using errcode = 'CS001';
+    end if;
+    v_left := 1;
+  elsif not %4$s then
+    %5$s
+  end if;
+  if v_left > 0 then
+    %6$s
+  end if;
+  return null;
+end
+$capture$$function$,
+    create_capture_function.operation,
+    create_capture_function.table_id,
+    cloudsync.spell_staged(create_capture_function.table_id, create_capture_function.operation),
+    case create_capture_function.operation
+      when 'update' then format(
+        'exists (select from cloudsync_new as n group by %1$s having count(*) > 1 '
+        'union all select from cloudsync_old as n group by %1$s having count(*) > 1)',
+        cloudsync.spell(create_capture_function.table_id, true, 'n.{name}', ', '))
+      else 'false'
+    end,
+    cloudsync.spell_direct(create_capture_function.table_id, create_capture_function.operation),
+    cloudsync.spell_slow(create_capture_function.table_id, create_capture_function.operation));
+end
+$create$;
+
+-- Writes the capture function of TRUNCATE, which runs before the rows are gone: afterwards
+-- nothing tells which rows without metadata there were. Above 100,000 rows the clients are
+-- told to fetch the table again instead of being sent every deletion.
+create function cloudsync.create_truncate_function(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $create$
+begin
+  execute format(
+    $function$create or replace function cloudsync.capture_truncate_%1$s() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $capture$
+#variable_conflict use_variable
+declare
+  v_table cloudsync.tables;
+  v_site integer := cloudsync.self_ordinal();
+  v_wall bigint := cloudsync.hlc_of(clock_timestamp());
+  v_few boolean;
+  v_emitted bigint;
+begin
+  select t.* into v_table from cloudsync.tables as t where t.table_id = %1$s and t.relation = tg_relid;
+  if not found then
+    raise exception 'function % captures another table than %', 'cloudsync.capture_truncate_%1$s', tg_relid::regclass
+      using errcode = 'wrong_object_type';
+  end if;
+  v_few := (select count(*) <= 100000 from (select from only %2$s as d limit 100001) as few);
+  with written as (
+    insert into cloudsync.meta_%1$s as m (%3$s, alive, hlc, site)
+    select %4$s, false, v_wall, v_site
+    from only %2$s as d
+    on conflict (%3$s) do update
+    set alive = false, hlc = greatest(excluded.hlc, 1 + %5$s), site = excluded.site, cols = null
+    returning %6$s, m.hlc
+  )
+  select cloudsync.emit(
+    %1$s, v_table.incarnation, v_table.version, %7$L::smallint[], %8$L::smallint[],
+    2, w.hlc, v_site, null, null, row(%9$s)
+  ) filter (where v_few)
+  into v_emitted
+  from written as w;
+  if not v_few then
+    perform cloudsync.emit_reload(%1$s, 'truncate');
+  end if;
+  return null;
+end
+$capture$$function$,
+    create_truncate_function.table_id,
+    (select format('%I.%I', t.schema_name, t.table_name)
+     from cloudsync.tables as t
+     where t.table_id = create_truncate_function.table_id),
+    cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
+    cloudsync.spell(create_truncate_function.table_id, true, 'd.{name}', ', '),
+    cloudsync.spell_greatest(create_truncate_function.table_id),
+    cloudsync.spell(create_truncate_function.table_id, true, 'm.key_{n}', ', '),
+    '{' || cloudsync.spell(create_truncate_function.table_id, true, '{id}', ',') || '}',
+    '{' || cloudsync.spell(create_truncate_function.table_id, false, '{id}', ',') || '}',
+    cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', '));
+end
+$create$;

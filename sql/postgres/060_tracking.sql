@@ -1,0 +1,253 @@
+-- Registering a table. Called by the library as the owner; what needs the rights of the
+-- table's owner (triggers, the grant) the library does as the caller, by `attach_commands`.
+
+-- Says why a table cannot be tracked, or nothing.
+create function cloudsync.refusal(relation regclass)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $refusal$
+declare
+  v_class pg_class;
+  v_key record;
+begin
+  select c.* into strict v_class from pg_class as c where c.oid = refusal.relation;
+  if getdatabaseencoding() <> 'UTF8' then
+    return format('the database is encoded in %s, only UTF8 can be synced', getdatabaseencoding());
+  elsif v_class.relkind in ('v', 'm') then
+    return 'it is a view';
+  elsif v_class.relkind = 'p' or v_class.relispartition then
+    return 'partitioned tables are not supported yet';
+  elsif v_class.relkind <> 'r' then
+    return 'it is not a table';
+  elsif v_class.relpersistence <> 'p' then
+    return 'it is temporary or unlogged, so its changes are not in the log';
+  elsif v_class.relnamespace in ('pg_catalog'::regnamespace, 'cloudsync'::regnamespace) then
+    return 'it belongs to the system';
+  elsif exists (select from pg_inherits as i where refusal.relation in (i.inhrelid, i.inhparent)) then
+    return 'tables with inheritance are not supported';
+  elsif not exists (select from pg_index as i where i.indrelid = refusal.relation and i.indisprimary) then
+    return 'it has no primary key';
+  elsif (select count(*) from pg_attribute as a
+         where a.attrelid = refusal.relation and a.attnum > 0 and not a.attisdropped) > 1000 then
+    return 'it has more than 1,000 columns';
+  end if;
+  select a.attname as name, format_type(a.atttypid, a.atttypmod) as type_name into v_key
+  from cloudsync.key_columns(refusal.relation) as k
+  join pg_attribute as a on a.attrelid = refusal.relation and a.attnum = k.attnum
+  where not k.bytewise
+  limit 1;
+  if found then
+    return format(
+      'key column %I of type %s has values that are equal but not identical', v_key.name, v_key.type_name);
+  end if;
+  return null;
+end
+$refusal$;
+
+-- The key columns in order, whether equal values are identical bytes (then the operator
+-- family says so, as for deduplication in indexes), and the operator that compares them.
+create function cloudsync.key_columns(relation regclass)
+returns table (key_position smallint, attnum smallint, bytewise boolean, equality text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select
+    u.place::smallint,
+    u.attnum,
+    exists (
+      select from pg_amproc as p
+      where p.amprocfamily = o.opcfamily and p.amprocnum = 4
+        and p.amproclefttype = o.opcintype and p.amprocrighttype = o.opcintype
+    ) and o.opcintype <> 'bpchar'::regtype
+      and not exists (select from pg_collation as l where l.oid = u.collation_oid and not l.collisdeterministic),
+    (
+      select format('operator(%I.%s)', n.nspname, e.oprname)
+      from pg_amop as a
+      join pg_operator as e on e.oid = a.amopopr
+      join pg_namespace as n on n.oid = e.oprnamespace
+      where a.amopfamily = o.opcfamily and a.amopstrategy = 3
+        and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype
+    )
+  from pg_index as i
+  cross join unnest(i.indkey::smallint[], i.indclass::oid[], i.indcollation::oid[])
+    with ordinality as u (attnum, opclass_oid, collation_oid, place)
+  join pg_opclass as o on o.oid = u.opclass_oid
+  where i.indrelid = key_columns.relation and i.indisprimary and u.place <= i.indnkeyatts;
+end;
+
+-- Brings the registry's columns to what the table has now. Returns whether they changed.
+create function cloudsync.refresh_columns(table_id integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $refresh$
+#variable_conflict use_column
+declare
+  v_before text;
+  v_after text;
+begin
+  select string_agg(c::text, ',' order by c.column_id) into v_before
+  from cloudsync.columns as c
+  where c.table_id = refresh_columns.table_id;
+  delete from cloudsync.columns as c where c.table_id = refresh_columns.table_id;
+  insert into cloudsync.columns (table_id, column_id, name, type_name, type_oid, key_position, equality)
+  select t.table_id, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, k.key_position, k.equality
+  from cloudsync.tables as t
+  join pg_attribute as a on a.attrelid = t.relation
+  left join cloudsync.key_columns(t.relation) as k on k.attnum = a.attnum
+  where t.table_id = refresh_columns.table_id
+    and a.attnum > 0 and not a.attisdropped and a.attgenerated = '';
+  select string_agg(c::text, ',' order by c.column_id) into v_after
+  from cloudsync.columns as c
+  where c.table_id = refresh_columns.table_id;
+  return v_before is distinct from v_after;
+end
+$refresh$;
+
+-- Makes the metadata table: the key as the table has it, and one row of stamps.
+create function cloudsync.create_metadata(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $metadata$
+declare
+  v_keys text;
+begin
+  select string_agg(
+    format(
+      'key_%s %s%s not null', k.key_position, format_type(a.atttypid, a.atttypmod),
+      case when a.attcollation <> 0 then
+        (select format(' collate %I.%I', n.nspname, l.collname)
+         from pg_collation as l
+         join pg_namespace as n on n.oid = l.collnamespace
+         where l.oid = a.attcollation)
+      end),
+    ', ' order by k.key_position) into v_keys
+  from cloudsync.tables as t
+  cross join lateral cloudsync.key_columns(t.relation) as k
+  join pg_attribute as a on a.attrelid = t.relation and a.attnum = k.attnum
+  where t.table_id = create_metadata.table_id;
+  execute format(
+    'create table cloudsync.meta_%s (%s, alive boolean not null, hlc bigint not null, '
+    'site integer not null, cols bigint[], primary key (%s)) with (fillfactor = 80)',
+    create_metadata.table_id, v_keys,
+    cloudsync.spell(create_metadata.table_id, true, 'key_{n}', ', '));
+end
+$metadata$;
+
+-- Registers a table, or brings the registration to its present definition. Returns its id.
+create function cloudsync.register_table(relation regclass, algorithm text)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $register$
+#variable_conflict use_column
+declare
+  v_refusal text := cloudsync.refusal(register_table.relation);
+  v_table cloudsync.tables;
+  v_name name;
+  v_schema name;
+  v_new boolean;
+  v_filled boolean;
+  v_operation text;
+begin
+  if register_table.algorithm <> 'cls' then
+    raise exception 'table algorithm % is not known, use cls', quote_literal(register_table.algorithm)
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if v_refusal is not null then
+    raise exception 'table % cannot be tracked: %', register_table.relation, v_refusal
+      using errcode = 'feature_not_supported';
+  end if;
+  select c.relname, n.nspname into strict v_name, v_schema
+  from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+  where c.oid = register_table.relation;
+  perform pg_advisory_xact_lock(hashtextextended('cloudsync registry', 0));
+  select t.* into v_table from cloudsync.tables as t where t.relation = register_table.relation;
+  v_new := not found;
+  if exists (select from cloudsync.tables as t
+             where t.table_name = v_name and t.relation <> register_table.relation) then
+    raise exception 'table % cannot be tracked: another tracked table has the name %', register_table.relation, v_name
+      using errcode = 'duplicate_table';
+  end if;
+  if v_new then
+    insert into cloudsync.tables (relation, schema_name, table_name, incarnation, version)
+    values (register_table.relation, v_schema, v_name,
+      ('x' || encode(substr(sha256(uuid_send(gen_random_uuid())), 1, 8), 'hex'))::bit(64)::bigint, 1)
+    returning * into v_table;
+  end if;
+  if not cloudsync.refresh_columns(v_table.table_id)
+     and (v_table.schema_name, v_table.table_name) = (v_schema, v_name) then
+    return v_table.table_id;
+  end if;
+  if v_new then
+    perform cloudsync.create_metadata(v_table.table_id);
+  else
+    update cloudsync.tables as t
+    set version = t.version + 1, schema_name = v_schema, table_name = v_name
+    where t.table_id = v_table.table_id;
+  end if;
+  foreach v_operation in array array['insert', 'update', 'delete'] loop
+    perform cloudsync.create_capture_function(v_table.table_id, v_operation);
+  end loop;
+  perform cloudsync.create_truncate_function(v_table.table_id);
+  perform cloudsync.emit_definition(v_table.table_id);
+  if v_new then
+    execute format('select exists (select from only %I.%I)', v_schema, v_name) into v_filled;
+    if v_filled then
+      perform cloudsync.emit_reload(v_table.table_id, 'init');
+    end if;
+  end if;
+  return v_table.table_id;
+end
+$register$;
+
+-- What the table's owner has to run so that writes are captured.
+create function cloudsync.attach_commands(table_id integer)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(c.command, t.table_id, t.schema_name, t.table_name)
+  from cloudsync.tables as t
+  cross join (
+    values
+      (1, 'create or replace trigger cloudsync_insert after insert on %2$I.%3$I '
+          'referencing new table as cloudsync_new '
+          'for each statement execute function cloudsync.capture_insert_%1$s()'),
+      (2, 'create or replace trigger cloudsync_update after update on %2$I.%3$I '
+          'referencing old table as cloudsync_old new table as cloudsync_new '
+          'for each statement execute function cloudsync.capture_update_%1$s()'),
+      (3, 'create or replace trigger cloudsync_delete after delete on %2$I.%3$I '
+          'referencing old table as cloudsync_old '
+          'for each statement execute function cloudsync.capture_delete_%1$s()'),
+      (4, 'create or replace trigger cloudsync_truncate before truncate on %2$I.%3$I '
+          'for each statement execute function cloudsync.capture_truncate_%1$s()')
+  ) as c (place, command)
+  where t.table_id = attach_commands.table_id
+  order by c.place;
+end;
+
+-- Forgets a table, after its triggers are gone.
+create function cloudsync.unregister_table(relation regclass)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $unregister$
+#variable_conflict use_column
+declare
+  v_table_id integer;
+  v_operation text;
+begin
+  delete from cloudsync.tables as t where t.relation = unregister_table.relation
+  returning t.table_id into v_table_id;
+  if not found then
+    raise exception 'table % is not tracked', unregister_table.relation using errcode = 'undefined_table';
+  end if;
+  foreach v_operation in array array['insert', 'update', 'delete', 'truncate'] loop
+    execute format('drop function cloudsync.capture_%s_%s()', v_operation, v_table_id);
+  end loop;
+  execute format('drop table cloudsync.meta_%s', v_table_id);
+end
+$unregister$;

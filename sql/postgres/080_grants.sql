@@ -1,0 +1,37 @@
+-- Ownership and rights. Everything in schema cloudsync belongs to cloudsync_owner, and
+-- nobody else may call it or read it; trigger functions are written later, can only be
+-- called by triggers and check their table.
+do $grants$
+declare
+  v_object text;
+begin
+  for v_object in
+    select format('alter %s cloudsync.%I owner to cloudsync_owner',
+      case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.relname)
+    from pg_catalog.pg_class as c
+    where c.relnamespace = 'cloudsync'::pg_catalog.regnamespace and c.relkind in ('r', 'v', 'S')
+      and not exists (select from pg_catalog.pg_depend as d where d.objid = c.oid and d.deptype = 'i')
+    union all
+    select format('alter routine %s owner to cloudsync_owner', p.oid::pg_catalog.regprocedure)
+    from pg_catalog.pg_proc as p
+    where p.pronamespace = 'cloudsync'::pg_catalog.regnamespace
+    union all
+    select format('alter type cloudsync.%I owner to cloudsync_owner', t.typname)
+    from pg_catalog.pg_type as t
+    join pg_catalog.pg_class as c on c.oid = t.typrelid
+    where t.typnamespace = 'cloudsync'::pg_catalog.regnamespace and c.relkind = 'c'
+  loop
+    execute v_object;
+  end loop;
+  execute format('alter function %s owner to cloudsync_owner', '@extschema@.cloudsync_siteid()');
+end
+$grants$;
+
+alter schema cloudsync owner to cloudsync_owner;
+
+revoke all on all functions in schema cloudsync from public;
+revoke all on function @extschema@.cloudsync_grant_hub(text) from public;
+
+-- Nobody shall forge a message: the hub verifies each one, this is the first line.
+revoke execute on function pg_catalog.pg_logical_emit_message(boolean, text, text) from public;
+revoke execute on function pg_catalog.pg_logical_emit_message(boolean, text, bytea) from public;
