@@ -1,0 +1,153 @@
+//! Names of the objects of one database: what lies where in the store.
+//!
+//! Invariant: fixed width for every number, so that a LIST comes in the order of the numbers.
+
+use crate::cursor::SnapshotId;
+use crate::position::{Lsn, Position};
+
+/// Number of a leader's reign, from a sequence in Postgres: of two leaders, the later has the greater.
+pub type Fence = u64;
+
+/// Names of the objects of one database.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    root: String,
+}
+
+/// What a segment's name says: which positions it covers, and who wrote it.
+///
+/// Sorted by where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentName {
+    /// The position before the first message.
+    pub previous: Position,
+    /// The position of the last message.
+    pub last: Position,
+    /// The leader that wrote it.
+    pub fence: Fence,
+}
+
+impl Keys {
+    /// The names for the database of this name in the configuration.
+    #[must_use]
+    pub fn new(database: &str) -> Keys {
+        Keys { root: format!("v1/{database}") }
+    }
+
+    /// Folder of the epoch objects.
+    #[must_use]
+    pub fn epochs(&self) -> String {
+        format!("{}/epoch/", self.root)
+    }
+
+    /// The object of one epoch.
+    #[must_use]
+    pub fn epoch(&self, number: u32) -> String {
+        format!("{}/epoch/{number:010}", self.root)
+    }
+
+    /// Folder of one epoch's segments.
+    #[must_use]
+    pub fn segments(&self, epoch: u32) -> String {
+        format!("{}/{epoch:010}/log/", self.root)
+    }
+
+    /// One segment.
+    #[must_use]
+    pub fn segment(&self, epoch: u32, name: &SegmentName) -> String {
+        let SegmentName { previous, last, fence } = name;
+        format!("{}{}-{}-{fence:016x}.seg", self.segments(epoch), previous.to_hex(), last.to_hex())
+    }
+
+    /// Folder of one epoch's idle markers.
+    #[must_use]
+    pub fn idle_markers(&self, epoch: u32) -> String {
+        format!("{}/{epoch:010}/idle/", self.root)
+    }
+
+    /// The idle marker of one leader.
+    #[must_use]
+    pub fn idle_marker(&self, epoch: u32, fence: Fence) -> String {
+        format!("{}{fence:016x}", self.idle_markers(epoch))
+    }
+
+    /// Folder of one epoch's snapshots.
+    #[must_use]
+    pub fn snapshots(&self, epoch: u32) -> String {
+        format!("{}/{epoch:010}/snap/", self.root)
+    }
+
+    /// One part of a snapshot.
+    #[must_use]
+    pub fn snapshot_part(&self, epoch: u32, snapshot: SnapshotId, scope: &str, part: u32) -> String {
+        let SnapshotId { lsn, build } = snapshot;
+        format!("{}{}/{scope}/{build:016x}-{part:06}", self.snapshots(epoch), lsn.to_hex())
+    }
+
+    /// The manifest of a snapshot, written when all its parts are.
+    #[must_use]
+    pub fn snapshot_manifest(&self, epoch: u32, snapshot: SnapshotId, scope: &str) -> String {
+        let SnapshotId { lsn, build } = snapshot;
+        format!("{}{}/{scope}/{build:016x}-manifest", self.snapshots(epoch), lsn.to_hex())
+    }
+}
+
+impl SegmentName {
+    /// Reads the last part of a segment's key.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<SegmentName> {
+        let mut parts = name.strip_suffix(".seg")?.split('-');
+        let previous = Position::from_hex(parts.next()?)?;
+        let last = Position::from_hex(parts.next()?)?;
+        let fence = Lsn::from_hex(parts.next()?)?.raw();
+        (parts.next().is_none() && previous < last).then_some(SegmentName { previous, last, fence })
+    }
+}
+
+/// Reads the key of a manifest back into the snapshot that it closes.
+#[must_use]
+pub fn parse_manifest_key(folder: &str, scope: &str, key: &str) -> Option<SnapshotId> {
+    let (lsn, rest) = key.strip_prefix(folder)?.split_once('/')?;
+    let (found, name) = rest.split_once('/')?;
+    let build = Lsn::from_hex(name.strip_suffix("-manifest")?)?.raw();
+    (found == scope).then_some(SnapshotId { lsn: Lsn::from_hex(lsn)?, build })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(commit_end: u64, message: u64) -> Position {
+        Position::new(Lsn::new(commit_end), Lsn::new(message))
+    }
+
+    #[test]
+    fn a_segment_name_reads_back() {
+        let keys = Keys::new("demo");
+        let name = SegmentName { previous: position(1, 2), last: position(0x3_0000_0000, 4), fence: 5 };
+        let key = keys.segment(7, &name);
+        let file = key.strip_prefix(&keys.segments(7)).unwrap();
+        assert_eq!(SegmentName::parse(file), Some(name));
+    }
+
+    #[test]
+    fn a_segment_that_covers_nothing_has_no_name() {
+        let name = SegmentName { previous: position(1, 2), last: position(1, 2), fence: 5 };
+        let key = Keys::new("demo").segment(7, &name);
+        assert_eq!(SegmentName::parse(key.rsplit('/').next().unwrap()), None);
+        for text in ["", ".seg", "a-b-c.seg", "00-01-2"] {
+            assert_eq!(SegmentName::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_key_reads_back_and_a_part_is_none() {
+        let keys = Keys::new("demo");
+        let snapshot = SnapshotId { lsn: Lsn::new(99), build: 0xfeed };
+        let folder = keys.snapshots(1);
+        let manifest = keys.snapshot_manifest(1, snapshot, "all");
+        assert_eq!(parse_manifest_key(&folder, "all", &manifest), Some(snapshot));
+        assert_eq!(parse_manifest_key(&folder, "other", &manifest), None);
+        assert_eq!(parse_manifest_key(&folder, "all", &keys.snapshot_part(1, snapshot, "all", 0)), None);
+    }
+}
