@@ -11,15 +11,12 @@ cargo build --release --package pg_sync --no-default-features --features "pg$PG_
 SQLITE3_NO_PKG_CONFIG=1 cargo build --profile loadable --package sqlite_sync \
     --no-default-features --features loadable,http
 
-postgres=dist/postgres/$PG_MAJOR
-version=$(sed -nE "s/^default_version *= *'([^']+)'.*/\1/p" pg_sync/pg_sync.control)
-rm -rf "$postgres"
 # `install` puts a new file in place, so that a process which has the old one mapped is not disturbed.
 install -D -m 755 "$target/release/hub" dist/bin/hub
 install -D -m 755 "$target/loadable/libcloudsync.so" dist/sqlite/cloudsync.so
-install -D -m 755 "$target/release/libpg_sync.so" "$postgres/lib/pg_sync.so"
-install -D -m 644 pg_sync/pg_sync.control "$postgres/extension/pg_sync.control"
-pg_sync/package.sh >"$postgres/extension/pg_sync--$version.sql"
+postgres=dist/postgres/$PG_MAJOR
+rm -rf "$postgres/extension"
+pg_sync/package.sh "$postgres" "$target/release/libpg_sync.so"
 
 if [[ -n "${DESTDIR:-}" ]]; then
     install -D -m 755 dist/bin/hub "$DESTDIR/usr/local/bin/hub"

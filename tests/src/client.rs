@@ -31,6 +31,7 @@ impl Client {
     }
 
     /// Tells the file where its hub is, and the key for it.
+    #[track_caller]
     pub fn join(&self, address: &str, api_key: &str) {
         self.run(&format!("select cloudsync_network_init('{address}')"));
         self.run(&format!("select cloudsync_network_set_apikey('{api_key}')"));
@@ -56,16 +57,19 @@ impl Client {
     }
 
     /// Runs statements and returns their rows; it panics when one fails.
+    #[track_caller]
     pub fn rows(&self, sql: &str) -> Vec<String> {
         self.try_rows(sql).unwrap_or_else(|error| panic!("SQLite: {error}\nin: {sql}"))
     }
 
     /// Runs statements; it panics when one fails.
+    #[track_caller]
     pub fn run(&self, sql: &str) {
         self.rows(sql);
     }
 
     /// Runs a query of one row and one column.
+    #[track_caller]
     pub fn value(&self, sql: &str) -> String {
         let mut rows = self.rows(sql);
         assert_eq!(rows.len(), 1, "one row is wanted of: {sql}");
@@ -73,6 +77,7 @@ impl Client {
     }
 
     /// Runs a query whose one value is bytes.
+    #[track_caller]
     pub fn bytes(&self, sql: &str) -> Vec<u8> {
         self.connection
             .query_row(sql, [], |row| row.get(0))
@@ -92,11 +97,13 @@ impl Client {
     }
 
     /// Syncs once; it panics when that fails.
+    #[track_caller]
     pub fn sync(&self) -> String {
         self.try_sync().unwrap_or_else(|error| panic!("sync of {}: {error}", self.path.display()))
     }
 
     /// Syncs, waiting for news at the hub for a while when there are none.
+    #[track_caller]
     pub fn sync_waiting(&self, wait_ms: u32) -> String {
         self.value(&format!("select cloudsync_network_sync({wait_ms}, 1)"))
     }

@@ -130,6 +130,18 @@ impl Hub {
         self.try_get(path).unwrap_or_else(|| panic!("the hub does not answer on {path}"))
     }
 
+    /// Returns a metric, summed over its labels; a metric that the hub does not have is an error.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let values: Vec<f64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(['{', ' '])?.rsplit(['}', ' ']).next())
+            .filter_map(|value| value.parse().ok())
+            .collect();
+        assert!(!values.is_empty(), "the hub has no metric {name}:\n{text}");
+        values.iter().sum()
+    }
+
     /// Returns the end of the hub's log.
     pub fn log_tail(&self, lines: usize) -> String {
         let text = fs::read_to_string(self.log()).unwrap_or_default();

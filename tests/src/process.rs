@@ -21,7 +21,7 @@ shift 3
 "$@" >>"$log" 2>&1 </dev/null &
 pid=$!
 echo "$pid"
-exec >/dev/null
+exec >/dev/null 2>&1
 read -r word
 [ "$word" = leave ] && exit 0
 kill -s "$signal" "$pid" 2>/dev/null

@@ -49,16 +49,19 @@ impl Session {
     }
 
     /// Runs statements and returns their rows; it panics when one fails.
+    #[track_caller]
     pub fn rows(&self, sql: &str) -> Vec<String> {
         self.try_rows(sql).unwrap_or_else(|error| panic!("Postgres: {error}\nin: {sql}"))
     }
 
     /// Runs statements; it panics when one fails.
+    #[track_caller]
     pub fn run(&self, sql: &str) {
         self.rows(sql);
     }
 
     /// Runs a query of one row and one column.
+    #[track_caller]
     pub fn value(&self, sql: &str) -> String {
         let mut rows = self.rows(sql);
         assert_eq!(rows.len(), 1, "one row is wanted of: {sql}");
@@ -72,6 +75,7 @@ impl Session {
     }
 
     /// Streams rows in the text format of COPY into Postgres.
+    #[track_caller]
     pub fn copy_in(&self, sql: &str, rows: &str) {
         runtime().block_on(async {
             use std::pin::pin;

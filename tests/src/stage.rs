@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
@@ -20,22 +21,22 @@ use crate::wait;
 
 /// A tracked table on both engines, and the query that shows its rows alike on both.
 #[derive(Clone, Copy, Debug)]
-pub struct Table<'a> {
+pub struct Table {
     /// The name, the same on both.
-    pub name: &'a str,
+    pub name: &'static str,
     /// What makes it in Postgres.
-    pub postgres: &'a str,
+    pub postgres: &'static str,
     /// What makes it in SQLite.
-    pub sqlite: &'a str,
+    pub sqlite: &'static str,
     /// What shows its rows in the order of their keys.
-    pub show: &'a str,
+    pub show: &'static str,
 }
 
 const TODO_DDL: &str = "create table todo (
     id text primary key not null, title text not null, note text, done integer not null default 0)";
 
 /// The table that most scenarios use. `title` has no default, so a half-empty row could not be stored.
-pub const TODO: Table<'static> = Table {
+pub const TODO: Table = Table {
     name: "todo",
     postgres: TODO_DDL,
     sqlite: TODO_DDL,
@@ -45,7 +46,7 @@ pub const TODO: Table<'static> = Table {
 const MARK_DDL: &str = "create table mark (id integer primary key, n integer not null)";
 
 /// Where the stage counts up in Postgres: a client that sees the number has seen everything before it.
-const MARK: Table<'static> =
+const MARK: Table =
     Table { name: "mark", postgres: MARK_DDL, sqlite: MARK_DDL, show: "select id from mark order by id" };
 
 /// What a stage is made of.
@@ -54,7 +55,7 @@ pub struct Setting<'a> {
     /// Where the hub keeps its objects.
     pub store: StoreKind,
     /// The tracked tables, parents first.
-    pub tables: &'a [Table<'a>],
+    pub tables: &'a [Table],
     /// Whether the stage has a Postgres server to itself, which it may then stop and start.
     pub own_cluster: bool,
 }
@@ -65,7 +66,7 @@ impl Setting<'_> {
 }
 
 /// A running stack.
-pub struct Stage<'a> {
+pub struct Stage {
     /// The hub.
     pub hub: Hub,
     /// A session with Postgres as the superuser, who writes as people and services do.
@@ -73,21 +74,21 @@ pub struct Stage<'a> {
     /// The database.
     pub database: Database,
     clients: BTreeMap<String, Client>,
-    tables: Vec<Table<'a>>,
+    tables: Vec<Table>,
     own_cluster: Option<Cluster>,
     home: TempDir,
 }
 
-impl<'a> Stage<'a> {
+impl Stage {
     /// Makes the database with its tracked tables and starts the hub.
-    pub fn new(setting: Setting<'a>) -> Self {
+    pub fn new(setting: Setting<'_>) -> Self {
         let own_cluster = setting.own_cluster.then(|| Cluster::start(Durability::ProcessOnly));
         let database = own_cluster.as_ref().unwrap_or_else(|| Cluster::shared()).database("demo");
         let postgres = database.session();
-        let tables: Vec<Table<'a>> = setting.tables.iter().copied().chain([MARK]).collect();
+        let tables: Vec<Table> = setting.tables.iter().copied().chain([MARK]).collect();
         for table in &tables {
             postgres.run(table.postgres);
-            postgres.run(&format!("select cloudsync_init('public.{}')", table.name));
+            init(&postgres, table.name);
         }
         let hub = Hub::start(&database, setting.store);
         let home = places::scratch("clients");
@@ -114,10 +115,17 @@ impl<'a> Stage<'a> {
         client
     }
 
+    /// Tracks a table that is in Postgres already; clients that are made from now on have it.
+    pub fn track(&mut self, table: Table) {
+        init(&self.postgres, table.name);
+        self.tables.insert(0, table);
+    }
+
     /// Plays lines one after another.
     ///
     /// A client says SQL, `sync`, or `sync fails`; `pg` says SQL; `hub` says `kill`, `terminate` or `start`;
-    /// `postgres` says `stop`, `kill`, `start` or `restart`; `all` says `settle`.
+    /// `postgres` says `stop`, `kill`, `start` or `restart`; `all` says `settle`, or `tick` to let the clock
+    /// move on, so that what follows is later.
     pub fn play(&mut self, lines: &[&str]) {
         for line in lines {
             let (who, what) = line.split_once(": ").unwrap_or_else(|| panic!("no `who: what`: {line}"));
@@ -142,6 +150,7 @@ impl<'a> Stage<'a> {
                 self.play_line("postgres", "start");
             }
             ("all", "settle") => self.settle(),
+            ("all", "tick") => tick(),
             (client, "sync") => drop(self.client(client).sync()),
             (client, "sync fails") => {
                 let answer = self.client(client).try_sync();
@@ -164,9 +173,7 @@ impl<'a> Stage<'a> {
                 // The hub or Postgres may be on its way back.
                 wait::until_ok(&format!("{name} syncs"), || client.try_sync());
             }
-            let mark = self.postgres.value(
-                "insert into mark values (1, 1) on conflict (id) do update set n = mark.n + 1 returning n",
-            );
+            let mark = self.mark();
             for (name, client) in &self.clients {
                 wait::until(&format!("{name} sees mark {mark}"), || {
                     client.sync_waiting(500);
@@ -174,6 +181,12 @@ impl<'a> Stage<'a> {
                 });
             }
         }
+    }
+
+    /// Counts the mark up in Postgres: a client that holds the number has seen all that was committed before.
+    pub fn mark(&self) -> String {
+        self.postgres
+            .value("insert into mark values (1, 1) on conflict (id) do update set n = mark.n + 1 returning n")
     }
 
     /// Returns the rows of all tables, as Postgres holds them.
@@ -202,7 +215,23 @@ impl<'a> Stage<'a> {
     }
 }
 
-impl Drop for Stage<'_> {
+fn init(postgres: &Session, table: &str) {
+    postgres.run(&format!("select cloudsync_init('public.{table}')"));
+}
+
+/// Waits until every site's clock says something later than any of them says now.
+///
+/// Clients correct their clocks by the time in the hub's answers, which are some milliseconds old when they
+/// arrive: sites on one machine differ by less than this.
+fn tick() {
+    const DIFFERENCE_MAX: Duration = Duration::from_millis(150);
+    let start = SystemTime::now();
+    wait::until("the clock moves on", || {
+        start.elapsed().is_ok_and(|elapsed| elapsed > DIFFERENCE_MAX).then_some(())
+    });
+}
+
+impl Drop for Stage {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("--- end of the hub's log\n{}", self.hub.log_tail(30));

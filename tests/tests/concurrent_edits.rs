@@ -1,0 +1,112 @@
+//! Edits of one row on several replicas at once: columns merge one by one, and in each the later write stays.
+
+use tests::stage::{Scenario, Setting};
+
+/// Plays lines on clients that all hold one row, and checks the rows that every side ends with.
+fn check(lines: &[&str], rows: &[&str]) {
+    let start = [
+        "pg: insert into todo values ('t', 'title', 'note', 0)",
+        "a: sync",
+        "b: sync",
+        "c: sync",
+        "all: settle",
+    ];
+    let lines: Vec<&str> = start.iter().chain(lines).copied().collect();
+    Scenario { setting: Setting::PLAIN, lines: &lines, rows }.check();
+}
+
+#[test]
+fn edits_of_different_columns_on_three_replicas_all_stay() {
+    check(
+        &[
+            "a: update todo set title = 'from a' where id = 't'",
+            "b: update todo set note = 'from b' where id = 't'",
+            "pg: update todo set done = 1 where id = 't'",
+            "b: sync",
+            "a: sync",
+        ],
+        &["t|from a|from b|1"],
+    );
+}
+
+#[test]
+fn edits_of_different_columns_on_three_clients_all_stay() {
+    check(
+        &[
+            "a: update todo set title = 'from a' where id = 't'",
+            "b: update todo set note = 'from b' where id = 't'",
+            "c: update todo set done = 7 where id = 't'",
+            "c: sync",
+            "a: sync",
+            "b: sync",
+        ],
+        &["t|from a|from b|7"],
+    );
+}
+
+#[test]
+fn of_two_edits_of_a_column_the_later_stays_when_it_arrives_last() {
+    check(
+        &[
+            "a: update todo set title = 'earlier' where id = 't'",
+            "all: tick",
+            "b: update todo set title = 'later' where id = 't'",
+            "a: sync",
+            "b: sync",
+        ],
+        &["t|later|note|0"],
+    );
+}
+
+#[test]
+fn of_two_edits_of_a_column_the_later_stays_when_it_arrives_first() {
+    check(
+        &[
+            "a: update todo set title = 'earlier' where id = 't'",
+            "all: tick",
+            "b: update todo set title = 'later' where id = 't'",
+            "b: sync",
+            "a: sync",
+        ],
+        &["t|later|note|0"],
+    );
+}
+
+#[test]
+fn a_later_edit_in_postgres_stays_over_an_earlier_one_that_arrives_after_it() {
+    check(
+        &[
+            "a: update todo set title = 'earlier', note = 'only a' where id = 't'",
+            "all: tick",
+            "pg: update todo set title = 'later' where id = 't'",
+            "a: sync",
+        ],
+        &["t|later|only a|0"],
+    );
+}
+
+#[test]
+fn a_later_edit_of_a_client_stays_over_an_earlier_one_in_postgres() {
+    check(
+        &[
+            "pg: update todo set title = 'earlier', done = 1 where id = 't'",
+            "all: tick",
+            "a: update todo set title = 'later' where id = 't'",
+            "a: sync",
+        ],
+        &["t|later|note|1"],
+    );
+}
+
+#[test]
+fn several_edits_between_two_syncs_travel_as_their_end() {
+    check(
+        &[
+            "a: update todo set title = 'one' where id = 't'",
+            "a: update todo set title = 'two', note = null where id = 't'",
+            "a: update todo set title = 'three' where id = 't'",
+            "a: sync",
+        ],
+        &["t|three|NULL|0"],
+    );
+}

@@ -1,0 +1,215 @@
+//! Hubs that are killed and Postgres servers that are restarted: nothing is lost, nothing comes twice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use tests::object_store::StoreKind;
+use tests::process::Signal;
+use tests::stage::{Setting, Stage};
+use tests::wait;
+
+/// Counts in Postgres how often each row was really written, by whomever.
+const COUNT_WRITES: &str = "create table writes (id text, what text);
+    create function count_writes() returns trigger language plpgsql security definer as
+    $$ begin insert into public.writes values (coalesce(new.id, old.id), tg_op); return null; end $$;
+    create trigger count_writes after insert or update or delete on todo
+        for each row execute function count_writes()";
+
+fn counting_stage(store: StoreKind) -> Stage {
+    let stage = Stage::new(Setting { store, ..Setting::PLAIN });
+    stage.postgres.run(COUNT_WRITES);
+    stage
+}
+
+fn a_hub_killed_between_upload_and_download_loses_nothing(store: StoreKind) {
+    let mut stage = counting_stage(store);
+    stage.play(&[
+        "a: sync",
+        "b: sync",
+        "a: insert into todo values ('t', 'from a', null, 0)",
+        "a: select cloudsync_network_send_changes()",
+        "hub: kill",
+        "b: sync fails",
+        "b: insert into todo values ('u', 'from b', null, 0)",
+        "hub: start",
+        "a: sync",
+        "b: sync",
+    ]);
+    stage.settles_at(&["t|from a|NULL|0", "u|from b|NULL|0"]);
+    assert_eq!(stage.postgres.rows("select id, what from writes order by id"), ["t|INSERT", "u|INSERT"]);
+}
+
+#[test]
+fn a_hub_killed_between_upload_and_download_loses_nothing_on_a_directory() {
+    a_hub_killed_between_upload_and_download_loses_nothing(StoreKind::Directory);
+}
+
+#[test]
+fn a_hub_killed_between_upload_and_download_loses_nothing_on_s3() {
+    a_hub_killed_between_upload_and_download_loses_nothing(StoreKind::Moto);
+}
+
+fn a_hub_killed_while_it_ingests_loses_nothing(store: StoreKind) {
+    const TRANSACTIONS: usize = 400;
+    const KILLS: usize = 6;
+    let mut stage = counting_stage(store);
+    stage.play(&["a: sync"]);
+    let writer = stage.database.session();
+    let committed = std::sync::atomic::AtomicUsize::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..TRANSACTIONS {
+                writer.run(&format!(
+                    "insert into todo select 'k' || {n} || '-' || m, repeat('x', 500), null, m
+                         from generate_series(1, 20) m;
+                     update todo set note = 'seen' where id = 'k' || {n} / 2 || '-1'"
+                ));
+                committed.store(n + 1, Ordering::Release);
+            }
+        });
+        for kill in 1..=KILLS {
+            wait::until("the writer commits", || {
+                (committed.load(Ordering::Acquire) >= kill * TRANSACTIONS / (KILLS + 1)).then_some(())
+            });
+            stage.play(&["hub: kill", "hub: start", "a: sync"]);
+        }
+    });
+    stage.play(&["b: sync"]);
+    stage.settle();
+    stage.all_equal();
+    let rows = (TRANSACTIONS * 20).to_string();
+    assert_eq!(stage.client("a").value("select count(*) from todo"), rows);
+    assert_eq!(stage.postgres.value("select count(*) from writes where what = 'INSERT'"), rows);
+}
+
+#[test]
+fn a_hub_killed_while_it_ingests_loses_nothing_on_a_directory() {
+    a_hub_killed_while_it_ingests_loses_nothing(StoreKind::Directory);
+}
+
+#[test]
+fn a_hub_killed_while_it_ingests_loses_nothing_on_s3() {
+    a_hub_killed_while_it_ingests_loses_nothing(StoreKind::Moto);
+}
+
+#[test]
+fn a_hub_killed_amid_uploads_applies_each_of_them_once() {
+    const ROWS: usize = 120;
+    let mut stage = counting_stage(StoreKind::Directory);
+    stage.play(&["b: sync"]);
+    let device = stage.stranger("device");
+    device.join(&stage.hub.address(), tests::hub::API_KEY);
+    let done = AtomicBool::new(false);
+    let Stage { hub, .. } = &mut stage;
+    thread::scope(|scope| {
+        let done = &done;
+        scope.spawn(move || {
+            for n in 0..ROWS {
+                device.run(&format!("insert into todo values ('k{n}', 'title', null, {n})"));
+                // Where the hub died under it, the client cannot know: it keeps the upload and sends it again.
+                wait::until_ok("the upload is answered", || {
+                    device.try_rows("select cloudsync_network_send_changes()")
+                });
+            }
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            hub.stop(Signal::Kill);
+            hub.start_again();
+        }
+    });
+    stage.settle();
+    stage.all_equal();
+    let counts = "select count(*), count(distinct id) from writes where what = 'INSERT'";
+    assert_eq!(stage.postgres.value(counts), format!("{ROWS}|{ROWS}"));
+    assert_eq!(stage.postgres.value("select count(*) from writes where what <> 'INSERT'"), "0");
+    assert_eq!(stage.client("b").value("select count(*) from todo"), ROWS.to_string());
+}
+
+#[test]
+fn a_hub_that_is_asked_to_end_ends_while_clients_wait() {
+    let mut stage = Stage::new(Setting::PLAIN);
+    stage.play(&["a: sync"]);
+    stage.settle();
+    let waiting = stage.stranger("waiting");
+    waiting.join(&stage.hub.address(), tests::hub::API_KEY);
+    waiting.sync();
+    let poll = thread::spawn(move || waiting.try_rows("select cloudsync_network_sync(60000, 1)"));
+    wait::until("the client waits at the hub", || {
+        (stage.hub.metric("cloudsync_long_polls_open") > 0.0).then_some(())
+    });
+    // It must not take the minute that the client would wait.
+    stage.hub.stop(Signal::Terminate);
+    assert!(poll.join().is_ok(), "the waiting client does not panic");
+    stage.play(&["hub: start", "pg: insert into todo values ('t', 'after', null, 0)"]);
+    stage.settles_at(&["t|after|NULL|0"]);
+}
+
+fn postgres_restarts_under_a_running_hub(store: StoreKind, how: &str) {
+    let mut stage = Stage::new(Setting { store, own_cluster: true, ..Setting::PLAIN });
+    stage.postgres.run(COUNT_WRITES);
+    stage.play(&[
+        "a: insert into todo values ('t', 'before', null, 0)",
+        "a: sync",
+        "b: sync",
+        "all: settle",
+        "a: insert into todo values ('u', 'while away', null, 0)",
+        "a: update todo set note = 'while away' where id = 't'",
+        how,
+        "a: sync fails",
+        "b: insert into todo values ('v', 'also', null, 0)",
+        "b: sync fails",
+        "postgres: start",
+        "pg: insert into todo values ('w', 'in postgres', null, 0)",
+    ]);
+    assert!(stage.hub.is_running(), "the hub outlives Postgres");
+    stage.settles_at(&[
+        "t|before|while away|0",
+        "u|while away|NULL|0",
+        "v|also|NULL|0",
+        "w|in postgres|NULL|0",
+    ]);
+    let counts = "select id, count(*) from writes where what = 'INSERT' group by id order by id";
+    assert_eq!(stage.postgres.rows(counts), ["t|1", "u|1", "v|1", "w|1"]);
+}
+
+#[test]
+fn postgres_restarts_under_a_hub_on_a_directory() {
+    postgres_restarts_under_a_running_hub(StoreKind::Directory, "postgres: stop");
+}
+
+#[test]
+fn postgres_restarts_under_a_hub_on_s3() {
+    postgres_restarts_under_a_running_hub(StoreKind::Moto, "postgres: stop");
+}
+
+#[test]
+fn postgres_is_killed_under_a_hub() {
+    postgres_restarts_under_a_running_hub(StoreKind::Directory, "postgres: kill");
+}
+
+#[test]
+fn the_slot_of_an_idle_database_still_advances() {
+    let mut stage = Stage::new(Setting { own_cluster: true, ..Setting::PLAIN });
+    stage.play(&["a: insert into todo values ('t', 'only row', null, 0)", "a: sync", "all: settle"]);
+    // Somebody else's database on the same server, which the hub has nothing to do with.
+    stage.postgres.run("create database noise");
+    let name = &stage.database.name;
+    let noise = tests::sql::Session::connect(
+        &stage.database.url(tests::postgres::SUPERUSER).replace(&format!("/{name}"), "/noise"),
+    );
+    noise.run("create table noise as select n, repeat('x', 200) from generate_series(1, 100000) n");
+    let target = noise.value("select pg_current_wal_lsn()");
+    let slot = format!(
+        "select confirmed_flush_lsn >= '{target}' from pg_replication_slots
+         where slot_name = 'cloudsync_' || (select oid from pg_database where datname = '{name}')"
+    );
+    // An idle marker is due once a minute.
+    wait::until_deadline("the slot has passed the noise", 2 * wait::PATIENCE, || {
+        match stage.postgres.value(&slot).as_str() {
+            "t" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    stage.settles_at(&["t|only row|NULL|0"]);
+}
