@@ -154,10 +154,10 @@ impl Hub {
         fs::read_to_string(self.log()).expect("the log can be read")
     }
 
-    /// Leaves the process running when this program ends; returns its pid and its directory.
-    pub fn leave_running(mut self) -> (u32, PathBuf) {
+    /// Leaves the process running when this program ends; returns its pid and its directories.
+    pub fn leave_running(mut self) -> (u32, Vec<PathBuf>) {
         let pid = self.process.take().expect("the hub runs").leave_running();
-        std::mem::forget(self.store);
-        (pid, self.home.keep())
+        let directories = self.store.directory.into_iter().chain([self.home]);
+        (pid, directories.map(TempDir::keep).collect())
     }
 }

@@ -30,7 +30,7 @@ pub struct ObjectStore {
     pub url: String,
     /// The credentials, as every S3 client reads them.
     pub environment: Vec<(OsString, OsString)>,
-    _directory: Option<TempDir>,
+    pub(crate) directory: Option<TempDir>,
 }
 
 const ACCESS_KEY: &str = "AKIAPRIVATECLUSTER";
@@ -45,7 +45,7 @@ impl ObjectStore {
             StoreKind::Directory => {
                 let directory = places::scratch("store");
                 let url = format!("file://{}", directory.path().display());
-                Self { url, environment: Vec::new(), _directory: Some(directory) }
+                Self { url, environment: Vec::new(), directory: Some(directory) }
             }
             StoreKind::Moto => {
                 let server = Server::moto();
@@ -123,7 +123,7 @@ impl Server {
         ObjectStore {
             url: format!("s3://{bucket}/sync?endpoint={}&region=us-east-1&path_style=true", self.endpoint),
             environment: environment.map(|(name, value)| (name.into(), value.into())).to_vec(),
-            _directory: None,
+            directory: None,
         }
     }
 }
