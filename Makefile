@@ -26,7 +26,7 @@ help: ## Lists these targets.
 demo: dist ## Shows the main job end to end, on private servers (KEEP=1 leaves it running).
 	cargo run --quiet --package tests --bin demo
 
-test: check test-unit dist test-postgres test-store test-e2e ## Runs everything.
+test: check test-unit dist test-postgres test-e2e ## Runs everything.
 
 check: build-tools ## Format, lints, tidy.
 	cargo fmt --all --check
@@ -42,9 +42,9 @@ test-postgres: dist ## Regression tests of the Postgres extension, in SQL on a p
 	pg_sync/tests/run.sh
 
 test-store: build-tools test-tools ## The hub's object stores against the S3 API.
-	$(scripts)/test_store.sh
+	cargo test --package tests --test object_stores
 
-test-e2e: dist test-tools ## The scenarios: every part real, on private servers.
+test-e2e: dist test-tools ## The scenarios and the object stores: every part real, on private servers.
 	cargo test --package tests
 
 generate: build-tools ## Writes the payload code from its schema again.
