@@ -34,7 +34,7 @@ fn everything(client: &Client) -> (String, Vec<String>, Vec<String>) {
     (
         client.value("select cloudsync_db_version()"),
         user_rows(client),
-        client.rows("select * from todo_cloudsync order by id"),
+        client.rows("select * from todo_cloudsync order by pk"),
     )
 }
 
@@ -155,7 +155,7 @@ fn the_same_payload_applied_twice_changes_nothing() {
 
     let table = stage.postgres.value("select table_id from cloudsync.tracked_tables where name = 'todo'");
     let state = || {
-        let metadata = stage.postgres.rows(&format!("select * from cloudsync.meta_{table} order by id"));
+        let metadata = stage.postgres.rows(&format!("select * from cloudsync.meta_{table} order by key_1"));
         (stage.postgres.rows("select xmin, * from todo order by id"), metadata)
     };
     let apply = || {

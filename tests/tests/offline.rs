@@ -80,7 +80,7 @@ fn traces(stage: &mut Stage) -> (String, String) {
               + (select count(*) from todo where id = 'ghost')"
     ));
     let in_client = stage.client("a").value(
-        "select (select count(*) from todo_cloudsync where id = 'ghost')
+        "select (select count(*) from todo_cloudsync where pk = 'ghost')
               + (select count(*) from cloudsync_log where pk = 'ghost')
               + (select count(*) from todo where id = 'ghost')",
     );

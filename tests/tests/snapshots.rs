@@ -144,6 +144,6 @@ fn a_snapshot_tells_a_new_client_of_deletions() {
     stage.play(&["pg: insert into todo values ('t', 'title', null, 0)", "a: sync", "all: settle"]);
     stage.play(&["pg: delete from todo where id = 't'", "new: sync"]);
     // An older creation of the key, should one arrive here, must not bring the row back.
-    let alive = stage.client("new").rows("select alive from todo_cloudsync where id = 't'");
+    let alive = stage.client("new").rows("select alive from todo_cloudsync where pk = 't'");
     assert_eq!(alive, ["0"]);
 }
