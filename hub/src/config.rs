@@ -233,6 +233,7 @@ fn check_databases(databases: &[DatabaseConfig], environment: &Environment) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::api_key::PresentedKey;
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -271,7 +272,7 @@ mod tests {
         let config = Config::parse(&sound(), &Environment::new()).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8787");
         assert_eq!(config.databases[0].name.as_str(), "demo");
-        let key = config.databases[0].api_keys.find(KEY).unwrap();
+        let key = config.databases[0].api_keys.find(&PresentedKey::new(KEY)).unwrap();
         assert_eq!(key.role(), Some("app"));
     }
 
@@ -296,9 +297,9 @@ mod tests {
         assert!(matches!(&config.store, StoreLocation::Directory(path) if path == Path::new("/elsewhere")));
         let demo = &config.databases[0];
         assert_eq!(demo.url.config().get_user(), Some("other"));
-        assert!(demo.api_keys.find(KEY).is_none());
-        assert_eq!(demo.api_keys.find(other).unwrap().role(), Some("reader"));
-        assert_eq!(demo.api_keys.find(&format!("{other}x")).unwrap().role(), None);
+        assert!(demo.api_keys.find(&PresentedKey::new(KEY)).is_none());
+        assert_eq!(demo.api_keys.find(&PresentedKey::new(other)).unwrap().role(), Some("reader"));
+        assert_eq!(demo.api_keys.find(&PresentedKey::new(&format!("{other}x"))).unwrap().role(), None);
     }
 
     #[test]

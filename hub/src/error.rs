@@ -3,8 +3,10 @@
 //! No variant holds a key, a password, a row value or a connection string. What an error means to the world
 //! is decided here too: `http_status` and `retry`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::http::problem::ProblemKind;
 use crate::position::{Lsn, Position};
 
 /// The result of anything in the hub that can fail.
@@ -221,6 +223,39 @@ pub enum Error {
         /// Why, in words for the operator.
         reason: String,
     },
+    /// Postgres refused a statement, or the connection to it broke.
+    #[error("postgres failed")]
+    Postgres(#[source] tokio_postgres::Error),
+    /// Postgres answered an upload with something that is no answer.
+    #[error("answer of postgres to an upload has no {part}")]
+    UploadAnswer {
+        /// What is missing.
+        part: &'static str,
+    },
+    /// Postgres answered an upload with a status that this release does not know.
+    #[error("postgres answered an upload with status {found:?}")]
+    UploadStatus {
+        /// The status.
+        found: String,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system does not report signals.
+    #[error("signals cannot be received")]
+    Signal(#[source] std::io::Error),
+    /// The threads of the runtime cannot be started.
+    #[error("threads cannot be started")]
+    Runtime(#[source] std::io::Error),
+    /// Standard output cannot be written to.
+    #[error("standard output cannot be written to")]
+    Output(#[source] std::io::Error),
     /// A metric could not be made or rendered.
     #[error("metrics are not usable")]
     Metrics(#[source] prometheus::Error),
@@ -245,4 +280,92 @@ pub enum Error {
         /// Which one.
         task: &'static str,
     },
+}
+
+impl Error {
+    /// What a caller is told when this keeps a request from being answered.
+    #[must_use]
+    pub fn http_status(&self) -> ProblemKind {
+        match self {
+            Error::Cursor => ProblemKind::BadRequest,
+            Error::Postgres(error) => match error.as_db_error() {
+                Some(refused) if !mends_by_itself(refused.code().code()) => ProblemKind::Internal,
+                Some(_) | None => ProblemKind::Unavailable,
+            },
+            Error::StoreDirectory { .. }
+            | Error::StoreS3 { .. }
+            | Error::EpochMismatch { .. }
+            | Error::EpochTaken { .. }
+            | Error::SlotMissing { .. }
+            | Error::SlotLost { .. }
+            | Error::SlotAhead { .. }
+            | Error::SlotPlugin { .. }
+            | Error::SlotActive { .. }
+            | Error::ReplicationConnect { .. }
+            | Error::ReplicationClosed(_)
+            | Error::ReplicationRefused { .. }
+            | Error::ReplicationAuthentication { .. }
+            | Error::UnknownDefinition { .. }
+            | Error::LogGap { .. }
+            | Error::Unavailable { .. } => ProblemKind::Unavailable,
+            Error::Argument { .. }
+            | Error::ConfigFile { .. }
+            | Error::ConfigSyntax { .. }
+            | Error::ConfigValue { .. }
+            | Error::StoreKey { .. }
+            | Error::Lsn { .. }
+            | Error::EpochObject { .. }
+            | Error::ReplicationProtocol { .. }
+            | Error::PluginFrame { .. }
+            | Error::Format(_)
+            | Error::Segment { .. }
+            | Error::SnapshotManifest { .. }
+            | Error::UploadAnswer { .. }
+            | Error::UploadStatus { .. }
+            | Error::Listen { .. }
+            | Error::Signal(_)
+            | Error::Runtime(_)
+            | Error::Output(_)
+            | Error::Metrics(_)
+            | Error::TlsSetup(_)
+            | Error::RootCertificates { .. }
+            | Error::RandomBytes
+            | Error::TaskEnded { .. } => ProblemKind::Internal,
+        }
+    }
+
+    /// The error with all its causes on one line, for the log.
+    #[must_use]
+    pub fn logged(&self) -> String {
+        if let Error::Postgres(error) = self
+            && let Some(refused) = error.as_db_error()
+        {
+            let code = refused.code().code();
+            let words = if says_no_values(code) { refused.message() } else { "message withheld" };
+            return format!("{self}: {words} ({code})");
+        }
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// Whether a SQLSTATE means that the same statement may succeed later, if need be after an operator's act.
+fn mends_by_itself(sqlstate: &str) -> bool {
+    // Connection, log-in, no such database, schema or function yet, rollback, resources, operator, system.
+    const CLASSES: [&str; 8] = ["08", "28", "3D", "3F", "40", "53", "57", "58"];
+    // Locked, in use, read only (a standby), a function that the extension brings.
+    const CODES: [&str; 4] = ["55P03", "55006", "25006", "42883"];
+    CLASSES.iter().any(|class| sqlstate.starts_with(class)) || CODES.contains(&sqlstate)
+}
+
+/// Whether the messages of a SQLSTATE name objects only. Others may quote what a row holds.
+fn says_no_values(sqlstate: &str) -> bool {
+    const CLASSES: [&str; 12] = ["08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58"];
+    CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }

@@ -3,14 +3,20 @@
 //! This file only lists the parts. The invariant of the whole: a node may die at any instant, because
 //! Postgres and the object store hold everything that an answer ever promised.
 
+pub mod arguments;
 pub mod auth;
 pub mod config;
 pub mod cursor;
 pub mod epoch;
 pub mod error;
+pub mod feed;
+pub mod http;
 pub mod keys;
 pub mod metrics;
 pub mod position;
 pub mod postgres;
 pub mod replication;
+pub mod serve;
+pub mod shutdown;
 pub mod store;
+pub mod upload;

@@ -85,10 +85,15 @@ impl DatabaseMetrics {
 impl StoreMetrics {
     fn make(make: &Maker<'_>) -> Result<StoreMetrics> {
         let labels: &[&str] = &["operation"];
-        Ok(StoreMetrics {
+        let made = StoreMetrics {
             errors: make.counter("cloudsync_store_errors_total", "Store operations that failed.", labels)?,
             seconds: make.histogram("cloudsync_store_seconds", "Time that store operations take.", labels)?,
-        })
+        };
+        for operation in ["get", "put", "list", "delete"] {
+            made.errors.with_label_values(&[operation]);
+            made.seconds.with_label_values(&[operation]);
+        }
+        Ok(made)
     }
 
     /// Notes one operation of the store: how long it took, and whether it failed.
@@ -198,6 +203,13 @@ impl Metrics {
     #[must_use]
     pub fn database(&self, name: &str) -> DatabaseMetrics {
         let label = [name];
+        // What is sure to come up is there from the start: a rate over a series that is missing is no rate.
+        for status in ["applied", "duplicate"] {
+            self.uploads.with_label_values(&[name, status]);
+        }
+        for source in ["log", "snapshot", "nothing"] {
+            self.downloads.with_label_values(&[name, source]);
+        }
         DatabaseMetrics {
             name: name.to_owned(),
             uploads: self.uploads.clone(),

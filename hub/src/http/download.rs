@@ -1,0 +1,160 @@
+//! A download: what is new since a cursor, or a wait for it.
+//!
+//! What is new is the feed's to know; this speaks HTTP about it. A wait ends early when the hub ends, so that
+//! clients move to another node at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use percent_encoding::percent_decode_str;
+use prometheus::IntGauge;
+use warp::Reply;
+use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use warp::reply::Response;
+
+use super::app::{App, Database};
+use super::problem::{Problem, ProblemKind};
+use crate::error::Error;
+use crate::feed::ChangesAnswer;
+use crate::shutdown;
+use crate::upload::{read_db_version, read_site, read_token};
+
+/// Longest wait: proxies cut idle requests at 60 to 100 s, see DESIGN section 15.
+const WAIT_MS_MAX: u64 = 60_000;
+
+const CURSOR: HeaderName = HeaderName::from_static("cloudsync-cursor");
+const COMPLETE: HeaderName = HeaderName::from_static("cloudsync-complete");
+const SOURCE: HeaderName = HeaderName::from_static("cloudsync-source");
+
+/// What the query of a download says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query {
+    cursor: Option<String>,
+    wait: Duration,
+}
+
+impl Query {
+    fn read(text: &str) -> Result<Query, Problem> {
+        let mut query = Query::default();
+        for parameter in text.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let value = percent_decode_str(value)
+                .decode_utf8()
+                .map_err(|_| wrong(name, "bytes that are not UTF-8", "text"))?;
+            match name {
+                "cursor" if value.is_empty() => query.cursor = None,
+                "cursor" => query.cursor = Some(value.into_owned()),
+                "wait_ms" => query.wait = read_wait(&value)?,
+                // A parameter of a later release means nothing here.
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+}
+
+fn read_wait(value: &str) -> Result<Duration, Problem> {
+    let wait_ms = value.parse::<u64>().ok().filter(|wait_ms| *wait_ms <= WAIT_MS_MAX);
+    let wanted = "whole milliseconds from 0 to 60000";
+    wait_ms.map(Duration::from_millis).ok_or_else(|| wrong("wait_ms", "something else", wanted))
+}
+
+fn wrong(name: &str, found: &str, wanted: &str) -> Problem {
+    Problem::new(ProblemKind::BadRequest, format!("parameter {name}: found {found}, wanted {wanted}"))
+}
+
+/// Counts a wait for as long as it lasts.
+struct Waiting<'a>(&'a IntGauge);
+
+impl<'a> Waiting<'a> {
+    fn begin(gauge: &'a IntGauge) -> Waiting<'a> {
+        gauge.inc();
+        Waiting(gauge)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Answers one download.
+pub(super) async fn answer(
+    app: &App,
+    database: &Database,
+    headers: &HeaderMap,
+    query: &str,
+) -> Result<Response, Problem> {
+    let site = read_site(headers)?;
+    read_token(headers)?;
+    read_db_version(headers)?;
+    let query = Query::read(query)?;
+    let waiting = (!query.wait.is_zero()).then(|| Waiting::begin(&database.metrics.long_polls_open));
+    let mut ending = app.shutdown.clone();
+    let found = tokio::select! {
+        found = database.feed.changes(query.cursor.as_deref(), query.wait) => found.map_err(Problem::from)?,
+        () = shutdown::asked(&mut ending) => {
+            let cursor = query.cursor.ok_or_else(|| {
+                Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })
+            })?;
+            ChangesAnswer { frames: Vec::new(), cursor, complete: true, snapshot: false }
+        }
+    };
+    drop(waiting);
+    tracing::debug!(%site, frames = found.frames.len(), complete = found.complete, "changes");
+    respond(database, found)
+}
+
+fn respond(database: &Database, found: ChangesAnswer) -> Result<Response, Problem> {
+    let cursor = HeaderValue::from_str(&found.cursor).map_err(|_| Problem::from(Error::Cursor))?;
+    let nothing = found.frames.is_empty() && found.complete;
+    let source = if found.snapshot { "snapshot" } else { "log" };
+    database.metrics.count_download(if nothing { "nothing" } else { source });
+    let mut response = if nothing { Response::default() } else { frames(database, found.frames) };
+    if nothing {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    }
+    let headers = response.headers_mut();
+    headers.insert(CURSOR, cursor);
+    headers.insert(COMPLETE, HeaderValue::from_static(if found.complete { "true" } else { "false" }));
+    headers.insert(SOURCE, HeaderValue::from_static(source));
+    Ok(response)
+}
+
+/// A body of frames, sent from where they are without joining them first.
+fn frames(database: &Database, frames: Vec<Bytes>) -> Response {
+    let length = frames.iter().map(Bytes::len).fold(0_usize, usize::saturating_add);
+    database.metrics.sent_bytes.inc_by(u64::try_from(length).unwrap_or(u64::MAX));
+    let parts = frames.into_iter().map(Ok::<_, std::convert::Infallible>);
+    let mut response = warp::reply::stream(stream::iter(parts)).into_response();
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, cursor: Option<&str>, wait_ms: u64) {
+        let wanted = Query { cursor: cursor.map(str::to_owned), wait: Duration::from_millis(wait_ms) };
+        assert_eq!(Query::read(text).unwrap(), wanted, "{text}");
+    }
+
+    #[test]
+    fn a_query_is_read() {
+        check("", None, 0);
+        check("cursor=&wait_ms=0", None, 0);
+        check("cursor=a.b-1&wait_ms=60000", Some("a.b-1"), 60_000);
+        check("cursor=a%2Fb&later=1", Some("a/b"), 0);
+    }
+
+    #[test]
+    fn a_wrong_wait_is_refused() {
+        for text in ["wait_ms=60001", "wait_ms=-1", "wait_ms=", "wait_ms=1.5", "cursor=%ff"] {
+            assert_eq!(Query::read(text).expect_err(text).kind(), ProblemKind::BadRequest);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The HTTP surface: every path, and who handles it.
+//!
+//! | path | method | answer |
+//! |---|---|---|
+//! | `/v1/databases/<name>/uploads` | POST | what became of one upload |
+//! | `/v1/databases/<name>/changes` | GET | what is new since a cursor; waits for it |
+//! | `/healthz` | GET, HEAD | that the process answers |
+//! | `/readyz` | GET, HEAD | whether every database can be served |
+//! | `/metrics` | GET | the metrics in the text format of Prometheus |
+//!
+//! Whatever is wrong is answered as `application/problem+json`.
+
+pub(crate) mod app;
+mod download;
+mod health;
+pub mod problem;
+mod server;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+
+use serde_json::Value;
+use warp::filters::BoxedFilter;
+use warp::http::{HeaderMap, HeaderValue, header};
+use warp::reply::Response;
+use warp::{Filter, Reply};
+
+use app::App;
+use problem::{Problem, ProblemKind};
+
+pub(crate) use server::serve;
+
+/// An answer with a JSON body.
+pub(crate) fn json_response(value: &Value) -> Response {
+    let mut response = Response::new(value.to_string().into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// All paths of the hub; every request gets an answer.
+pub(crate) fn routes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
+    uploads(app)
+        .or(changes(app))
+        .unify()
+        .or(health(app))
+        .unify()
+        .or(warp::any()
+            .map(|| Problem::new(ProblemKind::NotFound, "this path is not one of the hub's").response()))
+        .unify()
+        .boxed()
+}
+
+fn with<T: Clone + Send>(value: T) -> impl Filter<Extract = (T,), Error = Infallible> + Clone {
+    warp::any().map(move || value.clone())
+}
+
+/// Answers every other method on a path.
+fn only(allowed: &'static str) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
+    warp::any().map(move || Problem::method(allowed).response())
+}
+
+async fn answered(handler: impl Future<Output = Result<Response, Problem>>) -> Result<Response, Infallible> {
+    Ok(handler.await.unwrap_or_else(|problem| problem.response()))
+}
+
+fn uploads(app: &Arc<App>) -> BoxedFilter<(Response,)> {
+    let path = || warp::path!("v1" / "databases" / String / "uploads");
+    let post = path()
+        .and(warp::post())
+        .and(with(Arc::clone(app)))
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .and_then(|name: String, app: Arc<App>, headers: HeaderMap, body| {
+            answered(async move {
+                let (database, caller) = app.admit(&name, &headers)?;
+                let answer = crate::upload::take(&app, &database, &caller, &headers, body).await;
+                if let Err(problem) = &answer {
+                    database.metrics.count_upload(problem.kind().slug());
+                }
+                answer
+            })
+        });
+    let other = path().and(only("POST")).map(|_name, response| response);
+    post.or(other).unify().boxed()
+}
+
+fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
+    let path = || warp::path!("v1" / "databases" / String / "changes");
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    let get = path()
+        .and(warp::get())
+        .and(with(Arc::clone(app)))
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and_then(|name: String, app: Arc<App>, headers: HeaderMap, query: String| {
+            answered(async move {
+                let (database, _caller) = app.admit(&name, &headers)?;
+                let answer = download::answer(&app, &database, &headers, &query).await;
+                if let Err(problem) = &answer {
+                    database.metrics.count_download(problem.kind().slug());
+                }
+                answer
+            })
+        });
+    let other = path().and(only("GET")).map(|_name, response| response);
+    get.or(other).unify().boxed()
+}
+
+fn health(app: &Arc<App>) -> BoxedFilter<(Response,)> {
+    let read = || warp::get().or(warp::head()).unify();
+    let healthz = warp::path!("healthz").and(read()).map(health::healthz);
+    let readyz = warp::path!("readyz")
+        .and(read())
+        .and(with(Arc::clone(app)))
+        .then(|app: Arc<App>| async move { health::readyz(&app).await });
+    let metrics = warp::path!("metrics")
+        .and(warp::get())
+        .and(with(Arc::clone(app)))
+        .and_then(|app: Arc<App>| answered(async move { health::metrics(&app) }));
+    let other = warp::path!("healthz").or(warp::path!("readyz")).unify().and(only("GET, HEAD"));
+    let other_metrics = warp::path!("metrics").and(only("GET"));
+    healthz
+        .or(readyz)
+        .unify()
+        .or(metrics)
+        .unify()
+        .or(other)
+        .unify()
+        .or(other_metrics)
+        .unify()
+        .map(Reply::into_response)
+        .boxed()
+}

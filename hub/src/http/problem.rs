@@ -1,0 +1,236 @@
+//! What a caller is told when a request is not answered: `application/problem+json`, for every error alike.
+//!
+//! The slug is for programs, the detail for people. Neither holds a secret or a row value.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use warp::http::{HeaderValue, StatusCode, header};
+use warp::reply::Response;
+
+use crate::error::Error;
+
+/// How long a caller is asked to wait when the hub cannot answer now.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The kinds of problems, one for each slug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// A header or parameter is missing or not understood.
+    BadRequest,
+    /// No key, or one that is not for this database.
+    Unauthorized,
+    /// A path that is none of the hub's.
+    NotFound,
+    /// A database that is none of the hub's.
+    UnknownDatabase,
+    /// A path of the hub's, by a method that it does not take.
+    MethodNotAllowed,
+    /// A body that came too slowly.
+    TooSlow,
+    /// Another replica goes by this site's id.
+    SiteConflict,
+    /// Uploads before this one are missing.
+    OutOfOrder,
+    /// Stamps are too far in the future.
+    ClockAhead,
+    /// A body beyond its limits.
+    TooLarge,
+    /// A body that is not a payload.
+    InvalidPayload,
+    /// The hub failed in a way that waiting does not mend.
+    Internal,
+    /// The hub cannot answer now.
+    Unavailable,
+}
+
+impl ProblemKind {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            ProblemKind::BadRequest => StatusCode::BAD_REQUEST,
+            ProblemKind::Unauthorized => StatusCode::UNAUTHORIZED,
+            ProblemKind::NotFound | ProblemKind::UnknownDatabase => StatusCode::NOT_FOUND,
+            ProblemKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ProblemKind::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            ProblemKind::SiteConflict | ProblemKind::OutOfOrder | ProblemKind::ClockAhead => {
+                StatusCode::CONFLICT
+            }
+            ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ProblemKind::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
+            ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ProblemKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The word for programs.
+    #[must_use]
+    pub fn slug(self) -> &'static str {
+        match self {
+            ProblemKind::BadRequest => "bad_request",
+            ProblemKind::Unauthorized => "unauthorized",
+            ProblemKind::NotFound => "not_found",
+            ProblemKind::UnknownDatabase => "unknown_database",
+            ProblemKind::MethodNotAllowed => "method_not_allowed",
+            ProblemKind::TooSlow => "too_slow",
+            ProblemKind::SiteConflict => "site_conflict",
+            ProblemKind::OutOfOrder => "out_of_order",
+            ProblemKind::ClockAhead => "clock_ahead",
+            ProblemKind::TooLarge => "too_large",
+            ProblemKind::InvalidPayload => "invalid_payload",
+            ProblemKind::Internal => "internal",
+            ProblemKind::Unavailable => "unavailable",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            ProblemKind::BadRequest => "The request is not understood",
+            ProblemKind::Unauthorized => "The API key is missing or wrong",
+            ProblemKind::NotFound => "There is nothing at this path",
+            ProblemKind::UnknownDatabase => "The database is unknown",
+            ProblemKind::MethodNotAllowed => "The path does not take this method",
+            ProblemKind::TooSlow => "The body came too slowly",
+            ProblemKind::SiteConflict => "Another replica goes by this site id",
+            ProblemKind::OutOfOrder => "Earlier uploads are missing",
+            ProblemKind::ClockAhead => "The clock of the device is ahead",
+            ProblemKind::TooLarge => "The body is too large",
+            ProblemKind::InvalidPayload => "The body is not a valid payload",
+            ProblemKind::Internal => "The hub failed",
+            ProblemKind::Unavailable => "The hub cannot answer now",
+        }
+    }
+}
+
+/// One problem, ready to be told.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: ProblemKind,
+    detail: String,
+    members: Map<String, Value>,
+    allowed: Option<&'static str>,
+}
+
+impl Problem {
+    /// A problem of a kind, with what is particular about it.
+    #[must_use]
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Problem {
+        Problem { kind, detail: detail.into(), members: Map::new(), allowed: None }
+    }
+
+    /// A header or parameter that is missing or not understood.
+    pub(crate) fn header(name: &str, found: &str, wanted: &str) -> Problem {
+        Problem::new(ProblemKind::BadRequest, format!("header {name}: found {found}, wanted {wanted}"))
+    }
+
+    /// A method that a path does not take.
+    pub(crate) fn method(allowed: &'static str) -> Problem {
+        let mut problem = Problem::new(ProblemKind::MethodNotAllowed, format!("this path takes {allowed}"));
+        problem.allowed = Some(allowed);
+        problem
+    }
+
+    /// Adds a member for programs.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: Value) -> Problem {
+        self.members.insert(name.to_owned(), value);
+        self
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> ProblemKind {
+        self.kind
+    }
+
+    /// The answer to send.
+    pub(crate) fn response(&self) -> Response {
+        let status = self.kind.status();
+        let mut body = self.members.clone();
+        body.insert("type".to_owned(), Value::from(format!("about:blank#{}", self.kind.slug())));
+        body.insert("title".to_owned(), Value::from(self.kind.title()));
+        body.insert("status".to_owned(), Value::from(status.as_u16()));
+        body.insert("detail".to_owned(), Value::from(self.detail.clone()));
+        body.insert("code".to_owned(), Value::from(self.kind.slug()));
+        let mut response = Response::new(Value::Object(body).to_string().into());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.kind == ProblemKind::Unavailable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+        }
+        if self.kind == ProblemKind::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(allowed) = self.allowed {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        response
+    }
+}
+
+impl From<Error> for Problem {
+    /// Tells what the caller may know, and logs the rest, which nobody else does.
+    fn from(error: Error) -> Problem {
+        let kind = error.http_status();
+        match kind {
+            ProblemKind::Internal => {
+                tracing::error!(error = error.logged(), "request failed");
+                Problem::new(kind, "the hub failed; its log says why under this request's number")
+            }
+            ProblemKind::Unavailable => {
+                tracing::warn!(error = error.logged(), "request has to wait");
+                Problem::new(kind, "the hub cannot do this now, try again later")
+            }
+            ProblemKind::BadRequest
+            | ProblemKind::Unauthorized
+            | ProblemKind::NotFound
+            | ProblemKind::UnknownDatabase
+            | ProblemKind::MethodNotAllowed
+            | ProblemKind::TooSlow
+            | ProblemKind::SiteConflict
+            | ProblemKind::OutOfOrder
+            | ProblemKind::ClockAhead
+            | ProblemKind::TooLarge
+            | ProblemKind::InvalidPayload => Problem::new(kind, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [ProblemKind; 13] = [
+        ProblemKind::BadRequest,
+        ProblemKind::Unauthorized,
+        ProblemKind::NotFound,
+        ProblemKind::UnknownDatabase,
+        ProblemKind::MethodNotAllowed,
+        ProblemKind::TooSlow,
+        ProblemKind::SiteConflict,
+        ProblemKind::OutOfOrder,
+        ProblemKind::ClockAhead,
+        ProblemKind::TooLarge,
+        ProblemKind::InvalidPayload,
+        ProblemKind::Internal,
+        ProblemKind::Unavailable,
+    ];
+
+    #[test]
+    fn every_problem_is_told_alike() {
+        for kind in ALL {
+            let response = Problem::new(kind, "why").response();
+            assert_eq!(response.status(), kind.status(), "{kind:?}");
+            assert_eq!(response.headers()["content-type"], "application/problem+json", "{kind:?}");
+            assert_eq!(response.headers().contains_key("retry-after"), kind == ProblemKind::Unavailable);
+        }
+    }
+
+    #[test]
+    fn no_two_problems_share_a_slug() {
+        let slugs: std::collections::BTreeSet<_> = ALL.map(ProblemKind::slug).into();
+        assert_eq!(slugs.len(), ALL.len());
+    }
+}
