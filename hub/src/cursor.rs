@@ -13,6 +13,15 @@ use crate::position::{Lsn, Position};
 /// Longest cursor, in bytes; a longer text is refused unread.
 pub const CURSOR_BYTES_MAX: usize = 128;
 
+/// At the end of a transaction in the log.
+const KIND_LOG: &str = "l";
+
+/// Within a transaction in the log.
+const KIND_WITHIN: &str = "w";
+
+/// Within a snapshot.
+const KIND_SNAPSHOT: &str = "s";
+
 /// A client's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cursor {
@@ -22,6 +31,8 @@ pub enum Cursor {
         epoch: EpochId,
         /// The last message that the client has.
         position: Position,
+        /// It is the last of its transaction; else the rest is still to come.
+        transaction_end: bool,
     },
     /// The client has the parts before `part` of a snapshot.
     Snapshot {
@@ -48,9 +59,12 @@ pub struct SnapshotId {
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cursor::Log { epoch, position } => write!(f, "l.{epoch}.{}", position.to_hex()),
+            Cursor::Log { epoch, position, transaction_end } => {
+                let kind = if *transaction_end { KIND_LOG } else { KIND_WITHIN };
+                write!(f, "{kind}.{epoch}.{}", position.to_hex())
+            }
             Cursor::Snapshot { epoch, snapshot, part } => {
-                write!(f, "s.{epoch}.{}.{:016x}.{part}", snapshot.lsn.to_hex(), snapshot.build)
+                write!(f, "{KIND_SNAPSHOT}.{epoch}.{}.{:016x}.{part}", snapshot.lsn.to_hex(), snapshot.build)
             }
         }
     }
@@ -72,8 +86,11 @@ fn parse(text: &str) -> Option<Cursor> {
     let kind = parts.next()?;
     let epoch = EpochId::parse(parts.next()?)?;
     let cursor = match kind {
-        "l" => Cursor::Log { epoch, position: Position::from_hex(parts.next()?)? },
-        "s" => {
+        KIND_LOG | KIND_WITHIN => {
+            let position = Position::from_hex(parts.next()?)?;
+            Cursor::Log { epoch, position, transaction_end: kind == KIND_LOG }
+        }
+        KIND_SNAPSHOT => {
             let lsn = Lsn::from_hex(parts.next()?)?;
             let build = Lsn::from_hex(parts.next()?)?.raw();
             let part = parts.next()?;
@@ -93,8 +110,8 @@ mod tests {
     fn a_cursor_reads_back() {
         let epoch = EpochId::new(3, 0xabcd_0123);
         for cursor in [
-            Cursor::Log { epoch, position: Position::default() },
-            Cursor::Log { epoch, position: Position::after(Lsn::new(0x1_0000_0000)) },
+            Cursor::Log { epoch, position: Position::default(), transaction_end: false },
+            Cursor::Log { epoch, position: Position::after(Lsn::new(0x1_0000_0000)), transaction_end: true },
             Cursor::Snapshot { epoch, snapshot: SnapshotId { lsn: Lsn::new(77), build: u64::MAX }, part: 12 },
         ] {
             assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);

@@ -1,0 +1,132 @@
+//! Table definitions that messages refer to, as far as this hub has seen them.
+//!
+//! Invariant: a definition once known stays known, because messages in old WAL refer to old versions. They come
+//! from the catalog, from schema messages in the stream and from the footers of segments.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared_format::payload::{Changes, Payload, PayloadBuilder, TableDefinition};
+
+use crate::error::{Error, Result};
+
+/// What messages call a definition by: table, incarnation of the registry entry, version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DefinitionKey {
+    /// Registry id of the table.
+    pub table: u32,
+    /// Incarnation of the registry entry.
+    pub incarnation: u64,
+    /// Version of the definition.
+    pub version: u32,
+}
+
+impl DefinitionKey {
+    /// The definition that these rows refer to.
+    #[must_use]
+    pub fn of(changes: &Changes<'_>) -> DefinitionKey {
+        DefinitionKey {
+            table: changes.table(),
+            incarnation: changes.incarnation(),
+            version: changes.version(),
+        }
+    }
+
+    /// The error of not knowing it.
+    #[must_use]
+    pub fn unknown(self) -> Error {
+        let DefinitionKey { table, incarnation, version } = self;
+        Error::UnknownDefinition { table, incarnation, version }
+    }
+}
+
+/// All known definitions.
+#[derive(Clone, Debug, Default)]
+pub struct Definitions {
+    known: BTreeMap<DefinitionKey, TableDefinition>,
+}
+
+impl Definitions {
+    /// Adds the definitions of a payload.
+    pub fn add_payload(&mut self, payload: &[u8]) -> Result<()> {
+        for definition in Payload::parse(payload)?.definitions()? {
+            self.add(definition);
+        }
+        Ok(())
+    }
+
+    /// Adds one definition.
+    pub fn add(&mut self, definition: TableDefinition) {
+        let TableDefinition { table, incarnation, version, .. } = definition;
+        self.known.insert(DefinitionKey { table, incarnation, version }, definition);
+    }
+
+    /// Finds a definition.
+    #[must_use]
+    pub fn get(&self, key: DefinitionKey) -> Option<&TableDefinition> {
+        self.known.get(&key)
+    }
+
+    /// A payload of the newest version of each table, and of those that are `used`.
+    #[must_use]
+    pub fn in_force(&self, used: &BTreeSet<DefinitionKey>) -> Vec<u8> {
+        let mut builder = PayloadBuilder::new();
+        let mut entries = self.known.iter().peekable();
+        while let Some((key, definition)) = entries.next() {
+            let newest = entries
+                .peek()
+                .is_none_or(|(next, _)| (next.table, next.incarnation) != (key.table, key.incarnation));
+            if newest || used.contains(key) {
+                builder.definition(definition);
+            }
+        }
+        builder.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared_format::ColumnId;
+    use shared_format::payload::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm};
+
+    use super::*;
+
+    fn definition(table: u32, version: u32) -> TableDefinition {
+        let column = ColumnDefinition {
+            id: ColumnId::new(1),
+            name: "id".to_owned(),
+            type_name: "text".to_owned(),
+            algorithm: ColumnAlgorithm::Lww,
+            group: None,
+        };
+        TableDefinition {
+            table,
+            incarnation: 9,
+            version,
+            name: "t".to_owned(),
+            schema: Some("public".to_owned()),
+            algorithm: TableAlgorithm::Cls,
+            key: vec![column],
+            columns: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_of_each_table_and_what_is_used_are_in_force() {
+        let mut definitions = Definitions::default();
+        for (table, version) in [(1, 3), (1, 1), (1, 2), (2, 1)] {
+            definitions.add(definition(table, version));
+        }
+        let used = BTreeSet::from([DefinitionKey { table: 1, incarnation: 9, version: 1 }]);
+        let mut read = Definitions::default();
+        read.add_payload(&definitions.in_force(&used)).unwrap();
+        let keys: Vec<(u32, u32)> = read.known.keys().map(|key| (key.table, key.version)).collect();
+        assert_eq!(keys, [(1, 1), (1, 3), (2, 1)]);
+    }
+
+    #[test]
+    fn an_unknown_definition_is_named() {
+        let key = DefinitionKey { table: 1, incarnation: 9, version: 4 };
+        assert!(Definitions::default().get(key).is_none());
+        assert!(matches!(key.unknown(), Error::UnknownDefinition { table: 1, incarnation: 9, version: 4 }));
+    }
+}
