@@ -1,0 +1,285 @@
+//! What this node knows of one database's log: the epoch, the segments, and the tail while it leads.
+//!
+//! Written by ingest, or by what a follower finds in the store; read by downloads. The locks are held for short
+//! steps only, never while anything is awaited.
+
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::sync::watch;
+
+use super::tail::{LogRead, Tail};
+use crate::epoch::{Epoch, EpochId};
+use crate::keys::SegmentName;
+use crate::position::{Lsn, Position};
+use crate::segment::{Found, LogFrame, SegmentIndex, Transaction};
+use crate::snapshot::visibility::{DecodedTransactions, PgSnapshot};
+
+/// Bytes of the log that a leader keeps in memory after they are stored.
+const TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// The log of one database as this node knows it.
+#[derive(Debug)]
+pub(crate) struct Log {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+    leading: Option<Leading>,
+    /// Counts bytes of the log, to tell how much there is behind a snapshot.
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Current {
+    epoch: Epoch,
+    index: SegmentIndex,
+}
+
+#[derive(Debug)]
+struct Leading {
+    tail: Tail,
+    decoded: DecodedTransactions,
+    live: bool,
+}
+
+/// What there is for a reader.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Everything that is known was read.
+    End,
+    /// The next frames are in this segment.
+    Segment(SegmentName),
+    /// The answer is full.
+    Full,
+    /// The place is of another epoch, or older than the oldest segment that is kept.
+    TooOld,
+    /// Later segments are there, but none that goes on from the place.
+    Gap,
+}
+
+impl Log {
+    pub(crate) fn new() -> Log {
+        Log { state: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no step on the log panics")
+    }
+
+    /// Tells when there may be something new.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// The newest epoch.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.state().current.as_ref().map(|current| current.epoch.clone())
+    }
+
+    /// The newest epoch's name.
+    pub(crate) fn epoch_id(&self) -> Option<EpochId> {
+        self.state().current.as_ref().map(|current| current.epoch.id)
+    }
+
+    /// Takes what the store holds: the newest epoch and its segments. What is known already stays known.
+    pub(crate) fn open(&self, epoch: Epoch, index: SegmentIndex) {
+        let mut state = self.state();
+        match &mut state.current {
+            Some(current) if current.epoch.id == epoch.id => current.index.add_all(&index),
+            Some(current) if current.epoch.id.number() > epoch.id.number() => {}
+            Some(_) | None => {
+                state.leading = None;
+                state.current = Some(Current { epoch, index });
+            }
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Begins to lead from where the opened epoch ends in the store.
+    pub(crate) fn begin_leading(&self, decoded: DecodedTransactions) {
+        let mut state = self.state();
+        let Some(current) = &state.current else { return };
+        let tail = Tail::new(current.index.last(), TAIL_BYTES_MAX);
+        state.leading = Some(Leading { tail, decoded, live: true });
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Leads no more; what is in memory is served until another leader is heard of.
+    pub(crate) fn stop_leading(&self) {
+        if let Some(leading) = &mut self.state().leading {
+            leading.live = false;
+        }
+        self.wake();
+    }
+
+    /// Whether this node decodes the log itself.
+    pub(crate) fn is_leading(&self) -> bool {
+        self.state().leading.as_ref().is_some_and(|leading| leading.live)
+    }
+
+    /// Adds decoded frames to the tail.
+    pub(crate) fn push(&self, frame: LogFrame, transactions: &[Transaction]) {
+        let mut state = self.state();
+        let length = u64::try_from(frame.bytes.len()).unwrap_or(u64::MAX);
+        state.bytes = state.bytes.saturating_add(length);
+        if let Some(leading) = &mut state.leading {
+            leading.tail.push(frame);
+            for transaction in transactions {
+                leading.decoded.push(*transaction);
+            }
+        }
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Adds a segment of the newest epoch that is now in the store; says whether it is news.
+    pub(crate) fn add_segment(&self, epoch: EpochId, name: SegmentName) -> bool {
+        let mut state = self.state();
+        let Some(current) = state.current.as_mut().filter(|current| current.epoch.id == epoch) else {
+            return false;
+        };
+        let news = current.index.add(name);
+        if let Some(leading) = &mut state.leading {
+            leading.tail.stored_up_to(name.last);
+        }
+        news
+    }
+
+    /// Wakes all readers.
+    pub(crate) fn wake(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// The key after which a LIST finds news, with the epoch that it is in.
+    pub(crate) fn greatest_segment(&self) -> Option<(EpochId, Option<SegmentName>)> {
+        self.state().current.as_ref().map(|current| (current.epoch.id, current.index.greatest().copied()))
+    }
+
+    /// The last position that is known, and the count of bytes up to it.
+    pub(crate) fn end(&self) -> Option<(Position, u64)> {
+        let state = self.state();
+        let current = state.current.as_ref()?;
+        let tail = state.leading.as_ref().map_or(current.index.last(), |leading| leading.tail.last());
+        Some((tail.max(current.index.last()), state.bytes))
+    }
+
+    /// Reads on in memory, or says which segment comes next.
+    pub(crate) fn read(&self, epoch: EpochId, read: &mut LogRead) -> Step {
+        let state = self.state();
+        let Some(current) = state.current.as_ref().filter(|current| current.epoch.id == epoch) else {
+            return Step::TooOld;
+        };
+        if let Some(leading) = state.leading.as_ref().filter(|leading| leading.tail.covers(read.place)) {
+            leading.tail.read(read);
+            if read.place < leading.tail.last() {
+                return Step::Full;
+            }
+        }
+        match current.index.find(read.place) {
+            Found::Segment(name) => Step::Segment(name),
+            Found::Nothing => Step::End,
+            Found::Behind => Step::TooOld,
+            Found::Gap => Step::Gap,
+        }
+    }
+
+    /// Asks for the place in the log that a snapshot of the database stands for.
+    ///
+    /// None unless this node leads the epoch and has decoded all that the snapshot shows from before.
+    pub(crate) fn place_of(&self, epoch: EpochId, snapshot: &PgSnapshot) -> Option<Lsn> {
+        let state = self.state();
+        let start = state.current.as_ref().filter(|current| current.epoch.id == epoch)?.epoch.start;
+        let leading = state.leading.as_ref().filter(|leading| leading.live)?;
+        leading.decoded.place_of(snapshot).filter(|place| *place >= start)
+    }
+
+    /// Forgets decoded transactions that this snapshot shows.
+    pub(crate) fn forget_shown(&self, snapshot: &PgSnapshot) {
+        if let Some(leading) = &mut self.state().leading {
+            leading.decoded.forget_shown(snapshot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::epoch::ServerIdentity;
+
+    fn at(commit_end: u64) -> Position {
+        Position::new(Lsn::new(commit_end), Lsn::new(1))
+    }
+
+    fn epoch(number: u32) -> Epoch {
+        Epoch {
+            id: EpochId::new(number, 7),
+            server: ServerIdentity { system: "1".to_owned(), timeline: 1, database_oid: 5 },
+            start: Lsn::new(10),
+            definitions: Vec::new(),
+        }
+    }
+
+    /// A log whose store ends at 20, and which leads and has decoded up to 40, stored up to 30.
+    fn log() -> Log {
+        let log = Log::new();
+        let mut index = SegmentIndex::new(epoch(1).start_position());
+        index.add(SegmentName { previous: Position::after(Lsn::new(10)), last: at(20), fence: 1 });
+        log.open(epoch(1), index);
+        let snapshot = PgSnapshot::parse("5:5:").unwrap();
+        log.begin_leading(DecodedTransactions::begin(Lsn::new(20), &snapshot));
+        for (xid, commit_end) in [(6, 30), (7, 40)] {
+            let frame =
+                LogFrame { last: at(commit_end), transaction_end: true, bytes: Bytes::from_static(b"x") };
+            log.push(frame, &[Transaction { xid, commit_end: Lsn::new(commit_end) }]);
+        }
+        log.add_segment(epoch(1).id, SegmentName { previous: at(20), last: at(30), fence: 2 });
+        log
+    }
+
+    fn check(number: u32, place: Position, wanted: &Step, frames: usize) {
+        let mut read = LogRead::new(place, true, 100);
+        assert_eq!(log().read(epoch(number).id, &mut read), *wanted, "{place}");
+        assert_eq!(read.frames.len(), frames, "{place}");
+    }
+
+    #[test]
+    fn a_reader_gets_segments_and_then_the_tail() {
+        let first = SegmentName { previous: Position::after(Lsn::new(10)), last: at(20), fence: 1 };
+        check(1, Position::after(Lsn::new(10)), &Step::Segment(first), 0);
+        check(1, at(20), &Step::End, 2);
+        check(1, at(30), &Step::End, 1);
+        check(1, at(40), &Step::End, 0);
+        check(1, at(90), &Step::End, 0);
+    }
+
+    #[test]
+    fn a_reader_of_another_epoch_or_of_before_this_one_is_too_old() {
+        check(2, at(20), &Step::TooOld, 0);
+        check(1, at(5), &Step::TooOld, 0);
+    }
+
+    #[test]
+    fn a_new_epoch_forgets_the_tail_of_the_old() {
+        let log = log();
+        log.open(epoch(2), SegmentIndex::new(epoch(2).start_position()));
+        assert!(!log.is_leading());
+        assert_eq!(log.end(), Some((Position::after(Lsn::new(10)), 2)));
+    }
+
+    #[test]
+    fn a_snapshot_has_a_place_only_where_its_epoch_is_led() {
+        let log = log();
+        let snapshot = PgSnapshot::parse("7:8:7").unwrap();
+        assert_eq!(log.place_of(epoch(1).id, &snapshot), Some(Lsn::new(30)));
+        assert_eq!(log.place_of(epoch(2).id, &snapshot), None);
+        log.stop_leading();
+        assert_eq!(log.place_of(epoch(1).id, &snapshot), None);
+    }
+}

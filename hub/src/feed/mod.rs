@@ -1,0 +1,295 @@
+//! The feed of one database: what is new since a cursor, from memory, from segments, or from a snapshot.
+//!
+//! Starts ingest and serves beside it: the store is enough to answer from. A place that a client is at is never
+//! skipped over: what cannot be had is an error, or a snapshot.
+
+pub(crate) mod log;
+mod reader;
+mod refresh;
+pub(crate) mod tail;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config::DatabaseConfig;
+use crate::cursor::{Cursor, SnapshotId};
+use crate::epoch::Epoch;
+use crate::error::{Error, Result};
+use crate::ingest::records::Records;
+use crate::ingest::{Ingest, IngestStatus};
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::position::{Lsn, Position};
+use crate::snapshot::{PartRead, Snapshots};
+use crate::store::Store;
+use log::Log;
+use reader::Reader;
+use refresh::Refresh;
+
+/// Longest wait for an epoch to be opened: a hub that has just started needs a moment.
+const EPOCH_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The feed of one database.
+pub struct Feed {
+    log: Arc<Log>,
+    ingest: Arc<Ingest>,
+    reader: Reader,
+    refresh: Refresh,
+    snapshots: Snapshots,
+    shutdown: watch::Receiver<bool>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// An answer to one download.
+#[derive(Clone, Debug)]
+pub struct ChangesAnswer {
+    /// Payload frames; each piece is one or more of them.
+    pub frames: Vec<Bytes>,
+    /// The client's place once it has applied them.
+    pub cursor: String,
+    /// The answer ends at the end of a transaction and nothing more is known.
+    pub complete: bool,
+    /// The frames are of a snapshot.
+    pub snapshot: bool,
+}
+
+/// What a feed is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedStatus {
+    /// Postgres answers ingest.
+    pub connected: bool,
+    /// This node leads.
+    pub leader: bool,
+    /// The newest epoch.
+    pub epoch: Option<String>,
+    /// The end of the log as far as this node knows it.
+    pub position: Option<String>,
+    /// What went wrong last and was not mended since.
+    pub problem: Option<String>,
+}
+
+impl FeedStatus {
+    /// Whether downloads can be answered and new changes will come.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.epoch.is_some() && self.connected && self.problem.is_none()
+    }
+
+    /// The status for `/readyz`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "connected": self.connected,
+            "leader": self.leader,
+            "epoch": self.epoch,
+            "position": self.position,
+            "problem": self.problem,
+        })
+    }
+}
+
+impl Feed {
+    /// Starts ingest of a database, and serves its log.
+    #[must_use]
+    pub fn start(
+        database: DatabaseConfig,
+        store: Arc<dyn Store>,
+        metrics: Metrics,
+        shutdown: watch::Receiver<bool>,
+    ) -> Arc<Feed> {
+        let name = database.name.as_str().to_owned();
+        let keys = Keys::new(&name);
+        let records = Records::new(Arc::clone(&store), keys.clone());
+        let log = Arc::new(Log::new());
+        let snapshots = Snapshots::new(database.url.clone(), store, keys, Arc::clone(&log));
+        let ingest = Arc::new(Ingest {
+            database,
+            records: records.clone(),
+            log: Arc::clone(&log),
+            metrics: metrics.database(&name),
+            status: Mutex::new(IngestStatus::default()),
+            shutdown: shutdown.clone(),
+        });
+        let task = tokio::spawn(Arc::clone(&ingest).run());
+        Arc::new(Feed {
+            reader: Reader::new(Arc::clone(&log), records.clone()),
+            refresh: Refresh::new(Arc::clone(&log), records),
+            log,
+            ingest,
+            snapshots,
+            shutdown,
+            task: Mutex::new(Some(task)),
+        })
+    }
+
+    /// Waits until ingest has ended after the shutdown was asked for.
+    pub async fn ended(&self) {
+        let task = self.task.lock().expect("nothing panics with the task").take();
+        if let Some(task) = task {
+            // It has no value, and a panic in it was printed.
+            drop(task.await);
+        }
+    }
+
+    /// What the feed is doing.
+    #[must_use]
+    pub fn status(&self) -> FeedStatus {
+        let IngestStatus { connected, leading, problem } = self.ingest.status();
+        let place = |(end, _bytes): (Position, u64)| end.commit_end.to_string();
+        FeedStatus {
+            connected,
+            leader: leading,
+            epoch: self.log.epoch_id().map(|epoch| epoch.to_string()),
+            position: self.log.end().map(place),
+            problem,
+        }
+    }
+
+    /// What is new since a cursor; without anything new, waits for it.
+    pub async fn changes(&self, cursor: Option<&str>, wait: Duration) -> Result<ChangesAnswer> {
+        let cursor = cursor.map(str::parse::<Cursor>).transpose()?;
+        let deadline = Instant::now() + wait;
+        if !self.log.is_leading() {
+            self.refresh.at_once().await?;
+        }
+        let epoch = self.await_epoch(deadline).await?;
+        match cursor {
+            Some(Cursor::Log { epoch: at, position, transaction_end }) if at == epoch.id => {
+                match self.await_log(&epoch, position, transaction_end, deadline).await? {
+                    Some(answer) => Ok(answer),
+                    None => self.snapshot(None).await,
+                }
+            }
+            Some(Cursor::Snapshot { epoch: at, snapshot, part }) if at == epoch.id => {
+                self.snapshot(Some((snapshot, part))).await
+            }
+            Some(_) | None => self.snapshot(None).await,
+        }
+    }
+
+    async fn await_epoch(&self, deadline: Instant) -> Result<Epoch> {
+        let deadline = deadline.max(Instant::now() + EPOCH_WAIT_MAX);
+        let mut changed = self.log.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if let Some(epoch) = self.log.epoch() {
+                return Ok(epoch);
+            }
+            let missing = || Error::Unavailable { reason: "no epoch is open yet".to_owned() };
+            tokio::select! {
+                () = self.refresh.when_due() => self.refresh.run().await?,
+                changed = tokio::time::timeout_at(deadline, changed.changed()) => {
+                    changed.map_err(|_elapsed| missing())?.map_err(|_ended| missing())?;
+                }
+                () = self.shut_down() => return Err(missing()),
+            }
+        }
+    }
+
+    /// Reads the log from a place on; None if the place is too old for it.
+    async fn await_log(
+        &self,
+        epoch: &Epoch,
+        position: Position,
+        transaction_end: bool,
+        deadline: Instant,
+    ) -> Result<Option<ChangesAnswer>> {
+        let mut changed = self.log.subscribe();
+        let (mut position, mut transaction_end) = (position, transaction_end);
+        loop {
+            changed.mark_unchanged();
+            let Some((read, more)) = self.reader.read(epoch.id, position, transaction_end).await? else {
+                return Ok(None);
+            };
+            (position, transaction_end) = (read.place, read.transaction_end);
+            let over = Instant::now() >= deadline || *self.shutdown.borrow();
+            if over || !read.frames.is_empty() {
+                let cursor = Cursor::Log { epoch: epoch.id, position, transaction_end };
+                return Ok(Some(ChangesAnswer {
+                    frames: read.frames,
+                    cursor: cursor.to_string(),
+                    complete: transaction_end && !more,
+                    snapshot: false,
+                }));
+            }
+            let leading = self.log.is_leading();
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = self.refresh.when_due(), if !leading => self.refresh.run().await?,
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.shut_down() => {}
+            }
+        }
+    }
+
+    /// Gives a part of a snapshot: of the one that the client is taking, else the first of a new one.
+    async fn snapshot(&self, place: Option<(SnapshotId, u32)>) -> Result<ChangesAnswer> {
+        let epoch = self.await_epoch(Instant::now()).await?;
+        if let Some((id, part)) = place
+            && let Some(build) = self.snapshots.find(epoch.id, id).await?
+            && let Some(answer) = self.answer_part(&epoch, id, part, self.snapshots.part(&build, part).await?)
+        {
+            return Ok(answer);
+        }
+        let build = self.snapshots.obtain(&epoch).await?;
+        let read = self.snapshots.part(&build, 0).await?;
+        self.answer_part(&epoch, build.id, 0, read).ok_or_else(|| Error::Unavailable {
+            reason: "the snapshot was removed while it was read".to_owned(),
+        })
+    }
+
+    fn answer_part(&self, epoch: &Epoch, id: SnapshotId, part: u32, read: PartRead) -> Option<ChangesAnswer> {
+        let (frames, ended) = match read {
+            PartRead::Part { bytes, is_last } => (vec![bytes], is_last),
+            PartRead::End => (Vec::new(), true),
+            PartRead::Gone => return None,
+        };
+        let cursor = if ended {
+            Cursor::Log { epoch: epoch.id, position: Position::after(id.lsn), transaction_end: true }
+        } else {
+            Cursor::Snapshot { epoch: epoch.id, snapshot: id, part: part.saturating_add(1) }
+        };
+        Some(ChangesAnswer {
+            frames,
+            cursor: cursor.to_string(),
+            complete: ended && self.is_end(id.lsn),
+            snapshot: true,
+        })
+    }
+
+    /// Whether nothing is known that committed after this LSN.
+    fn is_end(&self, lsn: Lsn) -> bool {
+        self.log.end().is_none_or(|(end, _bytes)| end <= Position::after(lsn))
+    }
+
+    async fn shut_down(&self) {
+        let mut shutdown = self.shutdown.clone();
+        crate::shutdown::asked(&mut shutdown).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_is_ready_when_new_changes_will_come() {
+        let ready = FeedStatus {
+            connected: true,
+            leader: false,
+            epoch: Some("1-00000001".to_owned()),
+            position: None,
+            problem: None,
+        };
+        assert!(ready.ready());
+        assert!(!FeedStatus { epoch: None, ..ready.clone() }.ready());
+        assert!(!FeedStatus { connected: false, ..ready.clone() }.ready());
+        assert!(!FeedStatus { problem: Some("slot is lost".to_owned()), ..ready }.ready());
+    }
+}

@@ -1,0 +1,159 @@
+//! Reads the log from a client's place on: segments from the store, then the tail.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use super::log::{Log, Step};
+use super::tail::LogRead;
+use crate::epoch::EpochId;
+use crate::error::{Error, Result};
+use crate::ingest::records::Records;
+use crate::keys::SegmentName;
+use crate::position::Position;
+use crate::segment::{SCOPE_EVERYBODY, Segment};
+
+/// Bytes of frames in one answer; one frame may exceed it.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Segments kept in memory: clients that catch up together read the same ones.
+const SEGMENTS_KEPT: usize = 8;
+
+/// Reads the log of one database.
+pub(super) struct Reader {
+    log: Arc<Log>,
+    records: Records,
+    kept: Mutex<VecDeque<(EpochId, Arc<Segment>)>>,
+}
+
+impl Reader {
+    pub(super) fn new(log: Arc<Log>, records: Records) -> Reader {
+        Reader { log, records, kept: Mutex::default() }
+    }
+
+    /// Reads on from a place, and says whether there is more; None if the place is too old.
+    pub(super) async fn read(
+        &self,
+        epoch: EpochId,
+        place: Position,
+        transaction_end: bool,
+    ) -> Result<Option<(LogRead, bool)>> {
+        let mut read = LogRead::new(place, transaction_end, ANSWER_BYTES_MAX);
+        loop {
+            match self.log.read(epoch, &mut read) {
+                Step::End => return Ok(Some((read, false))),
+                Step::Full => return Ok(Some((read, true))),
+                Step::TooOld => return Ok(None),
+                Step::Gap => return Err(Error::LogGap { after: read.place }),
+                Step::Segment(name) => {
+                    let segment = self.segment(epoch, name).await?;
+                    if !read.take(segment.frames(SCOPE_EVERYBODY)) {
+                        return Ok(Some((read, true)));
+                    }
+                    read.move_to(name.last, segment.transaction_end);
+                }
+            }
+        }
+    }
+
+    fn kept(&self, epoch: EpochId, name: SegmentName) -> Option<Arc<Segment>> {
+        let kept = self.kept.lock().expect("nothing panics with the kept segments");
+        let found = kept.iter().find(|(of, segment)| *of == epoch && segment.name == name);
+        found.map(|(_epoch, segment)| Arc::clone(segment))
+    }
+
+    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Arc<Segment>> {
+        if let Some(segment) = self.kept(epoch, name) {
+            return Ok(segment);
+        }
+        let segment = self.records.segment(epoch.number(), name).await?;
+        let segment = Arc::new(segment.ok_or(Error::LogGap { after: name.previous })?);
+        let mut kept = self.kept.lock().expect("nothing panics with the kept segments");
+        kept.push_front((epoch, Arc::clone(&segment)));
+        kept.truncate(SEGMENTS_KEPT);
+        Ok(segment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::epoch::{Epoch, ServerIdentity};
+    use crate::keys::Keys;
+    use crate::position::Lsn;
+    use crate::segment::{LogFrame, ScopeBlock, SegmentIndex};
+    use crate::store::directory::DirectoryStore;
+
+    fn at(commit_end: u64) -> Position {
+        Position::new(Lsn::new(commit_end), Lsn::new(1))
+    }
+
+    fn epoch() -> Epoch {
+        Epoch {
+            id: EpochId::new(1, 7),
+            server: ServerIdentity { system: "1".to_owned(), timeline: 1, database_oid: 5 },
+            start: Lsn::new(10),
+            definitions: Vec::new(),
+        }
+    }
+
+    fn segment(previous: Position, commit_ends: &[u64], length: usize) -> Segment {
+        let frame = |commit_end: &u64| LogFrame {
+            last: at(*commit_end),
+            transaction_end: true,
+            bytes: Bytes::from(vec![b'x'; length]),
+        };
+        let frames: Vec<LogFrame> = commit_ends.iter().map(frame).collect();
+        Segment {
+            name: SegmentName { previous, last: frames.last().unwrap().last, fence: 1 },
+            transaction_end: true,
+            scopes: vec![ScopeBlock { scope: SCOPE_EVERYBODY.to_owned(), frames }],
+            transactions: Vec::new(),
+            definitions: Bytes::new(),
+        }
+    }
+
+    /// A follower that knows these segments of a real directory.
+    async fn reader(segments: &[Segment]) -> (tempfile::TempDir, Reader) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::open(folder.path().to_owned()).await.unwrap();
+        let records = Records::new(Arc::new(store), Keys::new("demo"));
+        for segment in segments {
+            records.put_segment(1, segment).await.unwrap();
+        }
+        let log = Arc::new(Log::new());
+        let index: SegmentIndex = records.segments(&epoch()).await.unwrap();
+        log.open(epoch(), index);
+        (folder, Reader::new(log, records))
+    }
+
+    #[tokio::test]
+    async fn a_follower_reads_segment_after_segment() {
+        let start = epoch().start_position();
+        let (_folder, reader) = reader(&[segment(start, &[20, 30], 5), segment(at(30), &[40], 5)]).await;
+        let (read, more) = reader.read(epoch().id, start, true).await.unwrap().unwrap();
+        assert_eq!((read.frames.len(), read.place, more), (3, at(40), false));
+        let (read, more) = reader.read(epoch().id, at(25), true).await.unwrap().unwrap();
+        assert_eq!((read.frames.len(), read.place, more), (2, at(40), false));
+        assert!(reader.read(epoch().id, at(5), true).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_answer_stays_below_its_limit() {
+        let start = epoch().start_position();
+        let half = ANSWER_BYTES_MAX / 2;
+        let (_folder, reader) =
+            reader(&[segment(start, &[20, 30], half), segment(at(30), &[40], half)]).await;
+        let (read, more) = reader.read(epoch().id, start, true).await.unwrap().unwrap();
+        assert_eq!((read.frames.len(), read.place, more), (2, at(30), true));
+    }
+
+    #[tokio::test]
+    async fn a_missing_segment_is_an_error_and_never_a_skip() {
+        let start = epoch().start_position();
+        let (_folder, reader) = reader(&[segment(start, &[20], 5), segment(at(30), &[40], 5)]).await;
+        let gap = reader.read(epoch().id, start, true).await;
+        assert!(matches!(gap, Err(Error::LogGap { after }) if after == at(20)), "{gap:?}");
+    }
+}

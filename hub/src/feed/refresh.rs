@@ -1,0 +1,109 @@
+//! How a node that does not lead learns what is new: by LIST, while a client waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::log::Log;
+use crate::error::Result;
+use crate::ingest::records::Records;
+
+/// Time between two LISTs: it begins here after news, and doubles up to `INTERVAL_MAX`.
+const INTERVAL_MIN: Duration = Duration::from_secs(2);
+const INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// Looks for news in the store, for all waiting clients of one database together.
+pub(super) struct Refresh {
+    log: Arc<Log>,
+    records: Records,
+    pace: Mutex<Pace>,
+}
+
+/// When to look.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    last: Option<Instant>,
+    interval: Duration,
+}
+
+impl Pace {
+    fn due(&self, interval: Duration) -> Instant {
+        self.last.map_or_else(Instant::now, |last| last + interval)
+    }
+
+    fn note(&mut self, news: bool) {
+        self.last = Some(Instant::now());
+        self.interval = if news { INTERVAL_MIN } else { self.interval.saturating_mul(2).min(INTERVAL_MAX) };
+    }
+}
+
+impl Refresh {
+    pub(super) fn new(log: Arc<Log>, records: Records) -> Refresh {
+        Refresh { log, records, pace: Mutex::new(Pace { last: None, interval: INTERVAL_MIN }) }
+    }
+
+    /// Waits until it is time to look.
+    pub(super) async fn when_due(&self) {
+        let pace = *self.pace.lock().await;
+        tokio::time::sleep_until(pace.due(pace.interval)).await;
+    }
+
+    /// Looks, unless somebody just did.
+    pub(super) async fn run(&self) -> Result<()> {
+        let mut pace = self.pace.lock().await;
+        if pace.due(pace.interval) > Instant::now() {
+            return Ok(());
+        }
+        let news = self.look().await?;
+        pace.note(news);
+        Ok(())
+    }
+
+    /// Looks for a client that has just come, unless somebody did within the shortest interval.
+    pub(super) async fn at_once(&self) -> Result<()> {
+        let mut pace = self.pace.lock().await;
+        if pace.due(INTERVAL_MIN) > Instant::now() {
+            return Ok(());
+        }
+        let news = self.look().await?;
+        pace.note(news);
+        Ok(())
+    }
+
+    /// Takes what is new in the store; says whether there was anything.
+    async fn look(&self) -> Result<bool> {
+        let Some(newest) = self.records.newest_epoch().await? else { return Ok(false) };
+        let Some((epoch, greatest)) = self.log.greatest_segment().filter(|(epoch, _)| *epoch == newest.id)
+        else {
+            let index = self.records.segments(&newest).await?;
+            self.log.open(newest, index);
+            return Ok(true);
+        };
+        let mut news = false;
+        for name in self.records.segments_after(epoch.number(), greatest.as_ref()).await? {
+            news |= self.log.add_segment(epoch, name);
+        }
+        if news {
+            self.log.wake();
+        }
+        Ok(news)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_store_is_looked_at_less_and_less() {
+        let mut pace = Pace { last: None, interval: INTERVAL_MIN };
+        let mut intervals = Vec::new();
+        for news in [false, false, false, false, false, true, false] {
+            pace.note(news);
+            intervals.push(pace.interval.as_secs());
+        }
+        assert_eq!(intervals, [4, 8, 16, 30, 30, 2, 4]);
+    }
+}

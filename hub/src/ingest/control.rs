@@ -1,0 +1,106 @@
+//! The ordinary connection of a leader: the advisory lock, the fence number, and what SQL alone can tell.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+
+use crate::epoch::Slot;
+use crate::error::{Error, Result};
+use crate::keys::Fence;
+use crate::position::Lsn;
+use crate::postgres::{PostgresUrl, TlsConnector, connect};
+use crate::snapshot::visibility::PgSnapshot;
+
+/// Key of the advisory lock: "cloudsync" cut to eight bytes, read as a number. Locks are per database.
+const LOCK_KEY: i64 = 0x636c_6f75_6473_796e;
+
+/// Longest wait for an answer; the lock may be lost when the server is silent for longer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// An ordinary connection that may hold the lock of its database.
+pub(crate) struct Control {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Control {
+    pub(crate) async fn connect(url: &PostgresUrl) -> Result<Control> {
+        let tls = TlsConnector::new(url)?;
+        let (client, connection) = connect(url, &tls).await?;
+        let driver = tokio::spawn(async move {
+            // Whoever waits for an answer is told the same error.
+            drop(connection.await);
+        });
+        Ok(Control { client, driver })
+    }
+
+    async fn one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        answered(self.client.query_one(sql, parameters)).await
+    }
+
+    /// Takes the lock if no other hub holds it.
+    pub(crate) async fn try_lock(&self) -> Result<bool> {
+        Ok(self.one("select pg_catalog.pg_try_advisory_lock($1)", &[&LOCK_KEY]).await?.get(0))
+    }
+
+    pub(crate) async fn database_oid(&self) -> Result<u32> {
+        let sql = "select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()";
+        Ok(self.one(sql, &[]).await?.get(0))
+    }
+
+    /// A number greater than that of every leader before.
+    pub(crate) async fn next_fence(&self) -> Result<Fence> {
+        let number: i64 = self.one("select pg_catalog.nextval('cloudsync.fence')", &[]).await?.get(0);
+        u64::try_from(number)
+            .map_err(|_negative| Error::ReplicationProtocol { what: "negative fence number" })
+    }
+
+    pub(crate) async fn slot(&self, name: &str) -> Result<Option<Slot>> {
+        let sql = include_str!("../../../sql/hub/slot.sql");
+        let Some(row) = answered(self.client.query_opt(sql, &[&name])).await? else { return Ok(None) };
+        let confirmed: Lsn = row.get::<_, &str>("confirmed").parse()?;
+        if confirmed == Lsn::ZERO {
+            // Still being made by another connection; it is gone if that one ends before.
+            return Err(Error::SlotActive { slot: name.to_owned() });
+        }
+        Ok(Some(Slot { plugin: row.get("plugin"), confirmed, lost: row.get("lost") }))
+    }
+
+    /// The key that messages are signed with.
+    pub(crate) async fn message_key(&self) -> Result<Vec<u8>> {
+        Ok(self.one("select cloudsync.message_key()", &[]).await?.get(0))
+    }
+
+    /// A payload of the definitions of all tracked tables.
+    pub(crate) async fn definitions(&self) -> Result<Vec<u8>> {
+        Ok(self.one("select cloudsync.definitions()", &[]).await?.get(0))
+    }
+
+    /// What a query sees now.
+    pub(crate) async fn snapshot(&self) -> Result<PgSnapshot> {
+        read_snapshot(self.one("select pg_catalog.pg_current_snapshot()::text", &[]).await?.get(0))
+    }
+}
+
+/// Waits for an answer, but not for ever.
+async fn answered<T>(
+    answer: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(answer) => answer.map_err(Error::Postgres),
+        Err(_elapsed) => Err(Error::Unavailable { reason: "postgres did not answer in time".to_owned() }),
+    }
+}
+
+/// Reads what `pg_current_snapshot()` printed.
+pub(crate) fn read_snapshot(text: &str) -> Result<PgSnapshot> {
+    PgSnapshot::parse(text).ok_or(Error::ReplicationProtocol { what: "text of pg_current_snapshot" })
+}

@@ -1,0 +1,437 @@
+//! One reign: from the lock to the end of the connection.
+//!
+//! Everything is compared with the store before anything is skipped. Then frames of the plugin become payload
+//! frames: they go to the tail at once and to the store behind it, and the slot follows the store.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use shared_format::payload::Payload;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::control::Control;
+use super::gather::Gatherer;
+use super::outbox::{Destination, Outbox, Stored};
+use super::verify::Verifier;
+use super::{Ingest, IngestStatus, RETRY_MIN};
+use crate::definitions::Definitions;
+use crate::epoch::{Epoch, EpochId, PLUGIN, ServerIdentity, SlotStep, check_slot};
+use crate::error::{Error, Result};
+use crate::feed::log::Log;
+use crate::position::{Lsn, Position};
+use crate::replication::{
+    FrameMessage, ReplicationConnection, ReplicationStream, SlotKind, StreamMessage, TransactionFrame,
+};
+use crate::shutdown::asked;
+use crate::snapshot::visibility::DecodedTransactions;
+
+/// Bytes that may wait for the store before the leader stops reading its socket.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How often the server is told where we are, and asked for a sign of life.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A server silent for so long, though asked, is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Time between two idle markers: see DESIGN section 10.
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often the lock's connection is used, and decoded transactions are looked for in a snapshot.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest time that a slot stays in use after the connection that used it has ended.
+const SLOT_RELEASE_MAX: Duration = Duration::from_secs(5);
+
+/// Longest wait at shutdown for what is decoded to be stored.
+const DRAIN_MAX: Duration = Duration::from_secs(3);
+
+/// How a reign ended in peace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The process stops.
+    Shutdown,
+    /// A new epoch was opened; lead it from its start.
+    NewEpoch,
+}
+
+/// A reign.
+struct Leader<'a> {
+    ingest: &'a Ingest,
+    control: &'a Control,
+    epoch: &'a Epoch,
+    verifier: Verifier,
+    definitions: Arc<Mutex<Definitions>>,
+    outbox: Arc<Outbox>,
+    stored: watch::Receiver<Stored>,
+    stream: ReplicationStream,
+    gatherer: Gatherer,
+    transaction: Option<OpenTransaction>,
+    /// Messages up to here are in the store already.
+    skip_up_to: Position,
+    /// All transactions that committed up to here arrived.
+    received: Lsn,
+    heard: Instant,
+    marked_idle: Option<Instant>,
+    /// Where the next epoch begins, once everything before is stored.
+    next_epoch: Option<Lsn>,
+}
+
+/// The transaction that is being received.
+#[derive(Clone, Copy, Debug, Default)]
+struct OpenTransaction {
+    xid: Option<u64>,
+    reload: bool,
+}
+
+/// What the store and the server agree on.
+struct Ground {
+    connection: ReplicationConnection,
+    slot: String,
+    epoch: Epoch,
+    recorded: Lsn,
+}
+
+impl Ingest {
+    /// Leads until something ends it. The lock is held by `control`.
+    pub(super) async fn lead(&self, control: &Arc<Control>) -> Result<Ended> {
+        let ground = self.find_ground(control).await?;
+        let epoch = &ground.epoch;
+        let index = self.records.segments(epoch).await?;
+        // Taken after the store's end was read, so all that was decoded before is below it.
+        let snapshot = control.snapshot().await?;
+        let fence = control.next_fence().await?;
+        let definitions = self.known_definitions(control, epoch, &index).await?;
+        let verifier = Verifier::new(control.message_key().await?);
+        let end = index.last();
+        let stream = start(&self.database.url, ground.connection, &ground.slot).await?;
+        self.log.open(epoch.clone(), index);
+        self.log.begin_leading(DecodedTransactions::begin(end.commit_end, &snapshot));
+        self.set_status(|status| *status = IngestStatus { connected: true, leading: true, problem: None });
+        tracing::info!(database = self.database.name.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
+
+        let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&outbox).run(Destination {
+            records: self.records.clone(),
+            log: Arc::clone(&self.log),
+            metrics: self.metrics.clone(),
+            definitions: Arc::clone(&definitions),
+            epoch: epoch.id,
+            fence,
+        }));
+        let mut heartbeat = JoinSet::new();
+        heartbeat.spawn(beat(Arc::clone(control), Arc::clone(&self.log)));
+        let mut leader = Leader {
+            ingest: self,
+            control,
+            epoch,
+            verifier,
+            definitions,
+            stored: outbox.stored(),
+            outbox,
+            stream,
+            gatherer: Gatherer::default(),
+            transaction: None,
+            skip_up_to: end,
+            received: ground.recorded,
+            heard: Instant::now(),
+            marked_idle: None,
+            next_epoch: None,
+        };
+        leader.run(&mut heartbeat).await
+    }
+
+    /// Compares server, slot and store; makes what is not there yet at the very first start.
+    async fn find_ground(&self, control: &Control) -> Result<Ground> {
+        let url = &self.database.url;
+        let mut connection = ReplicationConnection::connect(url).await?;
+        let identity = connection.identify_system().await?;
+        let database_oid = control.database_oid().await?;
+        let server = ServerIdentity { system: identity.system, timeline: identity.timeline, database_oid };
+        let slot = format!("cloudsync_{database_oid}");
+        let newest = self.records.newest_epoch().await?;
+        let recorded = match &newest {
+            Some(epoch) => {
+                epoch.check_server(&server)?;
+                let stored = self.records.segments(epoch).await?.last().commit_end;
+                Some(stored.max(self.records.idle_up_to(epoch.id.number()).await?))
+            }
+            None => None,
+        };
+        let start = match check_slot(&slot, control.slot(&slot).await?.as_ref(), recorded)? {
+            SlotStep::Create => {
+                connection.create_slot(&slot, PLUGIN, SlotKind::Lasting).await?.consistent_point
+            }
+            SlotStep::OpenEpochAt(confirmed) => confirmed,
+            SlotStep::Continue => Lsn::ZERO,
+        };
+        let (epoch, recorded) = match (newest, recorded) {
+            (Some(epoch), Some(recorded)) => (epoch, recorded),
+            _ => {
+                let definitions = control.definitions().await?;
+                let epoch = Epoch { id: EpochId::new(1, random_tag()?), server, start, definitions };
+                self.records.open_epoch(&epoch).await?;
+                (epoch, start)
+            }
+        };
+        Ok(Ground { connection, slot, epoch, recorded })
+    }
+
+    /// Definitions of the catalog, of the epoch object and of the newest segment.
+    async fn known_definitions(
+        &self,
+        control: &Control,
+        epoch: &Epoch,
+        index: &crate::segment::SegmentIndex,
+    ) -> Result<Arc<Mutex<Definitions>>> {
+        let mut definitions = Definitions::default();
+        definitions.add_payload(&epoch.definitions)?;
+        if let Some(name) = index.newest()
+            && let Some(segment) = self.records.segment(epoch.id.number(), *name).await?
+        {
+            definitions.add_payload(&segment.definitions)?;
+        }
+        definitions.add_payload(&control.definitions().await?)?;
+        Ok(Arc::new(Mutex::new(definitions)))
+    }
+}
+
+impl Leader<'_> {
+    async fn run(&mut self, heartbeat: &mut JoinSet<Error>) -> Result<Ended> {
+        let mut shutdown = self.ingest.shutdown.clone();
+        let mut status = interval(STATUS_INTERVAL);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let may_read = self.next_epoch.is_none() && self.outbox.waiting_bytes() < WAITING_BYTES_MAX;
+            tokio::select! {
+                message = self.stream.next(), if may_read => {
+                    self.take(message?).await?;
+                    self.take_what_is_here().await?;
+                    if self.open_next_epoch().await? {
+                        return Ok(Ended::NewEpoch);
+                    }
+                }
+                changed = self.stored.changed() => {
+                    changed.expect("the outbox outlives the reign");
+                    self.send_status(false).await?;
+                    if self.open_next_epoch().await? {
+                        return Ok(Ended::NewEpoch);
+                    }
+                }
+                _ = status.tick() => {
+                    if may_read && self.heard.elapsed() > SILENCE_MAX {
+                        return Err(Error::ReplicationClosed(std::io::ErrorKind::TimedOut.into()));
+                    }
+                    self.send_status(true).await?;
+                }
+                Some(ended) = heartbeat.join_next() => {
+                    return Err(ended.unwrap_or(Error::Unavailable { reason: "heartbeat ended".to_owned() }));
+                }
+                () = asked(&mut shutdown) => {
+                    self.drain().await?;
+                    return Ok(Ended::Shutdown);
+                }
+            }
+        }
+    }
+
+    /// Takes messages until none is left in memory, then cuts what was gathered.
+    async fn take_what_is_here(&mut self) -> Result<()> {
+        while self.next_epoch.is_none() && self.outbox.waiting_bytes() < WAITING_BYTES_MAX {
+            let Some(message) = self.stream.buffered()? else { break };
+            self.take(message).await?;
+        }
+        self.cut_if_due(false);
+        Ok(())
+    }
+
+    async fn take(&mut self, message: StreamMessage) -> Result<()> {
+        self.heard = Instant::now();
+        match message {
+            StreamMessage::Output { wal_end, bytes } => {
+                self.note_lag(wal_end);
+                self.take_frame(TransactionFrame::decode(bytes)?).await
+            }
+            StreamMessage::Keepalive { sent, reply_wanted } => {
+                self.note_lag(sent);
+                self.received = self.received.max(sent);
+                self.mark_idle();
+                if reply_wanted { self.answer(sent).await } else { Ok(()) }
+            }
+        }
+    }
+
+    async fn take_frame(&mut self, frame: TransactionFrame) -> Result<()> {
+        for message in &frame.messages {
+            self.take_message(&frame, message).await?;
+            if self.cut_if_due(true) {
+                tokio::task::yield_now().await;
+            }
+        }
+        if frame.last {
+            let open = self.transaction.take().unwrap_or_default();
+            self.gatherer.end_transaction(frame.commit_end, open.xid, !open.reload);
+            if open.reload {
+                self.next_epoch = Some(frame.commit_end);
+                self.cut();
+            }
+            self.received = self.received.max(frame.commit_end);
+            self.cut_if_due(true);
+        }
+        Ok(())
+    }
+
+    async fn take_message(&mut self, frame: &TransactionFrame, message: &FrameMessage) -> Result<()> {
+        let position = frame.position(message);
+        let open = self.transaction.get_or_insert_default();
+        let is_stored = position <= self.skip_up_to;
+        let verified = match self.verifier.verify(frame.top_xid, &message.body) {
+            Ok(verified) => verified,
+            Err(skip) => {
+                if !is_stored {
+                    self.ingest.metrics.count_message_skipped(skip.reason());
+                    self.gatherer.skip(position);
+                }
+                return Ok(());
+            }
+        };
+        open.xid = Some(verified.xid);
+        let payload = Payload::parse(verified.changeset)?;
+        // What the epoch began with is in its snapshots.
+        open.reload |= !payload.reloads().is_empty() && frame.commit_end > self.epoch.start;
+        if is_stored {
+            return Ok(());
+        }
+        let size = verified.changeset.len();
+        let added = self.gatherer.add(position, &payload, size, &mut definitions(&self.definitions));
+        match added {
+            Err(Error::UnknownDefinition { .. }) => {
+                let catalog = self.control.definitions().await?;
+                let mut known = definitions(&self.definitions);
+                known.add_payload(&catalog)?;
+                self.gatherer.add(position, &payload, size, &mut known)
+            }
+            other => other,
+        }
+    }
+
+    /// Cuts a frame if it is time; says whether it did.
+    fn cut_if_due(&mut self, more_is_here: bool) -> bool {
+        self.gatherer.is_due(more_is_here) && self.cut()
+    }
+
+    fn cut(&mut self) -> bool {
+        let Some(gathered) = self.gatherer.cut() else { return false };
+        self.ingest.log.push(gathered.frame.clone(), &gathered.transactions);
+        self.outbox.push(gathered);
+        true
+    }
+
+    /// Whether everything that arrived is in the store.
+    fn is_all_stored(&self) -> bool {
+        self.transaction.is_none()
+            && self.gatherer.is_empty()
+            && self.ingest.log.end().is_none_or(|(end, _)| end <= self.stored.borrow().position)
+    }
+
+    /// Lets the slot follow a server on which nothing happens for us.
+    fn mark_idle(&mut self) {
+        let rested = self.marked_idle.is_none_or(|marked| marked.elapsed() >= IDLE_INTERVAL);
+        if rested && self.received > self.stored.borrow().confirm && self.is_all_stored() {
+            self.marked_idle = Some(Instant::now());
+            self.outbox.mark_idle(self.received);
+        }
+    }
+
+    fn note_lag(&self, newest: Lsn) {
+        let stored = self.stored.borrow().confirm;
+        let gauge = |lsn: Lsn| i64::try_from(lsn.raw()).unwrap_or(i64::MAX);
+        self.ingest.metrics.ingest_position_bytes.set(gauge(stored));
+        if stored > Lsn::ZERO {
+            let lag = newest.raw().saturating_sub(stored.raw());
+            self.ingest.metrics.ingest_lag_bytes.set(gauge(Lsn::new(lag)));
+        }
+    }
+
+    /// Tells the server what arrived and what is stored.
+    async fn send_status(&mut self, reply_wanted: bool) -> Result<()> {
+        let confirm = self.stored.borrow_and_update().confirm;
+        self.stream.send_status(self.received.max(confirm), confirm, reply_wanted).await
+    }
+
+    /// Answers a server that wants to know where we are.
+    ///
+    /// One that shuts down waits until the confirmed place is the end of what it sent; without a confirmed place
+    /// it is content that all arrived. What is not stored yet it sends again when it is back.
+    async fn answer(&mut self, sent: Lsn) -> Result<()> {
+        let confirm = self.stored.borrow().confirm;
+        let confirm = if confirm < sent { Lsn::ZERO } else { confirm };
+        self.stream.send_status(self.received, confirm, false).await
+    }
+
+    /// Opens the epoch that a reload asked for, once all before it is stored.
+    async fn open_next_epoch(&mut self) -> Result<bool> {
+        let Some(start) = self.next_epoch.filter(|_| self.is_all_stored()) else { return Ok(false) };
+        let number = self.epoch.id.number().saturating_add(1);
+        let definitions = self.control.definitions().await?;
+        let server = self.epoch.server.clone();
+        let epoch = Epoch { id: EpochId::new(number, random_tag()?), server, start, definitions };
+        self.ingest.records.open_epoch(&epoch).await?;
+        Ok(true)
+    }
+
+    /// Stores what was decoded, as far as that is quick.
+    async fn drain(&mut self) -> Result<()> {
+        let deadline = Instant::now() + DRAIN_MAX;
+        while self.outbox.waiting_bytes() > 0 {
+            if tokio::time::timeout_at(deadline, self.stored.changed()).await.is_err() {
+                return Ok(());
+            }
+        }
+        self.send_status(false).await
+    }
+}
+
+fn definitions(shared: &Mutex<Definitions>) -> MutexGuard<'_, Definitions> {
+    shared.lock().expect("no step on definitions panics")
+}
+
+/// Streams from the slot. The last user of a slot may need a moment to let go of it.
+async fn start(
+    url: &crate::postgres::PostgresUrl,
+    connection: ReplicationConnection,
+    slot: &str,
+) -> Result<ReplicationStream> {
+    let deadline = Instant::now() + SLOT_RELEASE_MAX;
+    let mut connection = connection;
+    loop {
+        match connection.start(slot).await {
+            Err(Error::SlotActive { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(RETRY_MIN).await;
+                connection = ReplicationConnection::connect(url).await?;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Uses the lock's connection, so that its loss is noticed, and follows which transactions became visible.
+async fn beat(control: Arc<Control>, log: Arc<Log>) -> Error {
+    let mut ticks = interval(HEARTBEAT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match control.snapshot().await {
+            Ok(snapshot) => log.forget_shown(&snapshot),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// A random number that tells apart epochs of equal number.
+fn random_tag() -> Result<u32> {
+    getrandom::u32().map_err(|_unsupported| Error::RandomBytes)
+}

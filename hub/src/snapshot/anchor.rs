@@ -1,0 +1,122 @@
+//! Opens a transaction in Postgres whose snapshot stands for a known place in the log.
+//!
+//! The leader knows the place by the transactions that it decoded. Where nobody knows, a temporary slot is made:
+//! the snapshot that it exports stands for the place where the slot begins.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Client;
+
+use super::Snapshots;
+use crate::epoch::{Epoch, PLUGIN, ServerIdentity};
+use crate::error::{Error, Result};
+use crate::ingest::read_snapshot;
+use crate::position::Lsn;
+use crate::postgres::{TlsConnector, connect};
+use crate::replication::{ReplicationConnection, SlotKind};
+
+/// How long the leader's knowledge is waited for; a transaction becomes visible soon after it was decoded.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(2);
+const PLACE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long the making of a temporary slot may wait for running transactions to end.
+const SLOT_WAIT_MAX: Duration = Duration::from_secs(30);
+
+const BEGIN: &str = "begin isolation level repeatable read read only";
+
+/// An open transaction that shows everything up to a place in the log.
+pub(super) struct Anchored {
+    /// Every transaction that committed up to here is shown.
+    pub(super) lsn: Lsn,
+    pub(super) client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Anchored {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Opens such a transaction, as the owner of the metadata and without row security.
+pub(super) async fn open(snapshots: &Snapshots, epoch: &Epoch) -> Result<Anchored> {
+    let tls = TlsConnector::new(&snapshots.url)?;
+    let (client, connection) = connect(&snapshots.url, &tls).await?;
+    let driver = tokio::spawn(async move {
+        // Whoever waits for an answer is told the same error.
+        drop(connection.await);
+    });
+    let mut anchored = Anchored { lsn: Lsn::ZERO, client, driver };
+    anchored.lsn = match by_visibility(snapshots, epoch, &anchored.client).await? {
+        Some(lsn) => lsn,
+        None => by_slot(snapshots, epoch, &anchored.client).await?,
+    };
+    let owner = "set local role cloudsync_owner; set local row_security = off";
+    anchored.client.batch_execute(owner).await.map_err(Error::Postgres)?;
+    Ok(anchored)
+}
+
+/// Asks the leader's list of decoded transactions; None if this node does not lead.
+async fn by_visibility(snapshots: &Snapshots, epoch: &Epoch, client: &Client) -> Result<Option<Lsn>> {
+    let deadline = Instant::now() + PLACE_WAIT_MAX;
+    while snapshots.log.is_leading() {
+        client.batch_execute(BEGIN).await.map_err(Error::Postgres)?;
+        let sql = "select pg_catalog.pg_current_snapshot()::text";
+        let row = client.query_one(sql, &[]).await.map_err(Error::Postgres)?;
+        let shown = read_snapshot(row.get(0))?;
+        if let Some(lsn) = snapshots.log.place_of(epoch.id, &shown) {
+            return Ok(Some(lsn));
+        }
+        client.batch_execute("rollback").await.map_err(Error::Postgres)?;
+        if Instant::now() >= deadline {
+            break;
+        }
+        tokio::time::sleep(PLACE_INTERVAL).await;
+    }
+    Ok(None)
+}
+
+/// Uses the snapshot that a temporary slot exports. The slot goes with its connection.
+async fn by_slot(snapshots: &Snapshots, epoch: &Epoch, client: &Client) -> Result<Lsn> {
+    let mut connection = ReplicationConnection::connect(&snapshots.url).await?;
+    let identity = connection.identify_system().await?;
+    let sql = "select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()";
+    let database_oid = client.query_one(sql, &[]).await.map_err(Error::Postgres)?.get(0);
+    let server = ServerIdentity { system: identity.system, timeline: identity.timeline, database_oid };
+    epoch.check_server(&server)?;
+    let number = getrandom::u64().map_err(|_unsupported| Error::RandomBytes)?;
+    let name = format!("cloudsync_snapshot_{number:016x}");
+    let made = connection.create_slot(&name, PLUGIN, SlotKind::TemporaryWithSnapshot);
+    let made = timeout(SLOT_WAIT_MAX, made).await.map_err(|_elapsed| Error::Unavailable {
+        reason: "a transaction that runs for long keeps a snapshot from being made".to_owned(),
+    })??;
+    let exported = made.snapshot.filter(|name| is_snapshot_name(name));
+    let exported =
+        exported.ok_or(Error::ReplicationProtocol { what: "answer to CREATE_REPLICATION_SLOT" })?;
+    if made.consistent_point < epoch.start {
+        return Err(Error::Unavailable { reason: "the epoch has only just begun".to_owned() });
+    }
+    let sql = format!("{BEGIN}; set transaction snapshot '{exported}'");
+    client.batch_execute(&sql).await.map_err(Error::Postgres)?;
+    Ok(made.consistent_point)
+}
+
+/// The name goes into a command that takes no parameters.
+fn is_snapshot_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_of_an_exported_snapshot_goes_into_a_command() {
+        assert!(is_snapshot_name("00000003-0000001B-1"));
+        for name in ["", "1' ; drop table t; --", "x"] {
+            assert!(!is_snapshot_name(name), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The object that closes a snapshot: how many parts it has. Without it a snapshot is not finished.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cursor::SnapshotId;
+use crate::epoch::EpochId;
+use crate::error::{Error, Result};
+use crate::position::Lsn;
+
+/// The number in `ManifestText::format`.
+const MANIFEST_FORMAT: u32 = 1;
+
+/// What is known of a finished snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Manifest {
+    pub(super) epoch: EpochId,
+    pub(super) snapshot: SnapshotId,
+    pub(super) parts: u32,
+    /// When it was begun, in milliseconds since 1970.
+    pub(super) begun_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ManifestText {
+    format: u32,
+    epoch: String,
+    lsn: String,
+    build: String,
+    parts: u32,
+    begun_ms: u64,
+}
+
+impl Manifest {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let text = ManifestText {
+            format: MANIFEST_FORMAT,
+            epoch: self.epoch.to_string(),
+            lsn: self.snapshot.lsn.to_string(),
+            build: format!("{:016x}", self.snapshot.build),
+            parts: self.parts,
+            begun_ms: self.begun_ms,
+        };
+        serde_json::to_vec_pretty(&text).expect("a manifest is plain text and numbers")
+    }
+
+    pub(super) fn decode(object: &[u8]) -> Result<Manifest> {
+        let wrong = |part| Error::SnapshotManifest { part };
+        let text: ManifestText = serde_json::from_slice(object).map_err(|_wrong| wrong("JSON"))?;
+        if text.format != MANIFEST_FORMAT {
+            return Err(wrong("format"));
+        }
+        let build = Lsn::from_hex(&text.build).ok_or_else(|| wrong("build"))?.raw();
+        Ok(Manifest {
+            epoch: EpochId::parse(&text.epoch).ok_or_else(|| wrong("epoch"))?,
+            snapshot: SnapshotId { lsn: text.lsn.parse()?, build },
+            parts: text.parts,
+            begun_ms: text.begun_ms,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let snapshot = SnapshotId { lsn: Lsn::new(0x1_0000_0007), build: 0xbeef };
+        Manifest { epoch: EpochId::new(2, 9), snapshot, parts: 3, begun_ms: 1_790_000_000_000 }
+    }
+
+    #[test]
+    fn a_manifest_reads_back() {
+        assert_eq!(Manifest::decode(&manifest().encode()).unwrap(), manifest());
+    }
+
+    #[test]
+    fn a_broken_manifest_is_refused() {
+        let text = String::from_utf8(manifest().encode()).unwrap();
+        for (from, to, part) in [
+            ("\"format\": 1", "\"format\": 7", "format"),
+            ("2-00000009", "2", "epoch"),
+            ("000000000000beef", "beef", "build"),
+            ("{", "", "JSON"),
+        ] {
+            let read = Manifest::decode(text.replace(from, to).as_bytes());
+            assert!(
+                matches!(read, Err(Error::SnapshotManifest { part: found }) if found == part),
+                "{read:?}"
+            );
+        }
+    }
+}

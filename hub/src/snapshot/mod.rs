@@ -1,0 +1,240 @@
+//! Snapshots: the merged state of one scope at one place in the log, in parts.
+//!
+//! Owns when a snapshot is made, when one is used again, and where its parts lie. Clients read the parts while
+//! the later ones are still being written; the manifest comes last, and only with it another node can go on.
+
+mod anchor;
+mod build;
+mod manifest;
+pub(crate) mod visibility;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use crate::cursor::SnapshotId;
+use crate::epoch::{Epoch, EpochId};
+use crate::error::{Error, Result};
+use crate::feed::log::Log;
+use crate::keys::{Keys, parse_manifest_key};
+use crate::position::Position;
+use crate::postgres::PostgresUrl;
+use crate::store::Store;
+use manifest::Manifest;
+
+/// A snapshot is used again for so long, however much was written since.
+const REUSE_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// A snapshot is used again however old it is, while the log behind it is shorter than this.
+const REUSE_LOG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Longest wait of one request for the next part.
+const PART_WAIT_MAX: Duration = Duration::from_secs(50);
+
+/// The folder of the scope that everybody reads: the first digits of the SHA-256 of no bytes.
+const EVERYBODY: &str = "e3b0c44298fc1c14";
+
+/// Makes and finds the snapshots of one database.
+pub(crate) struct Snapshots {
+    pub(crate) url: PostgresUrl,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keys: Keys,
+    pub(crate) log: Arc<Log>,
+    current: Mutex<Option<Arc<Build>>>,
+}
+
+/// A snapshot, finished or in the making.
+#[derive(Clone, Debug)]
+pub(crate) struct Build {
+    pub(crate) epoch: EpochId,
+    pub(crate) id: SnapshotId,
+    begun: SystemTime,
+    /// The count of the log's bytes when it was begun; None if it was begun elsewhere.
+    log_bytes: Option<u64>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// How far a snapshot is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    parts: u32,
+    ended: Option<std::result::Result<(), String>>,
+}
+
+/// What one request gets of a snapshot.
+#[derive(Debug)]
+pub(crate) enum PartRead {
+    /// A part.
+    Part {
+        /// Payload frames, one after another.
+        bytes: Bytes,
+        /// None follows.
+        is_last: bool,
+    },
+    /// The snapshot has no such part: it ended before.
+    End,
+    /// The snapshot is gone.
+    Gone,
+}
+
+impl Snapshots {
+    pub(crate) fn new(url: PostgresUrl, store: Arc<dyn Store>, keys: Keys, log: Arc<Log>) -> Snapshots {
+        Snapshots { url, store, keys, log, current: Mutex::new(None) }
+    }
+
+    /// A snapshot of the epoch that is new enough; one is begun if there is none. Who asks meanwhile gets the
+    /// same.
+    pub(crate) async fn obtain(&self, epoch: &Epoch) -> Result<Arc<Build>> {
+        let mut current = self.current.lock().await;
+        if current.as_ref().is_none_or(|build| build.epoch != epoch.id) {
+            *current = self.newest_stored(epoch.id).await?.map(Arc::new);
+        }
+        if let Some(build) = current.as_ref().filter(|build| self.is_reusable(build)) {
+            return Ok(Arc::clone(build));
+        }
+        match self.begin(epoch).await {
+            Ok(build) => {
+                let build = Arc::new(build);
+                *current = Some(Arc::clone(&build));
+                Ok(build)
+            }
+            // While Postgres is away, an old snapshot with a long log behind it is as true as a new one.
+            Err(error) => match current.as_ref().filter(|build| !build.has_failed()) {
+                Some(build) => Ok(Arc::clone(build)),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Finds the snapshot that a cursor names.
+    pub(crate) async fn find(&self, epoch: EpochId, id: SnapshotId) -> Result<Option<Arc<Build>>> {
+        let current = self.current.lock().await.clone();
+        if let Some(build) = current.filter(|build| build.epoch == epoch && build.id == id) {
+            return Ok(Some(build));
+        }
+        Ok(self.stored(epoch, id).await?.map(Arc::new))
+    }
+
+    /// Reads a part, and waits for it if it is still being made.
+    pub(crate) async fn part(&self, build: &Build, part: u32) -> Result<PartRead> {
+        let next = part.saturating_add(1);
+        let mut progress = build.progress.clone();
+        let known = progress.wait_for(|progress| progress.parts > next || progress.ended.is_some());
+        let known = match tokio::time::timeout(PART_WAIT_MAX, known).await {
+            Ok(Ok(progress)) => progress.clone(),
+            Ok(Err(_ended)) => return Ok(PartRead::Gone),
+            Err(_elapsed) => {
+                return Err(Error::Unavailable { reason: "snapshot is still being made".to_owned() });
+            }
+        };
+        if let Some(Err(reason)) = known.ended {
+            return Err(Error::Unavailable { reason });
+        }
+        if part >= known.parts {
+            return Ok(PartRead::End);
+        }
+        let key = self.keys.snapshot_part(build.epoch.number(), build.id, EVERYBODY, part);
+        let bytes = self.store.get(&key).await?;
+        Ok(bytes.map_or(PartRead::Gone, |bytes| PartRead::Part { bytes, is_last: next >= known.parts }))
+    }
+
+    fn is_reusable(&self, build: &Build) -> bool {
+        let age = build.begun.elapsed().unwrap_or(Duration::MAX);
+        let behind = self.log.end().and_then(|(end, bytes)| {
+            let nothing = end <= Position::after(build.id.lsn);
+            let count = build.log_bytes.map(|then| bytes.saturating_sub(then));
+            if nothing { Some(0) } else { count }
+        });
+        !build.has_failed() && is_fresh(age, behind)
+    }
+
+    async fn newest_stored(&self, epoch: EpochId) -> Result<Option<Build>> {
+        let folder = self.keys.snapshots(epoch.number());
+        let mut newest = None;
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.store.list(&folder, after.as_deref(), 1_000).await?;
+            let found = page.iter().filter_map(|key| parse_manifest_key(&folder, EVERYBODY, key));
+            newest = found.max_by_key(|id| id.lsn).or(newest);
+            match page.last() {
+                Some(last) => after = Some(last.clone()),
+                None => break,
+            }
+        }
+        match newest {
+            Some(id) => self.stored(epoch, id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn stored(&self, epoch: EpochId, id: SnapshotId) -> Result<Option<Build>> {
+        let key = self.keys.snapshot_manifest(epoch.number(), id, EVERYBODY);
+        let Some(object) = self.store.get(&key).await? else { return Ok(None) };
+        let manifest = Manifest::decode(&object)?;
+        if manifest.epoch != epoch || manifest.snapshot != id {
+            return Ok(None);
+        }
+        let (_done, progress) = watch::channel(Progress { parts: manifest.parts, ended: Some(Ok(())) });
+        let begun = UNIX_EPOCH + Duration::from_millis(manifest.begun_ms);
+        Ok(Some(Build { epoch, id, begun, log_bytes: None, progress }))
+    }
+
+    /// Opens a snapshot in Postgres, and lets a task write it.
+    async fn begin(&self, epoch: &Epoch) -> Result<Build> {
+        let log_bytes = self.log.end().map(|(_end, bytes)| bytes);
+        let anchored = anchor::open(self, epoch).await?;
+        let build = getrandom::u64().map_err(|_unsupported| Error::RandomBytes)?;
+        let id = SnapshotId { lsn: anchored.lsn, build };
+        let begun = SystemTime::now();
+        let (sender, progress) = watch::channel(Progress::default());
+        let writer = build::Writer {
+            store: Arc::clone(&self.store),
+            keys: self.keys.clone(),
+            manifest: Manifest { epoch: epoch.id, snapshot: id, parts: 0, begun_ms: since_1970_ms(begun) },
+            progress: sender,
+        };
+        tracing::info!(epoch = %epoch.id, lsn = %id.lsn, "snapshot begun");
+        tokio::spawn(writer.run(anchored, Instant::now()));
+        Ok(Build { epoch: epoch.id, id, begun, log_bytes, progress })
+    }
+}
+
+impl Build {
+    fn has_failed(&self) -> bool {
+        let progress = self.progress.borrow();
+        let ended_early = progress.ended.is_none() && self.progress.has_changed().is_err();
+        ended_early || matches!(progress.ended, Some(Err(_)))
+    }
+}
+
+/// Whether a snapshot of this age, with so many bytes of log behind it, is good enough for another client.
+fn is_fresh(age: Duration, log_bytes: Option<u64>) -> bool {
+    age < REUSE_AGE_MAX || log_bytes.is_some_and(|bytes| bytes < REUSE_LOG_BYTES_MAX)
+}
+
+fn since_1970_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_used_again_while_it_is_young_or_little_was_written() {
+        let old = REUSE_AGE_MAX;
+        for (age, log_bytes, wanted) in [
+            (Duration::ZERO, None, true),
+            (Duration::ZERO, Some(u64::MAX), true),
+            (old, Some(0), true),
+            (old, Some(REUSE_LOG_BYTES_MAX), false),
+            (old, None, false),
+        ] {
+            assert_eq!(is_fresh(age, log_bytes), wanted, "{age:?} {log_bytes:?}");
+        }
+    }
+}
