@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use hub::arguments::{self, Command, USAGE};
 use hub::config::{Config, Environment};
 use hub::error::{Error, Result};
-use hub::serve::Server;
+use hub::serve::{DRAIN_MAX, Server};
 use hub::shutdown::{self, Shutdown};
 use tracing_subscriber::EnvFilter;
 
@@ -50,7 +50,7 @@ fn serve(path: &std::path::Path) -> Result<()> {
             tracing::info!("ending");
             shutdown.ask();
         });
-        server.run().await
+        server.run(DRAIN_MAX).await
     })
 }
 

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -12,6 +14,13 @@ use crate::http;
 use crate::http::app::App;
 use crate::metrics::Metrics;
 use crate::store;
+
+/// Longest time that requests get to finish when the hub ends; supervisors kill after 30 s.
+pub const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Longest time that ingest gets to end after the last request. Cutting it off loses nothing: what the store
+/// does not hold yet comes again from the slot.
+const FEEDS_END_MAX: Duration = Duration::from_secs(5);
 
 /// A hub that listens.
 pub struct Server {
@@ -40,9 +49,13 @@ impl Server {
         self.address
     }
 
-    /// Answers requests until the end is asked for.
-    pub async fn run(self) -> Result<()> {
-        http::serve(self.listener, http::routes(&self.app), self.ending).await?;
+    /// Answers requests until the end is asked for; those that are under way then get `drain_max` to finish.
+    pub async fn run(self, drain_max: Duration) -> Result<()> {
+        http::serve(self.listener, http::routes(&self.app), self.ending, drain_max).await?;
+        let feeds = join_all(self.app.databases.values().map(|database| database.feed.ended()));
+        if tokio::time::timeout(FEEDS_END_MAX, feeds).await.is_err() {
+            tracing::warn!("ingest was cut off at the end");
+        }
         tracing::info!("ended");
         Ok(())
     }

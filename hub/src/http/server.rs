@@ -41,9 +41,6 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 /// Longest time that sent bytes may stay unanswered: a client that went away without a word holds nothing.
 const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 
-/// Longest time that requests get to finish when the hub ends; supervisors kill after 30 s.
-const DRAIN_MAX: Duration = Duration::from_secs(20);
-
 /// How long to wait when the system has no file for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,6 +54,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     routes: Routes,
     mut ending: watch::Receiver<bool>,
+    drain_max: Duration,
 ) -> Result<()> {
     let service = Arc::new(Answering { routes, numbers: RequestNumbers::new()? });
     let builder = builder();
@@ -83,7 +81,7 @@ pub(crate) async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain_max, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were cut off at the end");
     }
     Ok(())
