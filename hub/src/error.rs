@@ -369,3 +369,34 @@ fn says_no_values(sqlstate: &str) -> bool {
     const CLASSES: [&str; 12] = ["08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58"];
     CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_or_time_can_mend_is_worth_waiting_for() {
+        for sqlstate in ["08006", "40001", "40P01", "53100", "57P01", "57014", "55P03", "3D000", "42883"] {
+            assert!(mends_by_itself(sqlstate), "{sqlstate}");
+        }
+        for sqlstate in ["22P02", "23505", "42501", "42P01", "P0001", "XX000"] {
+            assert!(!mends_by_itself(sqlstate), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_may_quote_a_row_is_withheld() {
+        for sqlstate in ["22P02", "23505", "P0001", "XX000"] {
+            assert!(!says_no_values(sqlstate), "{sqlstate}");
+        }
+        assert!(says_no_values("42883"));
+    }
+
+    #[test]
+    fn the_causes_of_an_error_are_logged_with_it() {
+        let source = std::io::Error::other("disk is on fire");
+        let error = Error::StoreDirectory { operation: "read", path: PathBuf::from("/s/a"), source };
+        assert_eq!(error.logged(), "store cannot read /s/a: disk is on fire");
+        assert_eq!(error.http_status(), ProblemKind::Unavailable);
+    }
+}

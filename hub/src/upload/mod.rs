@@ -78,21 +78,45 @@ fn refuse(error: &FormatError) -> Problem {
 
 /// Turns the answer of Postgres into the answer of the hub.
 fn respond(database: &Database, headers: &UploadHeaders, mut answer: Value) -> Result<Response, Problem> {
-    let status = answer.get("status").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let kind = match status.as_str() {
-        "applied" | "duplicate" => {
-            if status == "applied" {
-                count_rejected(database, headers, &answer);
-            }
-            forget_seen(headers, &mut answer);
-            database.metrics.count_upload(&status);
-            return Ok(json_response(&answer));
+    let taken = judge(&answer)?;
+    database.metrics.count_upload(taken.status());
+    if taken == Taken::Applied {
+        let rejected = rejected_of(headers, &answer);
+        database.metrics.rejected_rows.inc_by(u64::try_from(rejected).unwrap_or(u64::MAX));
+    }
+    forget_seen(headers, &mut answer);
+    Ok(json_response(&answer))
+}
+
+/// What Postgres says of an upload that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// It was applied now.
+    Applied,
+    /// It had been applied before.
+    Duplicate,
+}
+
+impl Taken {
+    fn status(self) -> &'static str {
+        match self {
+            Taken::Applied => "applied",
+            Taken::Duplicate => "duplicate",
         }
+    }
+}
+
+/// Tells whether Postgres has an upload, or why not.
+fn judge(answer: &Value) -> Result<Taken, Problem> {
+    let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
+    let kind = match status {
+        "applied" => return Ok(Taken::Applied),
+        "duplicate" => return Ok(Taken::Duplicate),
         "out_of_order" => ProblemKind::OutOfOrder,
         "site_conflict" => ProblemKind::SiteConflict,
         "clock_ahead" => ProblemKind::ClockAhead,
         "invalid" => ProblemKind::InvalidPayload,
-        _ => return Err(Problem::from(Error::UploadStatus { found: status })),
+        _ => return Err(Problem::from(Error::UploadStatus { found: status.to_owned() })),
     };
     let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("postgres refused the upload");
     let told = ["acked", "accepted_hlc", "server_time_ms"];
@@ -103,15 +127,14 @@ fn respond(database: &Database, headers: &UploadHeaders, mut answer: Value) -> R
     Err(problem)
 }
 
-/// Counts the rows of this upload that Postgres refused; the answer repeats those of earlier ones too.
-fn count_rejected(database: &Database, headers: &UploadHeaders, answer: &Value) {
+/// How many rows of this upload Postgres refused; the answer repeats those of earlier ones too.
+fn rejected_of(headers: &UploadHeaders, answer: &Value) -> usize {
     let of_this_upload = |rejection: &&Value| {
         let last = rejection.get("last").and_then(Value::as_i64);
         last.is_some_and(|last| headers.first <= last && last <= headers.last)
     };
     let rejected = answer.get("rejected").and_then(Value::as_array);
-    let count = rejected.map_or(0, |rejected| rejected.iter().filter(of_this_upload).count());
-    database.metrics.rejected_rows.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    rejected.map_or(0, |rejected| rejected.iter().filter(of_this_upload).count())
 }
 
 /// Leaves out the rejections that the site has already stored.
@@ -123,4 +146,66 @@ fn forget_seen(headers: &UploadHeaders, answer: &mut Value) {
     };
     rejected
         .retain(|rejection| rejection.get("id").and_then(Value::as_i64).is_none_or(|number| number > seen));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shared_format::SiteId;
+
+    use super::*;
+
+    fn headers(rejected_seen: Option<i64>) -> UploadHeaders {
+        UploadHeaders {
+            site: SiteId::ZERO,
+            upload: [0; 16],
+            first: 5,
+            last: 9,
+            token: None,
+            rejected_seen,
+            content_length: None,
+        }
+    }
+
+    #[test]
+    fn the_status_of_postgres_decides_the_answer() {
+        for (status, wanted) in [
+            ("applied", Ok(Taken::Applied)),
+            ("duplicate", Ok(Taken::Duplicate)),
+            ("out_of_order", Err(ProblemKind::OutOfOrder)),
+            ("site_conflict", Err(ProblemKind::SiteConflict)),
+            ("clock_ahead", Err(ProblemKind::ClockAhead)),
+            ("invalid", Err(ProblemKind::InvalidPayload)),
+            ("something else", Err(ProblemKind::Internal)),
+        ] {
+            let found = judge(&json!({ "status": status })).map_err(|problem| problem.kind());
+            assert_eq!(found, wanted, "{status}");
+        }
+        assert_eq!(judge(&json!({})).map_err(|problem| problem.kind()), Err(ProblemKind::Internal));
+    }
+
+    #[test]
+    fn a_problem_tells_what_the_site_needs_and_no_token() {
+        let token = "00112233445566778899aabbccddeeff";
+        let answer = json!({ "status": "clock_ahead", "token": token, "acked": 3, "accepted_hlc": 7_u64 << 56,
+            "server_time_ms": 11, "detail": "by 2 years" });
+        let told = format!("{:?}", judge(&answer).unwrap_err());
+        for word in ["accepted_hlc", "504403158265495552", "server_time_ms", "by 2 years"] {
+            assert!(told.contains(word), "{word} in {told}");
+        }
+        assert!(!told.contains(token), "{told}");
+    }
+
+    #[test]
+    fn rejections_are_counted_once_and_left_out_once_seen() {
+        let rejection = |number, last| json!({ "id": number, "first": 1, "last": last });
+        let answer =
+            json!({ "rejected": [rejection(1, 4), rejection(2, 5), rejection(3, 9), rejection(4, 10)] });
+        assert_eq!(rejected_of(&headers(None), &answer), 2);
+        for (seen, left) in [(None, 4), (Some(0), 4), (Some(2), 2), (Some(9), 0)] {
+            let mut answer = answer.clone();
+            forget_seen(&headers(seen), &mut answer);
+            assert_eq!(answer["rejected"].as_array().unwrap().len(), left, "{seen:?}");
+        }
+    }
 }
