@@ -49,7 +49,9 @@ fn a_file_written_by_the_plain_sqlite3_shell_syncs() {
          insert into todo values ('n', 'new by the shell', 'note', 3);
          begin; insert into todo values ('ghost', 'never', null, 0); rollback;",
     );
-    Client::open(&path).sync();
+    let device = Client::open(&path);
+    device.join(&stage.hub.address(), API_KEY);
+    device.sync();
     stage.settles_at(&["n|new by the shell|note|3", "s|by the shell|NULL|0"]);
 }
 
