@@ -1,1 +1,29 @@
-//! Part of the sync stack.
+//! SQLite side of the sync stack: capture log, fold, merge on apply, networking in SQL.
+//!
+//! Loaded into any SQLite from 3.35 on, or linked into a program that calls [`register`].
+
+mod apply;
+mod capture;
+mod catalog;
+mod changes;
+mod connection;
+mod emit;
+mod entrypoint;
+mod error;
+mod fold;
+mod functions;
+mod log;
+mod metadata;
+pub mod network;
+mod outbox;
+mod parked;
+mod rejected;
+mod restamp;
+mod settings;
+mod sql;
+mod tracked_table;
+
+pub use entrypoint::sqlite3_cloudsync_init;
+pub use error::{Error, Result, Untrackable};
+pub use functions::{register, register_with};
+pub use log::DbVersion;

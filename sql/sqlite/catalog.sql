@@ -1,0 +1,86 @@
+-- Makes the tables that the extension keeps beside the user's own: settings, the site dictionary, the
+-- registry of tracked tables, the capture log with its outbox, and what could not be applied or accepted.
+-- Every statement can be run again.
+
+create table if not exists main.cloudsync_settings (
+  key text not null primary key,
+  value
+) without rowid;
+
+create table if not exists main.cloudsync_sites (
+  ordinal integer primary key,
+  site blob not null unique
+);
+
+-- `baseline` is the number of the log entry that stands for the rows which were there before, NULL when the
+-- table was empty; `baseline_after` is the row key up to which these rows were put into uploads.
+create table if not exists main.cloudsync_tables (
+  id integer primary key,
+  name text not null unique collate nocase,
+  algorithm integer not null,
+  incarnation integer not null,
+  version integer not null,
+  baseline integer,
+  baseline_after blob
+);
+
+-- Ids are never used again, so a column that went away keeps its line.
+create table if not exists main.cloudsync_columns (
+  tbl integer not null,
+  id integer not null,
+  name text not null collate nocase,
+  primary key (tbl, name)
+) without rowid;
+
+-- Written by triggers alone, also by tools that never heard of the extension. `cols` is a set of column ids
+-- (one integer, or words of 63 ids joined by commas) or a negative code: see sqlite_sync/src/log.rs.
+create table if not exists main.cloudsync_log (
+  seq integer primary key,
+  tbl integer,
+  cols,
+  ms integer,
+  pk
+);
+
+create table if not exists main.cloudsync_outbox (
+  upload blob not null primary key,
+  first integer not null,
+  last integer not null,
+  payload blob not null
+) without rowid;
+
+-- `cells`: newer than the life of a row that is not alive, one merged entry a row. `refused`: a change that
+-- this file's own constraints did not let in; tried again at each sync.
+create table if not exists main.cloudsync_parked (
+  id integer primary key,
+  tbl integer not null,
+  pk blob not null,
+  kind text not null check (kind in ('cells', 'refused')),
+  change blob not null,
+  reason text,
+  at_ms integer not null
+);
+
+create index if not exists main.cloudsync_parked_row on cloudsync_parked (tbl, pk);
+
+-- What the server did not accept. The user's value stays in the table; the row travels whole until accepted.
+create table if not exists main.cloudsync_rejected (
+  tbl text not null collate nocase,
+  pk blob not null,
+  key text not null,
+  sqlstate text not null,
+  message text not null,
+  first integer not null,
+  last integer not null,
+  at_ms integer not null,
+  primary key (tbl, pk)
+);
+
+-- Tables and columns of other replicas that this file does not have; `col` is '' for a whole table.
+create table if not exists main.cloudsync_skipped (
+  tbl text not null collate nocase,
+  col text not null collate nocase,
+  reason text not null,
+  at_ms integer not null,
+  primary key (tbl, col)
+) without rowid;

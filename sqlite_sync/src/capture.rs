@@ -1,0 +1,194 @@
+//! Writes the capture triggers of a tracked table: pure SQL, so that every SQLite tool can go on writing to
+//! the file.
+
+use rusqlite::Connection;
+
+use crate::error::{Doing, Result};
+use crate::log::{DELETED, INSERTED, LOOK, WORD_COLUMNS};
+use crate::sql::{NOW_MS, balanced, fill, join, quote};
+use crate::tracked_table::{Column, TrackedTable, UniqueIndex, log_key_name};
+
+const INSERT: &str = include_str!("../../sql/sqlite/capture_insert.sql");
+const UPDATE: &str = include_str!("../../sql/sqlite/capture_update.sql");
+const REKEY: &str = include_str!("../../sql/sqlite/capture_rekey.sql");
+const DELETE: &str = include_str!("../../sql/sqlite/capture_delete.sql");
+const LOOK_UP: &str = include_str!("../../sql/sqlite/capture_look.sql");
+
+/// Beginning of the name of every trigger that this crate makes.
+pub(crate) const TRIGGER_PREFIX: &str = "cloudsync_capture_";
+
+/// Makes the triggers of a table anew.
+pub(crate) fn install(connection: &Connection, table: &TrackedTable, uniques: &[UniqueIndex]) -> Result<()> {
+    remove(connection, &table.name)?;
+    for sql in statements(table, uniques) {
+        connection.execute_batch(&sql).doing("make a capture trigger")?;
+    }
+    Ok(())
+}
+
+/// Removes the triggers of a table.
+pub(crate) fn remove(connection: &Connection, table: &str) -> Result<()> {
+    let sql = "select name from main.sqlite_schema
+        where type = 'trigger' and tbl_name = ?1 collate nocase and name glob ?2";
+    let names = connection
+        .prepare_cached(sql)?
+        .query_map([table, &format!("{TRIGGER_PREFIX}*")], |row| row.get(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<String>>>)
+        .doing("look for capture triggers")?;
+    for name in names {
+        connection.execute_batch(&format!("drop trigger main.{}", quote(&name)))?;
+    }
+    Ok(())
+}
+
+fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
+    let numbers = [INSERTED, DELETED, LOOK].map(|code| code.to_string());
+    let id = table.id.to_string();
+    let quoted = quote(&table.name);
+    let log_key = table.log_key("");
+    let new_key = table.key_columns("NEW.");
+    let old_key = table.key_columns("OLD.");
+    let key_columns = key_columns_written(table);
+    let when_new = when(&key_whole(table, "NEW"));
+    let when_old = when(&key_whole(table, "OLD"));
+    let key_kept = join(&table.key, " and ", |_, column| format!("not {}", changed(column)));
+    let key_changed = join(&table.key, " or ", |_, column| changed(column));
+    let new_key_whole = key_whole(table, "NEW").unwrap_or_else(|| String::from("true"));
+    let old_key_whole = key_whole(table, "OLD").unwrap_or_else(|| String::from("true"));
+    let names = ["insert", "update", "rekey", "delete"].map(|what| trigger(table, what));
+    let shared = [
+        ("table", quoted.as_str()),
+        ("id", &id),
+        ("inserted", &numbers[0]),
+        ("deleted", &numbers[1]),
+        ("look", &numbers[2]),
+        ("now", NOW_MS),
+        ("log_key", &log_key),
+        ("new_key", &new_key),
+        ("old_key", &old_key),
+    ];
+    let with = |template: &str, own: &[(&str, &str)]| fill(template, &[&shared, own].concat());
+    let mut all = vec![
+        with(INSERT, &[("trigger", &names[0]), ("when_key", &when_new)]),
+        with(
+            REKEY,
+            &[
+                ("trigger", &names[2]),
+                ("key_columns", &key_columns),
+                ("key_changed", &key_changed),
+                ("new_key_whole", &new_key_whole),
+                ("old_key_whole", &old_key_whole),
+            ],
+        ),
+        with(DELETE, &[("trigger", &names[3]), ("when_key", &when_old)]),
+    ];
+    if !table.columns.is_empty() {
+        let own = [
+            ("trigger", names[1].as_str()),
+            ("columns", &table.other_columns("")),
+            (
+                "key_kept",
+                &match key_whole(table, "NEW") {
+                    Some(whole) => format!("{whole} and {key_kept}"),
+                    None => key_kept,
+                },
+            ),
+            ("changed", &balanced(&table.columns.iter().map(changed).collect::<Vec<_>>(), "or")),
+            ("column_set", &column_set(table)),
+        ];
+        all.push(with(UPDATE, &own));
+    }
+    for (at, unique) in uniques.iter().enumerate() {
+        all.extend(look_statements(table, at, unique, &with));
+    }
+    all
+}
+
+/// Fills a template with the parts that all triggers of a table share, and with its own.
+type Filler<'a> = &'a dyn Fn(&str, &[(&str, &str)]) -> String;
+
+/// Triggers that log which rows hold the values of one UNIQUE index.
+fn look_statements(table: &TrackedTable, at: usize, unique: &UniqueIndex, with: Filler<'_>) -> [String; 2] {
+    let columns = join(&unique.parts, ", ", |_, (column, _)| quote(column));
+    let held_equal = join(&unique.parts, " and ", |_, (column, collation)| {
+        format!("held.{0} collate {1} = NEW.{0}", quote(column), quote(collation))
+    });
+    let written = join(&unique.parts, " or ", |_, (column, _)| changed_name(column));
+    let held_key = table.key_columns("held.");
+    let look = |what: &str, event: &str, when_written: &str| {
+        let name = trigger(table, &format!("{what}_{at}"));
+        let own = [
+            ("trigger", name.as_str()),
+            ("event", event),
+            ("when_written", when_written),
+            ("held_key", &held_key),
+            ("held_equal", &held_equal),
+        ];
+        with(LOOK_UP, &own)
+    };
+    [
+        look("look_insert", "insert", ""),
+        look("look_update", &format!("update of {columns}"), &format!("\nwhen {written}")),
+    ]
+}
+
+fn trigger(table: &TrackedTable, what: &str) -> String {
+    quote(&format!("{TRIGGER_PREFIX}{}_{what}", table.id))
+}
+
+/// Columns whose assignment may change the row key. A rowid that is the key can be assigned under any of its
+/// names, and SQLite matches `update of` by name alone.
+fn key_columns_written(table: &TrackedTable) -> String {
+    let mut names: Vec<String> = table.key.iter().map(Column::quoted).collect();
+    names.extend(["rowid", "oid", "_rowid_"].map(String::from));
+    names.join(", ")
+}
+
+/// "Changed" of DESIGN section 6: another value or another storage class.
+fn changed(column: &Column) -> String {
+    changed_name(&column.name)
+}
+
+fn changed_name(name: &str) -> String {
+    let name = quote(name);
+    format!("(OLD.{name} is not NEW.{name} collate binary or typeof(OLD.{name}) <> typeof(NEW.{name}))")
+}
+
+/// The set of changed columns as the log holds it.
+fn column_set(table: &TrackedTable) -> String {
+    let mut words: Vec<Vec<String>> = Vec::new();
+    for column in &table.columns {
+        let word = usize::from(column.id.get() / WORD_COLUMNS);
+        if words.len() <= word {
+            words.resize(word + 1, Vec::new());
+        }
+        words[word].push(format!("({} << {})", changed(column), column.id.get() % WORD_COLUMNS));
+    }
+    join(&words, " || ',' || ", |_, terms| balanced(terms, "|"))
+}
+
+/// Says that no part of the key is NULL; such rows have no name and stay on this device.
+fn key_whole(table: &TrackedTable, row: &str) -> Option<String> {
+    let parts: Vec<String> = table
+        .key
+        .iter()
+        .filter(|column| column.may_be_null)
+        .map(|column| format!("{row}.{} is not null", column.quoted()))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(" and "))
+}
+
+fn when(condition: &Option<String>) -> String {
+    condition.as_ref().map(|condition| format!("\nwhen {condition}")).unwrap_or_default()
+}
+
+/// Adds columns to the log when a wider key than any before is tracked.
+pub(crate) fn widen_log(connection: &Connection, parts: usize) -> Result<()> {
+    let sql = "select count(*) from pragma_table_info('cloudsync_log', 'main') where name glob 'pk*'";
+    let found: u32 = connection.query_row(sql, [], |row| row.get(0))?;
+    for at in usize::try_from(found).unwrap_or(0)..parts {
+        let sql = format!("alter table main.cloudsync_log add column {}", log_key_name(at));
+        connection.execute_batch(&sql).doing("widen the capture log")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The registry of tracked tables and the life of the extension's own tables.
+
+use std::rc::Rc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use shared_format::payload::TableAlgorithm;
+use shared_format::{SiteId, Value, decode_key};
+
+use crate::capture;
+use crate::error::{Doing, Error, Reading, Result, Untrackable};
+use crate::fold;
+use crate::log;
+use crate::settings::{self, Setting, Sites};
+use crate::sql::{Unit, fill, join};
+use crate::tracked_table::{RowSql, Shape, TrackedTable, find, log_key_name, metadata_name};
+
+const CATALOG: &str = include_str!("../../sql/sqlite/catalog.sql");
+const METADATA: &str = include_str!("../../sql/sqlite/metadata.sql");
+
+/// One SQLite file seen through the registry: what every part of this crate works on.
+pub(crate) struct Replica<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) sites: Sites,
+    pub(crate) tables: Vec<Rc<TrackedTable>>,
+}
+
+impl<'c> Replica<'c> {
+    /// Reads the registry; None when the file has none yet.
+    pub(crate) fn load(connection: &'c Connection) -> Result<Option<Self>> {
+        if !settings::is_set_up(connection)? {
+            return Ok(None);
+        }
+        let Some(sites) = Sites::load(connection)? else { return Ok(None) };
+        let mut tables = Vec::new();
+        for registered in registered(connection)? {
+            tables.extend(registered.read_columns(connection)?.map(Rc::new));
+        }
+        Ok(Some(Self { connection, sites, tables }))
+    }
+
+    /// Reads the registry of a file that has one.
+    pub(crate) fn open(connection: &'c Connection) -> Result<Self> {
+        Self::load(connection)?.ok_or(Error::NothingTracked)
+    }
+
+    /// This file's own site.
+    pub(crate) fn own(&self) -> SiteId {
+        self.sites.own()
+    }
+
+    /// Finds a tracked table by its number.
+    pub(crate) fn table(&self, id: u32) -> Option<&Rc<TrackedTable>> {
+        self.tables.iter().find(|table| table.id == id)
+    }
+
+    /// Finds a tracked table by its name.
+    pub(crate) fn table_named(&self, name: &str) -> Option<&Rc<TrackedTable>> {
+        self.tables.iter().find(|table| table.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Wall time as the server would tell it.
+    pub(crate) fn corrected_ms(&self) -> Result<i64> {
+        Ok(crate::sql::wall_ms(self.connection)?.saturating_add(clock_offset_ms(self.connection)?))
+    }
+}
+
+/// What has to be added to this device's clock.
+pub(crate) fn clock_offset_ms(connection: &Connection) -> Result<i64> {
+    Ok(settings::integer(connection, Setting::ClockOffset)?.unwrap_or(0))
+}
+
+fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
+    let sql = "select id, name, algorithm, incarnation, version, baseline
+        from main.cloudsync_tables order by id";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let mut tables = Vec::new();
+    while let Some(row) = rows.next()? {
+        tables.push(TrackedTable {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            algorithm: TableAlgorithm::from_code(row.get(2)?).reading("registry of tables")?,
+            incarnation: row.get::<_, i64>(3)?.cast_unsigned(),
+            version: row.get(4)?,
+            baseline: row.get(5)?,
+            key: Vec::new(),
+            columns: Vec::new(),
+            sql: RowSql::default(),
+        });
+    }
+    Ok(tables)
+}
+
+/// Tracks a table, or takes its columns and indexes in anew, and returns the file's site.
+pub(crate) fn init(connection: &Connection, table: &str, algorithm: TableAlgorithm) -> Result<SiteId> {
+    let shape = Shape::read(connection, table)?;
+    let unit = Unit::begin(connection)?;
+    connection.execute_batch(CATALOG).doing("make the extension's tables")?;
+    if settings::integer(connection, Setting::Site)?.is_none() {
+        Sites::renew(connection)?;
+    }
+    let is_new = register(connection, &shape, algorithm)?;
+    number_columns(connection, &shape)?;
+    capture::widen_log(connection, shape.key.len())?;
+    let tracked = Replica::open(connection)?;
+    let table = tracked.table_named(&shape.name).ok_or(Error::NothingTracked)?;
+    if is_new {
+        let definitions = join(&table.key, ",\n  ", |at, column| {
+            format!("{} {} not null", log_key_name(at), column.affinity().type_name())
+        });
+        let parts = [
+            ("metadata", crate::sql::quote(&metadata_name(&table.name))),
+            ("key_definitions", definitions),
+            ("log_key", table.log_key("")),
+        ];
+        let parts: Vec<(&str, &str)> = parts.iter().map(|(name, part)| (*name, part.as_str())).collect();
+        connection.execute_batch(&fill(METADATA, &parts)).doing("make the metadata table")?;
+        begin_baseline(connection, table)?;
+    }
+    capture::install(connection, table, &shape.uniques)?;
+    let site = tracked.own();
+    unit.commit()?;
+    Ok(site)
+}
+
+/// Puts a table into the registry; says whether it was not there.
+fn register(connection: &Connection, shape: &Shape, algorithm: TableAlgorithm) -> Result<bool> {
+    let sql = "select 1 from main.cloudsync_tables where name = ?1";
+    let known = connection.query_row(sql, [&shape.name], |_row| Ok(())).optional()?;
+    if known.is_some() {
+        return Ok(false);
+    }
+    let metadata = metadata_name(&shape.name);
+    if find(connection, &metadata)?.is_some() {
+        let reason = Untrackable::NameTaken { name: metadata };
+        return Err(Error::Untrackable { table: shape.name.clone(), reason });
+    }
+    let mut incarnation = [0; 8];
+    getrandom::fill(&mut incarnation).map_err(|_no_source| Error::Random)?;
+    let sql = "insert into main.cloudsync_tables (name, algorithm, incarnation, version)
+        values (?1, ?2, ?3, 0)";
+    let row = params![shape.name, algorithm.code(), i64::from_le_bytes(incarnation)];
+    connection.execute(sql, row).doing("register the table")?;
+    Ok(true)
+}
+
+/// Gives ids to columns that have none; a table with new columns has a new version.
+fn number_columns(connection: &Connection, shape: &Shape) -> Result<()> {
+    let id = "(select id from main.cloudsync_tables where name = ?1)";
+    let sql = format!(
+        "insert into main.cloudsync_columns (tbl, id, name)
+         select {id}, coalesce((select max(id) from main.cloudsync_columns where tbl = {id}), 0) + 1, ?2
+         where true on conflict (tbl, name) do nothing"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut added = 0;
+    for column in shape.key.iter().chain(&shape.columns) {
+        added += statement.execute(params![shape.name, column.name]).doing("number the columns")?;
+    }
+    if added > 0 {
+        let sql = "update main.cloudsync_tables set version = version + 1 where name = ?1";
+        connection.execute(sql, [&shape.name])?;
+    }
+    Ok(())
+}
+
+/// Writes the entry that stands for all rows of a filled table. They get no metadata: see DESIGN section 4.
+fn begin_baseline(connection: &Connection, table: &TrackedTable) -> Result<()> {
+    let sql = format!("select exists (select 1 from {})", table.quoted());
+    if !connection.query_row(&sql, [], |row| row.get(0))? {
+        return Ok(());
+    }
+    let baseline = log::append_baseline(connection, table.id)?;
+    let sql = "update main.cloudsync_tables set baseline = ?2 where id = ?1";
+    connection.execute(sql, params![table.id, baseline.get()])?;
+    Ok(())
+}
+
+/// The row key up to which baseline rows were put into uploads.
+pub(crate) fn baseline_after(connection: &Connection, table: u32) -> Result<Option<Vec<Value>>> {
+    let sql = "select baseline_after from main.cloudsync_tables where id = ?1";
+    let key: Option<Vec<u8>> = connection.prepare_cached(sql)?.query_row([table], |row| row.get(0))?;
+    key.map(|key| decode_key(&key).reading("place in the baseline")).transpose()
+}
+
+/// Stops tracking a table: its triggers, metadata and log entries go, the user's rows stay.
+pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
+    if !settings::is_set_up(connection)? {
+        return Ok(());
+    }
+    let unit = Unit::begin(connection)?;
+    if let Some(mut replica) = Replica::load(connection)? {
+        fold::fold(&mut replica)?;
+    }
+    let sql = "select id, name from main.cloudsync_tables where name = ?1";
+    let found = connection
+        .query_row(sql, [table], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    if let Some((id, name)) = found {
+        capture::remove(connection, &name)?;
+        let metadata = crate::sql::quote(&metadata_name(&name));
+        connection.execute_batch(&format!("drop table if exists main.{metadata}"))?;
+        let newest = log::newest(connection)?.get();
+        let sql = "update main.cloudsync_log set tbl = null, cols = ?2 where tbl = ?1 and seq = ?3";
+        connection.execute(sql, params![id, log::MARK, newest])?;
+        connection.execute("delete from main.cloudsync_log where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_parked where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_rejected where tbl = ?1", [&name])?;
+        connection.execute("delete from main.cloudsync_columns where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_tables where id = ?1", [id])?;
+    }
+    unit.commit()
+}

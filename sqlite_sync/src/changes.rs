@@ -1,0 +1,432 @@
+//! Which rows travel: everything since a number for a payload file, ranges of the capture log for uploads.
+
+use std::collections::HashSet;
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, OptionalExtension, params};
+use shared_format::payload::{PayloadBuilder, encode_frame};
+use shared_format::{ColumnId, RowKind, RowState, Stamp, Value, encode_key};
+
+use crate::catalog::{Replica, baseline_after};
+use crate::emit::TableRows;
+use crate::error::{Doing, Result};
+use crate::fold::{LoggedRow, fold, for_each_logged_row};
+use crate::log::{self, BASELINE, BASELINE_SPAN, Captured, ColumnSet, DbVersion, MARK};
+use crate::metadata;
+use crate::outbox::{self, Upload};
+use crate::parked;
+use crate::rejected::{self, Rejection, printed_key};
+use crate::sql::{Unit, binds, columns, join, refs};
+use crate::tracked_table::{TrackedTable, log_key_name};
+
+/// Bytes of rows in one payload. Below the 8 MiB that an upload may have even when nothing compresses.
+const PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
+
+/// Entries that are looked at for one upload.
+const UPLOAD_ENTRIES: i64 = 50_000;
+
+/// Largest cell that travels: see DESIGN section 15.
+const CELL_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Largest upload body, compressed: see DESIGN section 15.
+const UPLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Encodes everything that changed here since a number, as frames; None when nothing did.
+pub(crate) fn encode(connection: &Connection, since: DbVersion) -> Result<Option<Vec<u8>>> {
+    let Some(mut replica) = Replica::load(connection)? else { return Ok(None) };
+    let unit = Unit::begin(connection)?;
+    fold(&mut replica)?;
+    let mut frames = Vec::new();
+    for table in &replica.tables {
+        encode_known(&replica, table, since, &mut frames)?;
+        if table.baseline.is_some_and(|baseline| baseline > since.get()) {
+            encode_baseline(&replica, table, &mut frames)?;
+        }
+    }
+    unit.commit()?;
+    Ok((!frames.is_empty()).then_some(frames))
+}
+
+/// Rows of one table, cut into frames.
+struct Frames<'t, 'f> {
+    table: &'t TrackedTable,
+    rows: TableRows<'t>,
+    frames: &'f mut Vec<u8>,
+}
+
+impl<'t, 'f> Frames<'t, 'f> {
+    fn new(table: &'t TrackedTable, frames: &'f mut Vec<u8>) -> Self {
+        Self { table, rows: TableRows::new(table), frames }
+    }
+
+    fn cut(&mut self, bytes: usize) {
+        if self.rows.rows() > 0 && self.rows.byte_len() >= bytes {
+            let rows = std::mem::replace(&mut self.rows, TableRows::new(self.table));
+            self.frames.extend(encode_frame(&rows.into_payload()));
+        }
+    }
+}
+
+/// Rows with metadata that changed since a number, also those that came from elsewhere.
+fn encode_known(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    since: DbVersion,
+    frames: &mut Vec<u8>,
+) -> Result<()> {
+    let key_len = table.key.len();
+    let sql = format!(
+        "select {}, t.{} is not null, {}{} from {} as m left join {} as t on {} where m.seq > ?1",
+        metadata::state_columns("m."),
+        table.key[0].quoted(),
+        table.log_key("m."),
+        table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
+        table.metadata(),
+        table.quoted(),
+        table.key_equals_log("t", "m"),
+    );
+    let mut statement = replica.connection.prepare(&sql).doing("read changed rows")?;
+    let mut rows = statement.query([since.get()])?;
+    let mut out = Frames::new(table, frames);
+    while let Some(row) = rows.next().doing("read changed rows")? {
+        let Some(state) = metadata::state(&replica.sites, row, 0)? else { continue };
+        let key = columns(row, 5, key_len)?;
+        if state.is_alive() {
+            let values = columns(row, 5 + key_len, table.columns.len())?;
+            if row.get(4)? && fits(replica, table, &key, &values, since)? {
+                out.rows.whole(&state, &key, &values);
+            }
+        } else {
+            if let Some(life) = state.life {
+                out.rows.deleted(life.stamp, &key);
+            }
+            if !state.cells.is_empty() {
+                let parked = parked::cells(replica.connection, table, &encode_key(refs(&key)))?;
+                let mut cells: Vec<_> = parked
+                    .iter()
+                    .filter_map(|(id, value)| Some((table.position(*id)?, state.cell(*id)?, value.as_ref())))
+                    .collect();
+                cells.sort_by_key(|(at, _, _)| *at);
+                out.rows.push_cells(&key, &cells);
+            }
+        }
+        out.cut(PAYLOAD_BYTES);
+    }
+    out.cut(0);
+    Ok(())
+}
+
+/// Rows without metadata: they were there before `cloudsync_init`.
+fn encode_baseline(replica: &Replica<'_>, table: &TrackedTable, frames: &mut Vec<u8>) -> Result<()> {
+    let mut out = Frames::new(table, frames);
+    for_each_baseline_row(replica, table, None, &mut |has_metadata, key, values, state| {
+        if !has_metadata && fits(replica, table, key, values, DbVersion::default())? {
+            out.rows.whole(state, key, values);
+            out.cut(PAYLOAD_BYTES);
+        }
+        Ok(true)
+    })?;
+    out.cut(0);
+    Ok(())
+}
+
+type BaselineRow<'a> = dyn FnMut(bool, &[Value], &[Value], &RowState) -> Result<bool> + 'a;
+
+/// Hands over the rows whose creation is the baseline, in key order after a key, until told to stop. Says
+/// whether all were handed over.
+fn for_each_baseline_row(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    after: Option<&[Value]>,
+    each: &mut BaselineRow<'_>,
+) -> Result<bool> {
+    let key_len = table.key.len();
+    let key = table.key_columns("t.");
+    let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
+    let beyond = after.map(|_| format!("({key}) > ({places}) and ")).unwrap_or_default();
+    let sql = format!(
+        "select {}, {key}{} from {} as t left join {} as m on {} where {beyond}{} order by {key}",
+        metadata::state_columns("m."),
+        table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
+        table.quoted(),
+        table.metadata(),
+        join(&table.key, " and ", |at, column| format!("m.{} = t.{}", log_key_name(at), column.quoted())),
+        join(&table.key, " and ", |_, column| format!("t.{} is not null", column.quoted())),
+    );
+    let mut statement = replica.connection.prepare(&sql).doing("read the baseline")?;
+    let mut rows = statement.query(rusqlite::params_from_iter(binds(after.unwrap_or_default())))?;
+    let baseline = RowState::baseline(Stamp { site: replica.own(), ..Stamp::ZERO });
+    while let Some(row) = rows.next().doing("read the baseline")? {
+        let state = metadata::state(&replica.sites, row, 0)?;
+        let is_baseline = |state: &RowState| state.is_alive() && state.life_stamp() == baseline.life_stamp();
+        if state.as_ref().is_some_and(|state| !is_baseline(state)) {
+            continue;
+        }
+        let key = columns(row, 4, key_len)?;
+        let values = columns(row, 4 + key_len, table.columns.len())?;
+        if !each(state.is_some(), &key, &values, state.as_ref().unwrap_or(&baseline))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether every cell is small enough to travel. One that is not is reported, the user's value stays.
+fn fits(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    key: &[Value],
+    values: &[Value],
+    at: DbVersion,
+) -> Result<bool> {
+    let size = |value: &Value| match value {
+        Value::Text(text) => text.len(),
+        Value::Blob(bytes) | Value::RawText(bytes) => bytes.len(),
+        _number => 0,
+    };
+    let greatest = key.iter().chain(values).map(size).max().unwrap_or(0);
+    let total: usize = key.iter().chain(values).map(size).sum();
+    if total < PAYLOAD_BYTES {
+        return Ok(true);
+    }
+    let mut row = TableRows::new(table);
+    row.whole(&RowState::baseline(Stamp::ZERO), key, values);
+    let frame = encode_frame(&row.into_payload()).len();
+    if greatest <= CELL_BYTES_MAX && frame <= UPLOAD_BYTES_MAX {
+        return Ok(true);
+    }
+    let rejection = Rejection {
+        id: None,
+        table: table.name.clone(),
+        key: printed_key(key),
+        sqlstate: String::from("54000"),
+        message: format!(
+            "too large: largest cell {greatest} bytes, row {frame} bytes compressed, \
+             limits are {CELL_BYTES_MAX} and {UPLOAD_BYTES_MAX}"
+        ),
+        first: at,
+        last: at,
+    };
+    rejected::store(replica, &[rejection])?;
+    Ok(false)
+}
+
+/// What became of a range that was to be put into one payload.
+enum Built {
+    /// No row of it has to travel.
+    Nothing,
+    /// It is larger than one upload may be.
+    TooLarge,
+    /// One frame.
+    Frame(Vec<u8>),
+}
+
+/// Stores the next upload in the outbox, in the caller's transaction; None when nothing is unsent.
+pub(crate) fn next_upload(replica: &mut Replica<'_>) -> Result<Option<Upload>> {
+    let connection = replica.connection;
+    let folded = fold(replica)?;
+    loop {
+        let acknowledged = log::acknowledged(connection)?;
+        let first = DbVersion::new(acknowledged.get() + 1);
+        let baseline = first_baseline(connection, acknowledged)?;
+        let end = baseline.map_or(folded, |(at, _)| DbVersion::new(at.get() - 1));
+        let Some(last) = range_end(connection, acknowledged, end, UPLOAD_ENTRIES)? else {
+            let Some((at, table)) = baseline else { return Ok(None) };
+            if let Some(upload) = next_baseline_upload(replica, table, first, at)? {
+                return Ok(Some(upload));
+            }
+            continue;
+        };
+        let mut last = last;
+        let mut limit = UPLOAD_ENTRIES;
+        loop {
+            match build_range(replica, first, last, last == first || limit <= 1)? {
+                Built::Nothing => {
+                    log::delete_range(connection, first, last)?;
+                    break;
+                }
+                Built::Frame(frame) => return outbox::store(connection, first, last, frame).map(Some),
+                Built::TooLarge => {
+                    limit = (limit.min(count_range(connection, first, last)?) / 2).max(1);
+                    last = range_end(connection, acknowledged, end, limit)?.unwrap_or(last);
+                }
+            }
+        }
+    }
+}
+
+/// The first baseline that is not sent whole, with its table.
+fn first_baseline(connection: &Connection, after: DbVersion) -> Result<Option<(DbVersion, u32)>> {
+    let sql = "select seq, tbl from main.cloudsync_log where seq > ?1 and cols = ?2 order by seq limit 1";
+    connection
+        .prepare_cached(sql)?
+        .query_row(params![after.get(), BASELINE], |row| Ok((DbVersion::new(row.get(0)?), row.get(1)?)))
+        .optional()
+        .doing("look for a baseline")
+}
+
+/// Number of the last of `limit` entries in a range; the end of the range when there are no more.
+fn range_end(
+    connection: &Connection,
+    after: DbVersion,
+    end: DbVersion,
+    limit: i64,
+) -> Result<Option<DbVersion>> {
+    let sql = "select max(seq), count(*) from (select seq from main.cloudsync_log
+        where seq > ?1 and seq <= ?2 and cols <> ?3 order by seq limit ?4)";
+    let (last, count): (Option<i64>, i64) = connection
+        .prepare_cached(sql)?
+        .query_row(params![after.get(), end.get(), MARK, limit], |row| Ok((row.get(0)?, row.get(1)?)))
+        .doing("cut the capture log")?;
+    let newest = log::newest(connection)?;
+    Ok(last.map(|last| if count < limit && end == newest { end } else { DbVersion::new(last) }))
+}
+
+fn count_range(connection: &Connection, first: DbVersion, last: DbVersion) -> Result<i64> {
+    let sql = "select count(*) from main.cloudsync_log where seq between ?1 and ?2 and cols <> ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row(params![first.get(), last.get(), MARK], |row| row.get(0)).doing("count entries")
+}
+
+/// Puts the rows of a range into one frame, unless it grows too large and can still be cut.
+fn build_range(
+    replica: &mut Replica<'_>,
+    first: DbVersion,
+    last: DbVersion,
+    is_single: bool,
+) -> Result<Built> {
+    let mut payload = PayloadBuilder::new();
+    let mut bytes = 0;
+    for table in replica.tables.clone() {
+        let refused = rejected::keys(replica.connection, &table)?;
+        let mut rows = TableRows::new(&table);
+        for_each_logged_row(replica, &table, first, last, &mut |replica, row| {
+            if bytes + rows.byte_len() >= PAYLOAD_BYTES && !is_single {
+                return Ok(());
+            }
+            push_logged(replica, &table, row, &refused, &mut rows)
+        })?;
+        bytes += rows.byte_len();
+        if bytes >= PAYLOAD_BYTES && !is_single {
+            return Ok(Built::TooLarge);
+        }
+        rows.finish(&mut payload);
+    }
+    if payload.is_empty() {
+        return Ok(Built::Nothing);
+    }
+    Ok(Built::Frame(encode_frame(&payload.finish())))
+}
+
+/// Adds what one row's entries say, as far as this site still owns it.
+fn push_logged(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    row: &LoggedRow,
+    refused: &HashSet<Vec<u8>>,
+    out: &mut TableRows<'_>,
+) -> Result<()> {
+    let own = replica.own();
+    let Some(state) = &row.state else { return Ok(()) };
+    if !state.is_alive() {
+        if let Some(life) = state.life.filter(|life| life.stamp.site == own) {
+            out.deleted(life.stamp, &row.key);
+        }
+        return Ok(());
+    }
+    let Some(values) = read_row(replica.connection, table, &row.key)? else { return Ok(()) };
+    let at = row.entries.last().map_or(DbVersion::default(), |entry| entry.seq);
+    if !fits(replica, table, &row.key, &values, at)? {
+        return Ok(());
+    }
+    let is_inserted = row.entries.iter().any(|entry| entry.captured == Captured::Inserted);
+    let is_own = state.life_stamp().site == own;
+    if (is_inserted && is_own) || refused.contains(&encode_key(refs(&row.key))) {
+        out.whole(state, &row.key, &values);
+        return Ok(());
+    }
+    out.cells(state, &row.key, &values, &own_columns(replica, table, row));
+    Ok(())
+}
+
+/// Columns that a row's entries name and whose value this site still owns.
+pub(crate) fn own_columns(replica: &Replica<'_>, table: &TrackedTable, row: &LoggedRow) -> ColumnSet {
+    let own = replica.own();
+    let mut named = ColumnSet::default();
+    for entry in &row.entries {
+        match &entry.captured {
+            Captured::Updated(set) => named.add(set),
+            Captured::Inserted => named.add(&table.column_ids().into_iter().collect()),
+            Captured::Deleted | Captured::Look | Captured::Baseline | Captured::Mark => {}
+        }
+    }
+    let state = row.state.clone().unwrap_or_default();
+    let owned = |id: &ColumnId| named.contains(*id) && state.stamp_of(*id).site == own;
+    table.column_ids().into_iter().filter(owned).collect()
+}
+
+/// Reads all columns of a row that are no key.
+pub(crate) fn read_row(
+    connection: &Connection,
+    table: &TrackedTable,
+    key: &[Value],
+) -> Result<Option<Vec<Value>>> {
+    let mut statement = connection.prepare_cached(&table.sql.row_read)?;
+    let mut rows = statement.query(rusqlite::params_from_iter(binds(key)))?;
+    match rows.next().doing("read a row")? {
+        Some(row) => columns(row, 0, table.columns.len()).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Stores the next part of a baseline in the outbox; None when nothing of it was left to send.
+fn next_baseline_upload(
+    replica: &mut Replica<'_>,
+    table: u32,
+    first: DbVersion,
+    at: DbVersion,
+) -> Result<Option<Upload>> {
+    let connection = replica.connection;
+    let Some(table) = replica.table(table).cloned() else {
+        log::delete_range(connection, first, at)?;
+        return Ok(None);
+    };
+    let after = baseline_after(connection, table.id)?;
+    let mut rows = TableRows::new(&table);
+    let mut last_key = Vec::new();
+    let is_last = for_each_baseline_row(replica, &table, after.as_deref(), &mut |_, key, values, state| {
+        if rows.rows() > 0 && rows.byte_len() >= PAYLOAD_BYTES {
+            return Ok(false);
+        }
+        if fits(replica, &table, key, values, at)? {
+            rows.whole(state, key, values);
+        }
+        last_key = encode_key(refs(key));
+        Ok(true)
+    })?;
+    if rows.rows() == 0 {
+        log::delete_range(connection, first, at)?;
+        return Ok(None);
+    }
+    let part = first.get().max(at.get() - BASELINE_SPAN + 1);
+    let last = if is_last { at } else { DbVersion::new(part) };
+    let sql = "update main.cloudsync_tables set baseline_after = ?2 where id = ?1";
+    let row: [&dyn ToSql; 2] = [&table.id, &last_key];
+    connection.prepare_cached(sql)?.execute(row)?;
+    outbox::store(connection, first, last, encode_frame(&rows.into_payload())).map(Some)
+}
+
+/// A change of one row as a payload of its own, in the form that this file stores.
+pub(crate) fn single_row(
+    table: &TrackedTable,
+    kind: RowKind,
+    stamp: Stamp,
+    key: &[Value],
+    cells: &[(usize, Stamp, &Value)],
+) -> Vec<u8> {
+    let mut rows = TableRows::new(table);
+    let cells: Vec<_> =
+        cells.iter().map(|(at, own, value)| (*at, (*own != stamp).then_some(*own), value.as_ref())).collect();
+    rows.row(kind, stamp, key, &cells);
+    rows.into_payload()
+}

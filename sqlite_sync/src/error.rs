@@ -1,0 +1,275 @@
+//! Everything that can go wrong here, and the one place where it becomes a SQLite error.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use rusqlite::ffi;
+use shared_format::FormatError;
+use thiserror::Error;
+
+/// Why a `cloudsync_*` function failed. Holds names and numbers, never row values or keys.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// SQLite itself refused.
+    #[error("{action}")]
+    Sqlite {
+        /// What was being done.
+        action: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Bytes that are no payload of ours.
+    #[error("wrong {part}")]
+    Format {
+        /// What was being read.
+        part: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: FormatError,
+    },
+    /// A stored number outside the range that this crate wrote.
+    #[error("stored {what} is {found}, wanted {wanted}")]
+    Stored {
+        /// The setting or column.
+        what: &'static str,
+        /// What was there.
+        found: String,
+        /// What should be there.
+        wanted: &'static str,
+    },
+    /// An argument of the wrong type or outside its range.
+    #[error("{function}: argument {index} is wrong, wanted {wanted}")]
+    Argument {
+        /// The SQL function.
+        function: &'static str,
+        /// Counted from 1.
+        index: usize,
+        /// What it takes.
+        wanted: &'static str,
+    },
+    /// A table that is not in the file.
+    #[error("no table {table:?} in this file")]
+    TableMissing {
+        /// The name as given.
+        table: String,
+    },
+    /// A table that cannot be tracked.
+    #[error("table {table:?} cannot be tracked: {reason}")]
+    Untrackable {
+        /// The table.
+        table: String,
+        /// What stands in the way.
+        reason: Untrackable,
+    },
+    /// A table algorithm that is not built or does not exist.
+    #[error("table algorithm {found:?} is not supported, wanted \"cls\"")]
+    Algorithm {
+        /// The name as given.
+        found: String,
+    },
+    /// No table of this file is tracked.
+    #[error("no table of this file is tracked, call cloudsync_init(table) first")]
+    NothingTracked,
+    /// A network function inside an open transaction.
+    #[error("{function} was called inside an open transaction, wanted none")]
+    OpenTransaction {
+        /// The SQL function.
+        function: &'static str,
+    },
+    /// A network function before `cloudsync_network_init`.
+    #[error("no server is set, call cloudsync_network_init(url) first")]
+    NoServer,
+    /// A server address that cannot be used.
+    #[error("url {url:?}: {wanted}")]
+    Url {
+        /// The address without credentials.
+        url: String,
+        /// What was wanted.
+        wanted: &'static str,
+    },
+    /// The server did not answer.
+    #[error("{method} {url}: no answer ({reason}), wanted {wanted}")]
+    Unreachable {
+        /// HTTP method.
+        method: &'static str,
+        /// Address asked.
+        url: String,
+        /// What the transport said.
+        reason: String,
+        /// The status wanted.
+        wanted: &'static str,
+    },
+    /// The server answered something else than was wanted.
+    #[error("{method} {url}: server answered {status}{detail}, wanted {wanted}")]
+    Refused {
+        /// HTTP method.
+        method: &'static str,
+        /// Address asked.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// The problem's code and detail, if the answer had them.
+        detail: String,
+        /// The status wanted.
+        wanted: &'static str,
+    },
+    /// An answer that lacks a part or has a wrong one.
+    #[error("{url}: answer has no usable {part}")]
+    Answer {
+        /// Address asked.
+        url: String,
+        /// The header or field.
+        part: &'static str,
+    },
+    /// A stamp that is too far ahead of this device's corrected clock.
+    #[error("payload has a stamp {ahead_ms} ms ahead of the clock, limit is {ahead_ms_max} ms")]
+    ClockAhead {
+        /// How far ahead.
+        ahead_ms: u64,
+        /// How far is allowed.
+        ahead_ms_max: u64,
+    },
+    /// Rows that refer to rows which are not there, also after everything was tried.
+    #[error("foreign keys stay open after apply")]
+    ForeignKeysOpen,
+    /// The operating system gave no random bytes.
+    #[error("no random bytes")]
+    Random,
+}
+
+/// What stands in the way of tracking a table.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Untrackable {
+    /// Rows have no name of their own.
+    #[error("it has no primary key")]
+    NoPrimaryKey,
+    /// Views, virtual tables and tables of the extension itself.
+    #[error("it is no ordinary table of the user")]
+    NotOrdinary,
+    /// Two keys that differ here would be one row there, or the reverse.
+    #[error("key column {column:?} has collation {collation}, wanted BINARY")]
+    KeyCollation {
+        /// The key column.
+        column: String,
+        /// Its collation.
+        collation: String,
+    },
+    /// A key that is computed cannot be written by apply.
+    #[error("key column {column:?} is generated")]
+    GeneratedKey {
+        /// The key column.
+        column: String,
+    },
+    /// See DESIGN section 15.
+    #[error("it has {found} columns, limit is {max}")]
+    Columns {
+        /// Columns found.
+        found: usize,
+        /// Columns allowed.
+        max: usize,
+    },
+    /// REPLACE deletes rows through such an index without a trace that triggers could see.
+    #[error("unique index {index:?} is over an expression")]
+    ExpressionIndex {
+        /// The index.
+        index: String,
+    },
+    /// Its metadata would overwrite another table.
+    #[error("there is another table {name:?}")]
+    NameTaken {
+        /// The name needed.
+        name: String,
+    },
+}
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The SQLite result code of the error.
+    #[must_use]
+    pub fn result_code(&self) -> i32 {
+        match self {
+            Self::Sqlite { source, .. } => match source {
+                rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code,
+                _foreign => ffi::SQLITE_ERROR,
+            },
+            Self::Argument { .. } | Self::OpenTransaction { .. } | Self::NoServer => ffi::SQLITE_MISUSE,
+            Self::Format { .. } | Self::Stored { .. } => ffi::SQLITE_CORRUPT,
+            Self::ForeignKeysOpen => ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+            Self::TableMissing { .. }
+            | Self::Untrackable { .. }
+            | Self::Algorithm { .. }
+            | Self::NothingTracked
+            | Self::Url { .. }
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Answer { .. }
+            | Self::ClockAhead { .. }
+            | Self::Random => ffi::SQLITE_ERROR,
+        }
+    }
+
+    /// Whether a constraint or a raising trigger of the file refused a single row.
+    pub(crate) fn is_constraint(&self) -> bool {
+        match self {
+            Self::ForeignKeysOpen => true,
+            Self::Sqlite { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
+            }
+            _other => false,
+        }
+    }
+
+    /// The error with its causes as one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(line, ": {error}").expect("writing to a string does not fail");
+            cause = error.source();
+        }
+        line
+    }
+}
+
+impl From<Error> for rusqlite::Error {
+    fn from(error: Error) -> Self {
+        let message = format!("cloudsync: {}", error.line());
+        Self::SqliteFailure(ffi::Error::new(error.result_code()), Some(message))
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite { action: "statement failed", source }
+    }
+}
+
+/// Says what was being done when SQLite refused.
+pub(crate) trait Doing<T> {
+    /// Keeps the cause and adds the action.
+    fn doing(self, action: &'static str) -> Result<T>;
+}
+
+impl<T> Doing<T> for rusqlite::Result<T> {
+    fn doing(self, action: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Sqlite { action, source })
+    }
+}
+
+/// Says which bytes were being read.
+pub(crate) trait Reading<T> {
+    /// Keeps the cause and adds the part.
+    fn reading(self, part: &'static str) -> Result<T>;
+}
+
+impl<T> Reading<T> for std::result::Result<T, FormatError> {
+    fn reading(self, part: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Format { part, source })
+    }
+}

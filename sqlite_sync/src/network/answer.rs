@@ -1,0 +1,180 @@
+//! One exchange with the hub: the headers that every request has, the clock that every answer tells, and
+//! what a refusal says.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::Value as Json;
+use shared_format::{Hlc, Value};
+
+use super::transport::{Method, Request, Response};
+use super::{Network, Server};
+use crate::catalog::Replica;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::restamp::{Reason, restamp_unsent};
+use crate::settings::{self, Setting};
+use crate::sql::{Unit, wall_ms};
+
+/// How long the hub may take to begin an answer, beside what it was asked to wait.
+const ANSWER_WITHIN: Duration = Duration::from_secs(90);
+
+/// Times that one call gives way to a refusal which it can do something about.
+const CONCESSIONS_MAX: usize = 3;
+
+/// An answer with what its headers say of the clock.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    /// Server time minus device time, in milliseconds; None when the answer had no time.
+    pub(super) offset_ms: Option<i64>,
+}
+
+/// Counts how often a call gave way.
+#[derive(Debug, Default)]
+pub(super) struct Concessions(usize);
+
+/// What is asked for.
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    pub(super) url: String,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: &'a [u8],
+    pub(super) wait: Duration,
+    pub(super) answer_bytes_max: u64,
+    pub(super) wanted: &'static str,
+}
+
+impl Network {
+    pub(super) fn server(&self) -> Result<&Server> {
+        self.server.as_ref().ok_or(Error::NoServer)
+    }
+
+    /// Headers that name this site and its place.
+    pub(super) fn headers(&self, replica: &Replica<'_>) -> Result<Vec<(&'static str, String)>> {
+        let connection = replica.connection;
+        let mut headers = vec![
+            ("Cloudsync-Site", replica.own().to_string()),
+            ("Cloudsync-Db-Version", log::newest(connection)?.get().to_string()),
+        ];
+        headers.extend(self.api_key.as_ref().map(|key| ("Authorization", format!("Bearer {key}"))));
+        headers.extend(settings::text(connection, Setting::Token)?.map(|token| ("Cloudsync-Token", token)));
+        Ok(headers)
+    }
+
+    /// Sends a request and measures the server's clock against this device's.
+    pub(super) fn ask(&self, connection: &Connection, ask: &Ask<'_>) -> Result<Answer> {
+        let request = Request {
+            method: ask.method,
+            url: &ask.url,
+            headers: &ask.headers,
+            body: ask.body,
+            answer_within: ANSWER_WITHIN + ask.wait,
+            answer_bytes_max: ask.answer_bytes_max,
+        };
+        let sent_ms = wall_ms(connection)?;
+        let response = self.transport.send(&request).map_err(|error| Error::Unreachable {
+            method: ask.method.name(),
+            url: ask.url.clone(),
+            reason: error.reason,
+            wanted: ask.wanted,
+        })?;
+        let received_ms = wall_ms(connection)?;
+        let server_ms = response.header("cloudsync-time").and_then(|time| time.parse().ok());
+        let offset_ms = server_ms.map(|server_ms| offset_ms(sent_ms, received_ms, server_ms));
+        Ok(Answer { response, offset_ms })
+    }
+}
+
+/// The least correction under which the server's time lies between sending and receiving.
+fn offset_ms(sent_ms: i64, received_ms: i64, server_ms: i64) -> i64 {
+    if server_ms < sent_ms {
+        server_ms.saturating_sub(sent_ms)
+    } else {
+        server_ms.saturating_sub(received_ms).max(0)
+    }
+}
+
+impl Answer {
+    /// Remembers the server's clock, in the caller's transaction.
+    pub(super) fn keep_clock(&self, connection: &Connection) -> Result<()> {
+        match self.offset_ms {
+            Some(offset) => settings::store(connection, Setting::ClockOffset, &Value::Integer(offset)),
+            None => Ok(()),
+        }
+    }
+
+    fn problem(&self) -> Json {
+        serde_json::from_slice(&self.response.body).unwrap_or(Json::Null)
+    }
+
+    /// The error that says what was refused; never repeats what was sent.
+    pub(super) fn refused(&self, ask: &Ask<'_>) -> Error {
+        let problem = self.problem();
+        let part = |name: &str| problem.get(name).and_then(Json::as_str).map(|text| format!(" {text}"));
+        let parts = [part("code"), part("title"), part("detail")].into_iter().flatten();
+        let detail = parts.collect::<Vec<_>>().join(":").chars().take(500).collect();
+        Error::Refused {
+            method: ask.method.name(),
+            url: ask.url.clone(),
+            status: self.response.status,
+            detail,
+            wanted: ask.wanted,
+        }
+    }
+
+    /// Does what a refusal calls for, so that the call can go on; otherwise the refusal is the error.
+    pub(super) fn give_way(
+        &self,
+        connection: &Connection,
+        ask: &Ask<'_>,
+        concessions: &mut Concessions,
+    ) -> Result<()> {
+        let problem = self.problem();
+        let number = |name: &str| problem.get(name).and_then(Json::as_i64);
+        let reason = match problem.get("code").and_then(Json::as_str) {
+            Some("site_conflict") => Reason::SiteConflict,
+            Some("clock_ahead") => Reason::ClockAhead {
+                accepted: Hlc::from_sql(number("accepted_hlc").unwrap_or(0)),
+                server_ms: number("server_time_ms")
+                    .ok_or_else(|| Error::Answer { url: ask.url.clone(), part: "server_time_ms" })?,
+            },
+            _other => return Err(self.refused(ask)),
+        };
+        concessions.0 += 1;
+        if concessions.0 > CONCESSIONS_MAX {
+            return Err(self.refused(ask));
+        }
+        let unit = Unit::begin(connection)?;
+        let mut replica = Replica::open(connection)?;
+        restamp_unsent(&mut replica, reason)?;
+        if matches!(reason, Reason::SiteConflict) {
+            forget_place(connection)?;
+        }
+        self.keep_clock(connection)?;
+        unit.commit()
+    }
+}
+
+/// The server knows nothing of a new site. What the former one had acknowledged is no longer in the log, so
+/// the first upload stands for all numbers from 1 on.
+fn forget_place(connection: &Connection) -> Result<()> {
+    settings::store(connection, Setting::Acknowledged, &Value::Integer(0))?;
+    for setting in [Setting::Token, Setting::RejectedSeen] {
+        settings::store(connection, setting, &Value::Null)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_corrected_by_no_more_than_the_answer_proves() {
+        for (sent, received, server, expected) in
+            [(10, 20, 15, 0), (10, 20, 10, 0), (10, 20, 25, 5), (10, 20, 4, -6)]
+        {
+            assert_eq!(offset_ms(sent, received, server), expected);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Fetches what others wrote, from the stored cursor on, and applies it together with the new cursor.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::{Value as Json, json};
+use shared_format::Value;
+
+use super::Network;
+use super::answer::{Answer, Ask, Concessions};
+use super::transport::Method;
+use crate::apply::{Source, apply};
+use crate::catalog::Replica;
+use crate::connection::Applying;
+use crate::error::{Error, Result};
+use crate::parked;
+use crate::settings::{self, Setting};
+use crate::sql::Unit;
+
+/// Bytes gathered before they are applied in parts: bounds what a sync can make a device hold.
+const GATHERED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Longest wait that the hub grants: see DESIGN section 15.
+const WAIT_MS_MAX: i64 = 60_000;
+
+/// What one call received so far.
+#[derive(Debug, Default)]
+struct Received {
+    rows: usize,
+    tables: BTreeSet<String>,
+    chunks: i64,
+    bytes: usize,
+    complete: bool,
+}
+
+/// Answers that are applied together.
+#[derive(Debug, Default)]
+struct Gathered {
+    parts: Vec<(Source, Vec<u8>)>,
+    cursor: Option<String>,
+}
+
+impl Gathered {
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|(_, frames)| frames.len()).sum()
+    }
+
+    /// Adds frames; of one source they lie together.
+    fn add(&mut self, source: Source, frames: &[u8]) {
+        match self.parts.last_mut() {
+            Some((last, gathered)) if *last == source => gathered.extend_from_slice(frames),
+            _other => self.parts.push((source, frames.to_vec())),
+        }
+    }
+}
+
+impl Network {
+    /// Receives changes until nothing is left, `retries` times more while none came.
+    pub(crate) fn receive(
+        &self,
+        connection: &Connection,
+        applying: &Applying,
+        wait_ms: i64,
+        retries: i64,
+        chunks_max: Option<i64>,
+    ) -> Result<Json> {
+        let mut received = Received::default();
+        for _ in 0..=retries {
+            self.receive_once(connection, applying, wait_ms.min(WAIT_MS_MAX), chunks_max, &mut received)?;
+            if received.rows > 0 {
+                break;
+            }
+        }
+        Ok(json!({
+            "rows": received.rows,
+            "tables": received.tables,
+            "chunks": received.chunks,
+            "bytes": received.bytes,
+            "complete": received.complete,
+        }))
+    }
+
+    fn receive_once(
+        &self,
+        connection: &Connection,
+        applying: &Applying,
+        wait_ms: i64,
+        chunks_max: Option<i64>,
+        received: &mut Received,
+    ) -> Result<()> {
+        let mut concessions = Concessions::default();
+        let mut gathered = Gathered { cursor: settings_cursor(connection)?, ..Gathered::default() };
+        let mut wait_ms = wait_ms;
+        loop {
+            let ask = self.download_ask(connection, gathered.cursor.as_deref(), wait_ms)?;
+            let answer = self.ask(connection, &ask)?;
+            match answer.response.status {
+                200 => {
+                    received.complete = gather(&answer, &ask, &mut gathered)?;
+                    received.chunks += 1;
+                    received.bytes += answer.response.body.len();
+                }
+                204 => {
+                    let cursor = answer.response.header("cloudsync-cursor").map(String::from);
+                    gathered.cursor = cursor.or(gathered.cursor);
+                    received.complete = true;
+                }
+                _refused => {
+                    answer.give_way(connection, &ask, &mut concessions)?;
+                    continue;
+                }
+            }
+            wait_ms = 0;
+            let is_enough = chunks_max.is_some_and(|max| received.chunks >= max);
+            if received.complete || is_enough || gathered.bytes() > GATHERED_BYTES_MAX {
+                take_in(connection, applying, &mut gathered, &answer, received)?;
+            }
+            if received.complete || is_enough {
+                return Ok(());
+            }
+        }
+    }
+
+    fn download_ask(
+        &self,
+        connection: &Connection,
+        cursor: Option<&str>,
+        wait_ms: i64,
+    ) -> Result<Ask<'static>> {
+        let replica = Replica::open(connection)?;
+        Ok(Ask {
+            method: Method::Get,
+            url: self.server()?.changes(cursor, wait_ms),
+            headers: self.headers(&replica)?,
+            body: &[],
+            wait: Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)),
+            answer_bytes_max: u64::try_from(GATHERED_BYTES_MAX).unwrap_or(u64::MAX),
+            wanted: "200 or 204",
+        })
+    }
+}
+
+fn settings_cursor(connection: &Connection) -> Result<Option<String>> {
+    Replica::open(connection)?;
+    settings::text(connection, Setting::Cursor)
+}
+
+/// Adds an answer's frames; says whether they end a transaction of the server.
+fn gather(answer: &Answer, ask: &Ask<'_>, gathered: &mut Gathered) -> Result<bool> {
+    let response = &answer.response;
+    let wrong = |part| Error::Answer { url: ask.url.clone(), part };
+    let source = match response.header("cloudsync-source") {
+        Some("log") => Source::Log,
+        Some("snapshot") => Source::Snapshot,
+        _other => return Err(wrong("Cloudsync-Source")),
+    };
+    let is_complete = match response.header("cloudsync-complete") {
+        Some("true") => true,
+        Some("false") => false,
+        _other => return Err(wrong("Cloudsync-Complete")),
+    };
+    let cursor = response.header("cloudsync-cursor").ok_or_else(|| wrong("Cloudsync-Cursor"))?;
+    gathered.add(source, &response.body);
+    gathered.cursor = Some(cursor.to_owned());
+    Ok(is_complete)
+}
+
+/// Applies what was gathered and stores the cursor behind it in the same commit.
+fn take_in(
+    connection: &Connection,
+    applying: &Applying,
+    gathered: &mut Gathered,
+    answer: &Answer,
+    received: &mut Received,
+) -> Result<()> {
+    let known = settings_cursor(connection)?;
+    let has_refused = !parked::refused(connection)?.is_empty();
+    if gathered.parts.is_empty() && gathered.cursor == known && !has_refused {
+        return Ok(());
+    }
+    if gathered.parts.is_empty() && has_refused {
+        gathered.parts.push((Source::Log, Vec::new()));
+    }
+    let unit = Unit::begin(connection)?;
+    let mut replica = Replica::open(connection)?;
+    answer.keep_clock(connection)?;
+    for (source, frames) in gathered.parts.drain(..) {
+        let applied = apply(&mut replica, applying, &frames, source)?;
+        received.rows += applied.rows;
+        received.tables.extend(applied.tables);
+    }
+    if let Some(cursor) = &gathered.cursor {
+        settings::store(connection, Setting::Cursor, &Value::Text(cursor.clone()))?;
+    }
+    unit.commit()
+}

@@ -1,0 +1,47 @@
+//! Talks to the hub: what was captured goes up, what others wrote comes down.
+//!
+//! Never inside a transaction of the caller: an upload is stored before it is sent, and each answer is taken
+//! in by one transaction of its own.
+
+mod answer;
+mod download;
+#[cfg(feature = "http")]
+mod http;
+mod server;
+mod transport;
+mod upload;
+
+pub use self::server::Server;
+pub use self::transport::{Method, Request, Response, Transport, TransportError};
+
+#[cfg(not(feature = "http"))]
+use self::transport::NoTransport;
+
+/// The network half of one connection.
+pub(crate) struct Network {
+    transport: Box<dyn Transport>,
+    pub(crate) server: Option<Server>,
+    pub(crate) api_key: Option<String>,
+}
+
+impl Network {
+    pub(crate) fn new(transport: Box<dyn Transport>) -> Self {
+        Self { transport, server: None, api_key: None }
+    }
+
+    /// Forgets server and key; open connections end.
+    pub(crate) fn close(&mut self) {
+        self.server = None;
+        self.api_key = None;
+        self.transport.close();
+    }
+}
+
+/// The transport of this build.
+#[must_use]
+pub fn default_transport() -> Box<dyn Transport> {
+    #[cfg(feature = "http")]
+    return Box::new(http::HttpTransport::default());
+    #[cfg(not(feature = "http"))]
+    return Box::new(NoTransport);
+}

@@ -1,0 +1,90 @@
+//! How requests leave the process: one small trait, so that a browser build can bring its own.
+
+use std::time::Duration;
+
+/// HTTP method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Writes.
+    Post,
+}
+
+impl Method {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+}
+
+/// One request.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: Method,
+    /// The whole address.
+    pub url: &'a str,
+    /// Names and values; values are visible ASCII.
+    pub headers: &'a [(&'static str, String)],
+    /// The body of a POST.
+    pub body: &'a [u8],
+    /// How long the server may take to begin its answer.
+    pub answer_within: Duration,
+    /// Largest body of an answer, in bytes.
+    pub answer_bytes_max: u64,
+}
+
+/// One answer.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    /// HTTP status.
+    pub status: u16,
+    /// Names in lower case, and values.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The value of a header, by its name in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Why there was no answer; never holds a header or a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct TransportError {
+    /// What went wrong, for people.
+    pub reason: String,
+}
+
+/// Sends requests and waits for their answers.
+pub trait Transport: Send {
+    /// Sends one request. Any HTTP status is an answer, not an error; redirects are not followed.
+    ///
+    /// # Errors
+    /// When no whole answer came.
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError>;
+
+    /// Ends connections that are kept open.
+    fn close(&mut self) {}
+}
+
+/// Stands in where a build has no transport.
+#[cfg(not(feature = "http"))]
+pub(super) struct NoTransport;
+
+#[cfg(not(feature = "http"))]
+impl Transport for NoTransport {
+    fn send(&self, _request: &Request<'_>) -> Result<Response, TransportError> {
+        Err(TransportError { reason: String::from("this build has no transport") })
+    }
+}

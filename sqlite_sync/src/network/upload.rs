@@ -1,0 +1,129 @@
+//! Sends what is unsent, one stored upload after the other, and takes in the answers.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::{Value as Json, json};
+use shared_format::Value;
+use shared_format::payload::{Limits, decode_frame};
+
+use super::Network;
+use super::answer::{Answer, Ask, Concessions};
+use super::transport::Method;
+use crate::catalog::Replica;
+use crate::changes::next_upload;
+use crate::error::{Error, Reading, Result};
+use crate::log::{self, DbVersion};
+use crate::outbox::{self, Upload};
+use crate::rejected::{self, Rejection};
+use crate::settings::{self, Setting};
+use crate::sql::Unit;
+
+/// An answer to an upload is a list of refusals at most: 1,000 of them.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+impl Network {
+    /// Sends everything unsent; the result says where file and server are.
+    pub(crate) fn send(&self, connection: &Connection) -> Result<Json> {
+        let mut concessions = Concessions::default();
+        while let Some(upload) = take_upload(connection)? {
+            let ask = self.upload_ask(connection, &upload)?;
+            let answer = self.ask(connection, &ask)?;
+            if answer.response.status == 200 {
+                accept(connection, &upload, &ask, &answer)?;
+            } else {
+                answer.give_way(connection, &ask, &mut concessions)?;
+            }
+        }
+        status(connection)
+    }
+
+    fn upload_ask<'u>(&self, connection: &Connection, upload: &'u Upload) -> Result<Ask<'u>> {
+        let replica = Replica::open(connection)?;
+        let mut headers = self.headers(&replica)?;
+        let id: String = upload.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        headers.push(("Cloudsync-Upload", id));
+        headers.push(("Cloudsync-Range", format!("{}-{}", upload.first.get(), upload.last.get())));
+        headers.push(("Content-Type", String::from("application/octet-stream")));
+        if let Some(seen) = settings::integer(connection, Setting::RejectedSeen)?.filter(|seen| *seen > 0) {
+            headers.push(("Cloudsync-Rejected-Seen", seen.to_string()));
+        }
+        Ok(Ask {
+            method: Method::Post,
+            url: self.server()?.uploads(),
+            headers,
+            body: &upload.frame,
+            wait: Duration::ZERO,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            wanted: "200",
+        })
+    }
+}
+
+/// The upload that is on its way, or the next one, stored before it is sent.
+fn take_upload(connection: &Connection) -> Result<Option<Upload>> {
+    let unit = Unit::begin(connection)?;
+    let mut replica = Replica::open(connection)?;
+    let upload = match outbox::pending(connection)? {
+        Some(upload) => Some(upload),
+        None => next_upload(&mut replica)?,
+    };
+    unit.commit()?;
+    Ok(upload)
+}
+
+/// Takes in that the server has an upload: its range goes, its refusals stay.
+fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answer) -> Result<()> {
+    let wrong = |part| Error::Answer { url: ask.url.clone(), part };
+    let json: Json = serde_json::from_slice(&answer.response.body).map_err(|_| wrong("JSON body"))?;
+    let status = json.get("status").and_then(Json::as_str);
+    if !matches!(status, Some("applied" | "duplicate")) {
+        return Err(wrong("status"));
+    }
+    let token = json.get("token").and_then(Json::as_str).ok_or_else(|| wrong("token"))?;
+    let rejections = json
+        .get("rejected")
+        .and_then(Json::as_array)
+        .map_or(&[][..], Vec::as_slice)
+        .iter()
+        .map(|one| rejection(one).ok_or_else(|| wrong("rejected")))
+        .collect::<Result<Vec<_>>>()?;
+    let unit = Unit::begin(connection)?;
+    let replica = Replica::open(connection)?;
+    rejected::store(&replica, &rejections)?;
+    let (body, _used) = decode_frame(&upload.frame, &Limits::UPLOAD).reading("upload in the outbox")?;
+    rejected::forget_accepted(&replica, &body, upload.last)?;
+    settings::store(connection, Setting::Token, &Value::Text(token.to_owned()))?;
+    settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;
+    log::delete_range(connection, upload.first, upload.last)?;
+    outbox::remove(connection, upload)?;
+    answer.keep_clock(connection)?;
+    unit.commit()
+}
+
+fn rejection(json: &Json) -> Option<Rejection> {
+    let text = |name: &str| json.get(name).and_then(Json::as_str).map(String::from);
+    let number = |name: &str| json.get(name).and_then(Json::as_i64);
+    Some(Rejection {
+        id: Some(number("id")?),
+        table: text("table")?,
+        key: json.get("key")?.as_array()?.clone(),
+        sqlstate: text("sqlstate")?,
+        message: text("message")?,
+        first: DbVersion::new(number("first")?),
+        last: DbVersion::new(number("last")?),
+    })
+}
+
+/// Where file and server are, and how many rows the server refused and has not accepted since.
+fn status(connection: &Connection) -> Result<Json> {
+    let sql = "select count(*) from main.cloudsync_rejected";
+    let rejected: i64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+    let is_synced = !log::has_unsent(connection)?;
+    Ok(json!({
+        "status": if is_synced { "synced" } else { "out-of-sync" },
+        "localVersion": log::newest(connection)?.get(),
+        "serverVersion": log::acknowledged(connection)?.get(),
+        "rejected": rejected,
+    }))
+}

@@ -1,0 +1,158 @@
+//! What a file remembers beside rows: its own site, the site dictionary, marks, the place at the server.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use shared_format::{SiteId, Stamp, Value};
+
+use crate::error::{Doing, Error, Reading, Result};
+use crate::sql::{Bind, column};
+
+/// Keys of `cloudsync_settings`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// Ordinal of this file's own site.
+    Site,
+    /// Up to where the capture log is in the metadata.
+    Folded,
+    /// Up to where the server has answered for.
+    Acknowledged,
+    /// Server time minus device time, in milliseconds.
+    ClockOffset,
+    /// The newest token that the server gave this site.
+    Token,
+    /// The place in the server's stream, opaque.
+    Cursor,
+    /// The greatest number of a rejection that was stored.
+    RejectedSeen,
+}
+
+impl Setting {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Site => "site",
+            Self::Folded => "folded",
+            Self::Acknowledged => "acknowledged",
+            Self::ClockOffset => "clock_offset_ms",
+            Self::Token => "token",
+            Self::Cursor => "cursor",
+            Self::RejectedSeen => "rejected_seen",
+        }
+    }
+}
+
+fn read(connection: &Connection, setting: Setting) -> Result<Option<Value>> {
+    let sql = "select value from main.cloudsync_settings where key = ?1";
+    let mut statement = connection.prepare_cached(sql).doing("read a setting")?;
+    let mut rows = statement.query([setting.key()])?;
+    match rows.next()? {
+        Some(row) => Ok(Some(column(row, 0)?.to_owned_value())),
+        None => Ok(None),
+    }
+}
+
+/// Reads a number; None when it was never set.
+pub(crate) fn integer(connection: &Connection, setting: Setting) -> Result<Option<i64>> {
+    match read(connection, setting)? {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Integer(number)) => Ok(Some(number)),
+        Some(_other) => Err(wrong(setting, "a number")),
+    }
+}
+
+/// Reads a text; None when it was never set.
+pub(crate) fn text(connection: &Connection, setting: Setting) -> Result<Option<String>> {
+    match read(connection, setting)? {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Text(text)) => Ok(Some(text)),
+        Some(_other) => Err(wrong(setting, "text")),
+    }
+}
+
+fn wrong(setting: Setting, wanted: &'static str) -> Error {
+    Error::Stored { what: setting.key(), found: String::from("another type"), wanted }
+}
+
+/// Writes a setting.
+pub(crate) fn store(connection: &Connection, setting: Setting, value: &Value) -> Result<()> {
+    let sql = "insert into main.cloudsync_settings (key, value) values (?1, ?2)
+        on conflict (key) do update set value = excluded.value";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.execute(params![setting.key(), Bind(value.as_ref())]).doing("write a setting")?;
+    Ok(())
+}
+
+/// The site dictionary: metadata names a site by its ordinal. Ordinal 0 is the site that does not exist.
+#[derive(Debug)]
+pub(crate) struct Sites {
+    by_ordinal: HashMap<u32, SiteId>,
+    by_site: HashMap<SiteId, u32>,
+    own: u32,
+}
+
+impl Sites {
+    /// Reads the dictionary; None when the file has no site yet.
+    pub(crate) fn load(connection: &Connection) -> Result<Option<Self>> {
+        let Some(own) = integer(connection, Setting::Site)? else { return Ok(None) };
+        let own = u32::try_from(own).map_err(|_| wrong(Setting::Site, "an ordinal"))?;
+        let mut sites = Self { by_ordinal: HashMap::new(), by_site: HashMap::new(), own };
+        sites.note(0, SiteId::ZERO);
+        let mut statement = connection.prepare_cached("select ordinal, site from main.cloudsync_sites")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let site: Vec<u8> = row.get(1)?;
+            sites.note(row.get(0)?, SiteId::try_from(site.as_slice()).reading("site dictionary")?);
+        }
+        Ok(Some(sites))
+    }
+
+    fn note(&mut self, ordinal: u32, site: SiteId) {
+        self.by_ordinal.insert(ordinal, site);
+        self.by_site.insert(site, ordinal);
+    }
+
+    /// This file's own site.
+    pub(crate) fn own(&self) -> SiteId {
+        self.by_ordinal.get(&self.own).copied().unwrap_or(SiteId::ZERO)
+    }
+
+    pub(crate) fn site(&self, ordinal: u32) -> Result<SiteId> {
+        self.by_ordinal.get(&ordinal).copied().ok_or_else(|| Error::Stored {
+            what: "site ordinal",
+            found: ordinal.to_string(),
+            wanted: "one of the dictionary",
+        })
+    }
+
+    /// Finds the ordinal of a site, adding it when it is new.
+    pub(crate) fn ordinal(&mut self, connection: &Connection, site: SiteId) -> Result<u32> {
+        if let Some(ordinal) = self.by_site.get(&site) {
+            return Ok(*ordinal);
+        }
+        let sql = "insert into main.cloudsync_sites (site) values (?1) returning ordinal";
+        let bytes = site.as_bytes().as_slice();
+        let ordinal = connection.prepare_cached(sql)?.query_row([bytes], |row| row.get(0))?;
+        self.note(ordinal, site);
+        Ok(ordinal)
+    }
+
+    /// Gives the file a new site of its own; the former one stays in the dictionary.
+    pub(crate) fn renew(connection: &Connection) -> Result<()> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|_no_source| Error::Random)?;
+        let sql = "insert into main.cloudsync_sites (site) values (?1) returning ordinal";
+        let ordinal: i64 = connection.prepare_cached(sql)?.query_row([bytes.as_slice()], |row| row.get(0))?;
+        store(connection, Setting::Site, &Value::Integer(ordinal))
+    }
+
+    pub(crate) fn stamp(&self, hlc: shared_format::Hlc, ordinal: u32) -> Result<Stamp> {
+        Ok(Stamp { hlc, site: self.site(ordinal)? })
+    }
+}
+
+/// Whether the file has the extension's tables.
+pub(crate) fn is_set_up(connection: &Connection) -> Result<bool> {
+    let sql = "select 1 from main.sqlite_schema where type = 'table' and name = 'cloudsync_settings'";
+    let found = connection.prepare_cached(sql)?.query_row([], |_row| Ok(())).optional();
+    Ok(found.doing("look for the extension's tables")?.is_some())
+}

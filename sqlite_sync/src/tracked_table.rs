@@ -1,0 +1,416 @@
+//! One tracked table: its columns as the file has them now, with the ids of the registry, and the SQL that
+//! names them.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use shared_format::ColumnId;
+use shared_format::payload::{
+    COLUMNS_MAX, ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition,
+};
+
+use crate::error::{Doing, Error, Result, Untrackable};
+use crate::metadata::state_columns;
+use crate::sql::{join, quote};
+
+/// A column of a tracked table.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    pub(crate) id: ColumnId,
+    pub(crate) name: String,
+    pub(crate) type_name: String,
+    /// The default as SQL text.
+    pub(crate) default: Option<String>,
+    pub(crate) may_be_null: bool,
+}
+
+/// A UNIQUE index beside the primary key.
+#[derive(Clone, Debug)]
+pub(crate) struct UniqueIndex {
+    /// Column name and collation, in index order.
+    pub(crate) parts: Vec<(String, String)>,
+}
+
+/// What SQLite says of a table, before it has ids.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    pub(crate) name: String,
+    pub(crate) key: Vec<Column>,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) uniques: Vec<UniqueIndex>,
+}
+
+/// A table whose writes are captured.
+#[derive(Clone, Debug)]
+pub(crate) struct TrackedTable {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) algorithm: TableAlgorithm,
+    pub(crate) incarnation: u64,
+    pub(crate) version: u32,
+    /// Number of the baseline entry, if the table was filled at `cloudsync_init`.
+    pub(crate) baseline: Option<i64>,
+    pub(crate) key: Vec<Column>,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) sql: RowSql,
+}
+
+/// Statements on one row, found by its key in the first parameters.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RowSql {
+    /// State of the row: see [`crate::metadata::state`].
+    pub(crate) metadata_read: String,
+    /// Key, then alive, hlc, site, cols, seq.
+    pub(crate) metadata_write: String,
+    /// All columns that are no key.
+    pub(crate) row_read: String,
+    pub(crate) row_delete: String,
+}
+
+/// How SQLite treats values of a declared type: section 3.1 of its "Datatypes" page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Affinity {
+    Integer,
+    Text,
+    Blob,
+    Real,
+    Numeric,
+}
+
+impl Affinity {
+    pub(crate) fn of(type_name: &str) -> Self {
+        let upper = type_name.to_ascii_uppercase();
+        let has = |part: &str| upper.contains(part);
+        if has("INT") {
+            Self::Integer
+        } else if has("CHAR") || has("CLOB") || has("TEXT") {
+            Self::Text
+        } else if has("BLOB") || upper.is_empty() || upper == "ANY" {
+            Self::Blob
+        } else if has("REAL") || has("FLOA") || has("DOUB") {
+            Self::Real
+        } else {
+            Self::Numeric
+        }
+    }
+
+    /// A declared type of this affinity.
+    pub(crate) const fn type_name(self) -> &'static str {
+        match self {
+            Self::Integer => "integer",
+            Self::Text => "text",
+            Self::Blob => "blob",
+            Self::Real => "real",
+            Self::Numeric => "numeric",
+        }
+    }
+}
+
+impl Column {
+    pub(crate) fn quoted(&self) -> String {
+        quote(&self.name)
+    }
+
+    pub(crate) fn affinity(&self) -> Affinity {
+        Affinity::of(&self.type_name)
+    }
+
+    fn definition(&self) -> ColumnDefinition {
+        ColumnDefinition {
+            id: self.id,
+            name: self.name.clone(),
+            type_name: self.type_name.clone(),
+            algorithm: ColumnAlgorithm::Lww,
+            group: None,
+        }
+    }
+}
+
+impl Shape {
+    /// Reads a table that is to be tracked; says why it cannot be.
+    pub(crate) fn read(connection: &Connection, table: &str) -> Result<Self> {
+        let name = find(connection, table)?.ok_or_else(|| Error::TableMissing { table: table.into() })?;
+        let refuse = |reason| Error::Untrackable { table: name.clone(), reason };
+        let lower = name.to_ascii_lowercase();
+        let is_ours = lower.starts_with("cloudsync_") || lower.ends_with("_cloudsync");
+        if is_ours || lower.starts_with("sqlite_") {
+            return Err(refuse(Untrackable::NotOrdinary));
+        }
+        let (key, columns) = read_columns(connection, &name)?;
+        if key.is_empty() {
+            return Err(refuse(Untrackable::NoPrimaryKey));
+        }
+        if key.len() + columns.len() > COLUMNS_MAX {
+            let found = key.len() + columns.len();
+            return Err(refuse(Untrackable::Columns { found, max: COLUMNS_MAX }));
+        }
+        let mut shape = Self { key, columns, uniques: Vec::new(), name: name.clone() };
+        shape.read_indexes(connection).map_err(|error| match error {
+            IndexError::Sqlite(error) => error,
+            IndexError::Refused(reason) => refuse(reason),
+        })?;
+        Ok(shape)
+    }
+
+    fn read_indexes(&mut self, connection: &Connection) -> Result<(), IndexError> {
+        let sql = "select name, origin from pragma_index_list(?1, 'main') where \"unique\" order by seq";
+        let mut statement = connection.prepare_cached(sql).map_err(Error::from)?;
+        let indexes = statement
+            .query_map([&self.name], |row| Ok((row.get(0)?, row.get(1)?)))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<(String, String)>>>)
+            .doing("read the indexes")?;
+        let mut is_rowid = true;
+        for (index, origin) in indexes {
+            let sql = "select name, coll, cid from pragma_index_xinfo(?1, 'main') where key order by seqno";
+            let mut statement = connection.prepare_cached(sql).map_err(Error::from)?;
+            let parts = statement
+                .query_map([&index], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .and_then(Iterator::collect::<rusqlite::Result<Vec<(Option<String>, String, i64)>>>)
+                .doing("read an index")?;
+            let is_key = origin == "pk";
+            is_rowid &= !is_key;
+            let mut unique = UniqueIndex { parts: Vec::new() };
+            for (column, collation, _cid) in parts {
+                let Some(column) = column else {
+                    return Err(IndexError::Refused(Untrackable::ExpressionIndex { index }));
+                };
+                if is_key && !collation.eq_ignore_ascii_case("binary") {
+                    return Err(IndexError::Refused(Untrackable::KeyCollation { column, collation }));
+                }
+                unique.parts.push((column, collation));
+            }
+            if !is_key {
+                self.uniques.push(unique);
+            }
+        }
+        if is_rowid {
+            // INTEGER PRIMARY KEY is the rowid itself and never NULL.
+            self.key.iter_mut().for_each(|column| column.may_be_null = false);
+        }
+        Ok(())
+    }
+}
+
+enum IndexError {
+    Sqlite(Error),
+    Refused(Untrackable),
+}
+
+impl From<Error> for IndexError {
+    fn from(error: Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// The name of a table as the file spells it; None when there is no such ordinary table.
+pub(crate) fn find(connection: &Connection, table: &str) -> Result<Option<String>> {
+    let sql = "select name from main.sqlite_schema
+        where type = 'table' and rootpage > 0 and name = ?1 collate nocase";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([table], |row| row.get(0)).optional().doing("look for the table")
+}
+
+/// Key columns in key order and other columns in table order; generated columns are left out.
+fn read_columns(connection: &Connection, table: &str) -> Result<(Vec<Column>, Vec<Column>)> {
+    let sql = "select name, type, dflt_value, \"notnull\", pk, hidden
+        from pragma_table_xinfo(?1, 'main') order by cid";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([table])?;
+    let mut key = Vec::new();
+    let mut columns = Vec::new();
+    while let Some(row) = rows.next()? {
+        let position: i64 = row.get(4)?;
+        let is_generated = row.get::<_, i64>(5)? != 0;
+        let column = Column {
+            id: ColumnId::new(0),
+            name: row.get(0)?,
+            type_name: row.get(1)?,
+            default: row.get(2)?,
+            may_be_null: !row.get::<_, bool>(3)?,
+        };
+        match (position, is_generated) {
+            (0, false) => columns.push(column),
+            (0, true) => {}
+            (_, false) => key.push((position, column)),
+            (_, true) => {
+                let reason = Untrackable::GeneratedKey { column: column.name };
+                return Err(Error::Untrackable { table: table.into(), reason });
+            }
+        }
+    }
+    key.sort_by_key(|(position, _)| *position);
+    Ok((key.into_iter().map(|(_, column)| column).collect(), columns))
+}
+
+impl TrackedTable {
+    /// Reads the columns of a table that the registry knows; None when the file lost the table or its key.
+    pub(crate) fn read_columns(mut self, connection: &Connection) -> Result<Option<Self>> {
+        let Some(name) = find(connection, &self.name)? else { return Ok(None) };
+        self.name = name;
+        let (key, columns) = read_columns(connection, &self.name)?;
+        let sql = "select id from main.cloudsync_columns where tbl = ?1 and name = ?2";
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut with_id = |mut column: Column| -> Result<Option<Column>> {
+            let id = statement.query_row(params![self.id, column.name], |row| row.get(0)).optional()?;
+            Ok(id.map(|id| {
+                column.id = ColumnId::new(id);
+                column
+            }))
+        };
+        for column in key {
+            match with_id(column)? {
+                Some(column) => self.key.push(column),
+                None => return Ok(None),
+            }
+        }
+        for column in columns {
+            self.columns.extend(with_id(column)?);
+        }
+        if self.key.is_empty() {
+            return Ok(None);
+        }
+        self.sql = self.row_sql();
+        Ok(Some(self))
+    }
+
+    fn row_sql(&self) -> RowSql {
+        let (table, metadata, parts) = (self.quoted(), self.metadata(), self.key.len());
+        let (key, log_key) = (self.key_is(1), self.log_key(""));
+        let state = state_columns("");
+        let read = if self.columns.is_empty() { String::from("null") } else { self.other_columns("") };
+        let places: Vec<String> = (1..=parts + 5).map(|at| format!("?{at}")).collect();
+        RowSql {
+            metadata_read: format!("select {state} from {metadata} where {}", self.log_key_is(1)),
+            metadata_write: format!(
+                "insert into {metadata} ({log_key}, {state}, seq) values ({})
+                 on conflict ({log_key}) do update set alive = excluded.alive, hlc = excluded.hlc,
+                   site = excluded.site, cols = excluded.cols, seq = excluded.seq",
+                places.join(", ")
+            ),
+            row_read: format!("select {read} from {table} where {key}"),
+            row_delete: format!("delete from {table} where {key}"),
+        }
+    }
+
+    /// The definition that travels with changes.
+    pub(crate) fn definition(&self) -> TableDefinition {
+        TableDefinition {
+            table: self.id,
+            incarnation: self.incarnation,
+            version: self.version,
+            name: self.name.clone(),
+            schema: None,
+            algorithm: self.algorithm,
+            key: self.key.iter().map(Column::definition).collect(),
+            columns: self.columns.iter().map(Column::definition).collect(),
+        }
+    }
+
+    pub(crate) fn column_ids(&self) -> Vec<ColumnId> {
+        self.columns.iter().map(|column| column.id).collect()
+    }
+
+    /// Place of a column among those that are no key.
+    pub(crate) fn position(&self, id: ColumnId) -> Option<usize> {
+        self.columns.iter().position(|column| column.id == id)
+    }
+
+    /// The user's table, quoted.
+    pub(crate) fn quoted(&self) -> String {
+        format!("main.{}", quote(&self.name))
+    }
+
+    /// The metadata table, quoted.
+    pub(crate) fn metadata(&self) -> String {
+        format!("main.{}", quote(&metadata_name(&self.name)))
+    }
+
+    /// `pk, pk2, ...`, each after `prefix`.
+    pub(crate) fn log_key(&self, prefix: &str) -> String {
+        log_key(self.key.len(), prefix)
+    }
+
+    /// The key columns of the user's table, each after `prefix`.
+    pub(crate) fn key_columns(&self, prefix: &str) -> String {
+        join(&self.key, ", ", |_, column| format!("{prefix}{}", column.quoted()))
+    }
+
+    /// The other columns of the user's table, each after `prefix`.
+    pub(crate) fn other_columns(&self, prefix: &str) -> String {
+        join(&self.columns, ", ", |_, column| format!("{prefix}{}", column.quoted()))
+    }
+
+    /// `"id" = ?1 and ...` for the user's table, parameters from `first` on.
+    pub(crate) fn key_is(&self, first: usize) -> String {
+        join(&self.key, " and ", |at, column| format!("{} = ?{}", column.quoted(), first + at))
+    }
+
+    /// `pk = ?1 and ...` for the metadata table, parameters from `first` on.
+    pub(crate) fn log_key_is(&self, first: usize) -> String {
+        join(&self.key, " and ", |at, _| format!("{} = ?{}", log_key_name(at), first + at))
+    }
+
+    /// `t."id" = l.pk and ...`: the table's column stands on the left, so that its type rules.
+    pub(crate) fn key_equals_log(&self, table: &str, log: &str) -> String {
+        join(&self.key, " and ", |at, column| {
+            format!("{table}.{} = {log}.{}", column.quoted(), log_key_name(at))
+        })
+    }
+
+    /// `m.pk = l.pk and ...`, the metadata on the left.
+    pub(crate) fn metadata_equals_log(&self, metadata: &str, log: &str) -> String {
+        join(&self.key, " and ", |at, _| format!("{metadata}.{0} = {log}.{0}", log_key_name(at)))
+    }
+}
+
+/// Name of a table's metadata.
+pub(crate) fn metadata_name(table: &str) -> String {
+    format!("{table}_cloudsync")
+}
+
+/// Name of one key part in the log and in metadata.
+pub(crate) fn log_key_name(at: usize) -> String {
+    if at == 0 { String::from("pk") } else { format!("pk{}", at + 1) }
+}
+
+/// `pk, pk2, ...`, each after `prefix`.
+pub(crate) fn log_key(parts: usize, prefix: &str) -> String {
+    (0..parts).map(|at| format!("{prefix}{}", log_key_name(at))).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_declared_type_has_the_affinity_that_sqlite_gives_it() {
+        let connection = Connection::open_in_memory().unwrap();
+        for type_name in [
+            "INTEGER",
+            "TEXT",
+            "",
+            "BLOB",
+            "REAL",
+            "NUMERIC",
+            "varchar(36)",
+            "double precision",
+            "boolean",
+            "FLOATING POINT",
+            "CHARINT",
+            "uuid",
+            "timestamptz",
+            "decimal(10,2)",
+            "STRING",
+            "bigint",
+        ] {
+            let ours = Affinity::of(type_name).type_name();
+            let sql = format!(
+                "create temp table t (theirs {type_name}, ours {ours});
+                insert into t values ('1', '1'), (1, 1), (1.5, 1.5), ('1.0', '1.0'), (x'31', x'31')"
+            );
+            connection.execute_batch(&sql).unwrap();
+            let sql = "select count(*) from temp.t where typeof(theirs) <> typeof(ours)";
+            let wrong: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+            assert_eq!(wrong, 0, "{type_name}");
+            connection.execute_batch("drop table temp.t").unwrap();
+        }
+    }
+}
