@@ -164,8 +164,8 @@ impl Answering {
         let answered = async {
             let Ok(response) = routes.call(request).await;
             let status = response.status().as_u16();
-            let elapsed_ms = start.elapsed().as_secs_f64() * 1_000.0;
-            tracing::debug!(%peer, %method, path, status, elapsed_ms, "answered");
+            let elapsed_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            tracing::debug!(%peer, %method, path, status, elapsed_us, "answered");
             response
         };
         let mut response = answered.instrument(span).await;
