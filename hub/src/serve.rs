@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::http;
 use crate::http::app::App;
 use crate::metrics::Metrics;
-use crate::store;
+use crate::store::{self, Store};
 
 /// Longest time that requests get to finish when the hub ends; supervisors kill after 30 s.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -38,6 +38,7 @@ impl Server {
         let unusable = |source| Error::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
+        tokio::spawn(check_store(Arc::clone(&store)));
         let app = Arc::new(App::start(&config.databases, &store, &metrics, &ending)?);
         tracing::info!(%address, databases = config.databases.len(), "listening");
         Ok(Server { address, app, listener, ending })
@@ -58,5 +59,14 @@ impl Server {
         }
         tracing::info!("ended");
         Ok(())
+    }
+}
+
+/// Tells the operator what the store does not do; serving goes on, since order comes from Postgres.
+async fn check_store(store: Arc<dyn Store>) {
+    match store::keeps_existing(&*store).await {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("store replaces objects though it is told not to"),
+        Err(error) => tracing::warn!(error = error.logged(), "store could not be tried"),
     }
 }

@@ -58,6 +58,9 @@ fn roots(url: &PostgresUrl) -> Result<RootCertStore> {
             let certificate = certificate.map_err(|error| unusable(Box::new(error)))?;
             roots.add(certificate).map_err(|error| unusable(Box::new(error)))?;
         }
+        if roots.is_empty() {
+            return Err(unusable("there is no certificate in it".into()));
+        }
     } else {
         // A certificate of the system that rustls cannot read is no reason to trust none of the others.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -166,5 +169,26 @@ where
 
     fn connect(self, stream: S) -> Self::Future {
         Box::pin(async move { self.connector.handshake(&self.host, stream).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_that_cannot_be_read_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "no certificate").unwrap();
+        let broken = folder.path().join("broken.pem");
+        let body = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&broken, body).unwrap();
+        for path in [folder.path().join("missing.pem"), empty, broken] {
+            let url = format!("postgres://u@h/d?sslrootcert={}", path.display());
+            let url = PostgresUrl::parse(&url).unwrap();
+            let error = TlsConnector::new(&url).err().expect("it cannot be used");
+            assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+        }
     }
 }

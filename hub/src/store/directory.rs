@@ -269,3 +269,39 @@ impl Store for DirectoryStore {
         Box::pin(blocking(move || store.remove(&key)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unfinished(root: &Path) -> usize {
+        fs::read_dir(root.join(UNFINISHED)).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_left_behind_is_cleared_and_what_another_writes_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        DirectoryStore::open(root.path().to_owned()).await.unwrap();
+        let folder = root.path().join(UNFINISHED);
+        fs::write(folder.join("young"), "half").unwrap();
+        let old = File::create(folder.join("old")).unwrap();
+        old.set_modified(SystemTime::now() - UNFINISHED_MAX - Duration::from_secs(1)).unwrap();
+        let store = DirectoryStore::open(root.path().to_owned()).await.unwrap();
+        assert!(folder.join("young").exists() && !folder.join("old").exists());
+        assert_eq!(store.list("", None, 10).await.unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_write_leaves_nothing_but_the_object() {
+        let root = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::open(root.path().join("made/with/it")).await.unwrap();
+        store.put_new("a/b", "1".into()).await.unwrap();
+        store.put_new("a/b", "2".into()).await.unwrap();
+        store.put("a/b", "3".into()).await.unwrap();
+        assert_eq!(unfinished(&root.path().join("made/with/it")), 0);
+        // A key below the file of another is one that a directory cannot hold, and never half of one.
+        assert!(store.put("a/b/c", "4".into()).await.is_err());
+        assert_eq!(store.get("a/b/c").await.unwrap(), None);
+        assert_eq!(store.list("", None, 10).await.unwrap(), ["a/b"]);
+    }
+}

@@ -77,6 +77,20 @@ pub async fn open(location: &StoreLocation, metrics: &Metrics) -> Result<Arc<dyn
     }
 }
 
+/// Tries whether the store keeps an object that a conditional write must not replace.
+///
+/// Several S3 services ignore the condition. Order then rests on Postgres alone, which it does anyhow; the
+/// operator should know.
+pub async fn keeps_existing(store: &dyn Store) -> Result<bool> {
+    let number = getrandom::u64().map_err(|_| Error::RandomBytes)?;
+    let key = format!("probe/{number:016x}");
+    store.put_new(&key, Bytes::from_static(b"first")).await?;
+    let second = store.put_new(&key, Bytes::from_static(b"second")).await?;
+    let kept = store.get(&key).await?.is_some_and(|object| object == "first");
+    store.delete(&key).await?;
+    Ok(second == PutOutcome::Exists && kept)
+}
+
 /// Whether a byte may stand in a key.
 fn is_key_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'=')
@@ -123,6 +137,14 @@ mod tests {
         for key in ["a", "v1/demo/epoch/1", "v1/demo/0/log/00-01-2.seg", "v1/a_b/x=y"] {
             assert!(check_key(key).is_ok(), "{key:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_directory_keeps_what_exists_and_trying_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let store = directory::DirectoryStore::open(root.path().to_owned()).await.unwrap();
+        assert!(keeps_existing(&store).await.unwrap());
+        assert_eq!(store.list("", None, 10).await.unwrap(), Vec::<String>::new());
     }
 
     #[test]
