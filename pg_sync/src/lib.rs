@@ -1,1 +1,23 @@
-//! Part of the sync stack.
+//! Postgres side of the sync stack: capture by triggers from `sql/postgres`, merge on apply, and the output
+//! plugin that the hub reads.
+
+mod apply;
+#[allow(unsafe_code, reason = "the calling convention of the capture functions")]
+mod capture;
+mod catalog;
+#[allow(unsafe_code, reason = "the output plugin's callbacks")]
+mod decoder;
+#[allow(unsafe_code, reason = "the edge to SPI and the server's types")]
+mod edge;
+mod emit;
+mod error;
+#[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code and undocumented items")]
+mod functions;
+mod metadata;
+#[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code")]
+mod module;
+mod sites;
+mod snapshot;
+mod stage;
+mod tracking;
+mod upload;

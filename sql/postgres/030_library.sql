@@ -13,13 +13,13 @@ create function cloudsync.emit_step(
   table_id integer,
   incarnation bigint,
   version integer,
-  key_columns smallint[],
   columns smallint[],
   kind integer,
   hlc bigint,
   site integer,
   cols bigint[],
   carried boolean[],
+  row_key record,
   image record
 ) returns internal
 language c volatile parallel unsafe
@@ -34,13 +34,13 @@ create aggregate cloudsync.emit(
   table_id integer,
   incarnation bigint,
   version integer,
-  key_columns smallint[],
   columns smallint[],
   kind integer,
   hlc bigint,
   site integer,
   cols bigint[],
   carried boolean[],
+  row_key record,
   image record
 ) (
   sfunc = cloudsync.emit_step,

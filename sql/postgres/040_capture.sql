@@ -160,19 +160,18 @@ begin atomic
       where not c.updated or true = any (c.changed)
       %8$s
       where %9$s < v_start
-      returning %15$s, m.alive, m.hlc, m.site, m.cols
+      returning %14$s, m.alive, m.hlc, m.site, m.cols
     )
     select
       cloudsync.emit(
-        %11$s, v_table.incarnation, v_table.version, %12$L::smallint[], %13$L::smallint[],
+        %11$s, v_table.incarnation, v_table.version, %12$L::smallint[],
         case when not w.alive then 2 when w.cols is null then 1 else 0 end,
-        w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end,
-        case when w.alive then c.image else row(%10$s) end
+        w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end, row(%10$s), c.image
       ) filter (where w.alive is not null),
       count(*) filter (where w.alive is null and (not c.updated or true = any (c.changed)))
     into v_emitted, v_left
     from c
-    full join written as w on %14$s;$statement$,
+    full join written as w on %13$s;$statement$,
     case spell_direct.operation when 'update' then 'materialized' else 'not materialized' end,
     cloudsync.spell(spell_direct.table_id, false, 'x.changed_{n}', ', '),
     cloudsync.spell_source(spell_direct.table_id, spell_direct.operation),
@@ -186,7 +185,6 @@ begin atomic
     cloudsync.spell_greatest(spell_direct.table_id),
     cloudsync.spell(spell_direct.table_id, true, 'w.key_{n}', ', '),
     spell_direct.table_id,
-    '{' || cloudsync.spell(spell_direct.table_id, true, '{id}', ',') || '}',
     '{' || cloudsync.spell(spell_direct.table_id, false, '{id}', ',') || '}',
     cloudsync.spell(spell_direct.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '),
     cloudsync.spell(spell_direct.table_id, true, 'm.key_{n}', ', '));
@@ -251,14 +249,13 @@ begin atomic
       returning %8$s, m.alive, m.hlc, m.site, m.cols
     )
     select cloudsync.emit(
-      %2$s, v_table.incarnation, v_table.version, %9$L::smallint[], %10$L::smallint[],
+      %2$s, v_table.incarnation, v_table.version, %9$L::smallint[],
       case when not w.alive then 2 when w.cols is null then 1 else 0 end,
-      w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end,
-      case when w.alive then c.image else row(%11$s) end
+      w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end, row(%10$s), c.image
     ) filter (where w.alive is not null)
     into v_emitted
     from c
-    full join written as w on %12$s;$statement$,
+    full join written as w on %11$s;$statement$,
     cloudsync.spell_current(spell_slow.table_id, spell_slow.operation),
     spell_slow.table_id,
     cloudsync.spell(spell_slow.table_id, true, 'r.key_{n}', ', '),
@@ -269,7 +266,6 @@ begin atomic
       'case when c.changed[{n}] then v_wall end, case when c.changed[{n}] then v_site end'),
     cloudsync.spell_upsert(spell_slow.table_id),
     cloudsync.spell(spell_slow.table_id, true, 'm.key_{n}', ', '),
-    '{' || cloudsync.spell(spell_slow.table_id, true, '{id}', ',') || '}',
     '{' || cloudsync.spell(spell_slow.table_id, false, '{id}', ',') || '}',
     cloudsync.spell(spell_slow.table_id, true, 'w.key_{n}', ', '),
     cloudsync.spell(spell_slow.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '));
@@ -298,21 +294,19 @@ begin atomic
     )
     select
       cloudsync.emit(
-        %2$s, v_table.incarnation, v_table.version, %7$L::smallint[], %8$L::smallint[],
-        c.kind, c.hlc, c.site, c.cols, c.carried,
-        case when c.alive then c.image else row(%5$s) end
+        %2$s, v_table.incarnation, v_table.version, %7$L::smallint[],
+        c.kind, c.hlc, c.site, c.cols, c.carried, row(%5$s), c.image
       ) filter (where w.key_1 is not null),
       count(*) filter (where w.key_1 is null)
     into v_emitted, v_left
     from c
-    full join written as w on %9$s;$statement$,
+    full join written as w on %8$s;$statement$,
     cloudsync.spell_current(spell_staged.table_id, spell_staged.operation),
     spell_staged.table_id,
     cloudsync.spell(spell_staged.table_id, true, 'r.key_{n}', ', '),
     cloudsync.spell(spell_staged.table_id, true, 'key_{n}', ', '),
     cloudsync.spell(spell_staged.table_id, true, 'c.key_{n}', ', '),
     cloudsync.spell(spell_staged.table_id, true, 'm.key_{n}', ', '),
-    '{' || cloudsync.spell(spell_staged.table_id, true, '{id}', ',') || '}',
     '{' || cloudsync.spell(spell_staged.table_id, false, '{id}', ',') || '}',
     cloudsync.spell(spell_staged.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '));
 end;

@@ -32,13 +32,13 @@ declare
 begin
   select t.* into v_table from cloudsync.tables as t where t.table_id = %2$s and t.relation = tg_relid;
   if not found then
-    raise exception 'function % captures another table than %', 'cloudsync.capture_%1$s_%2$s', tg_relid::regclass
+    raise exception 'function %% captures another table than %%', 'cloudsync.capture_%1$s_%2$s', tg_relid::regclass
       using errcode = 'wrong_object_type';
   end if;
   if cloudsync.staging(%2$s) then
     %3$s
     if v_left > 0 then
-      raise exception 'metadata of % changed while apply was writing', tg_relid::regclass
+      raise exception 'metadata of %% changed while apply was writing', tg_relid::regclass
         using errcode = 'CS001';
     end if;
     v_left := 1;
@@ -90,7 +90,7 @@ declare
 begin
   select t.* into v_table from cloudsync.tables as t where t.table_id = %1$s and t.relation = tg_relid;
   if not found then
-    raise exception 'function % captures another table than %', 'cloudsync.capture_truncate_%1$s', tg_relid::regclass
+    raise exception 'function %% captures another table than %%', 'cloudsync.capture_truncate_%1$s', tg_relid::regclass
       using errcode = 'wrong_object_type';
   end if;
   v_few := (select count(*) <= 100000 from (select from only %2$s as d limit 100001) as few);
@@ -103,8 +103,8 @@ begin
     returning %6$s, m.hlc
   )
   select cloudsync.emit(
-    %1$s, v_table.incarnation, v_table.version, %7$L::smallint[], %8$L::smallint[],
-    2, w.hlc, v_site, null, null, row(%9$s)
+    %1$s, v_table.incarnation, v_table.version, %7$L::smallint[],
+    2, w.hlc, v_site, null, null, row(%8$s), null
   ) filter (where v_few)
   into v_emitted
   from written as w;
@@ -122,7 +122,6 @@ $capture$$function$,
     cloudsync.spell(create_truncate_function.table_id, true, 'd.{name}', ', '),
     cloudsync.spell_greatest(create_truncate_function.table_id),
     cloudsync.spell(create_truncate_function.table_id, true, 'm.key_{n}', ', '),
-    '{' || cloudsync.spell(create_truncate_function.table_id, true, '{id}', ',') || '}',
     '{' || cloudsync.spell(create_truncate_function.table_id, false, '{id}', ',') || '}',
     cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', '));
 end

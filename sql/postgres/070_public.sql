@@ -25,11 +25,9 @@ as 'MODULE_PATHNAME', 'version_wrapper';
 
 -- Sixteen bytes that name this database among all sites.
 create function @extschema@.cloudsync_siteid() returns bytea
-language sql volatile security definer
+language c volatile strict parallel unsafe
 set search_path = pg_catalog, pg_temp
-begin atomic
-  select d.site from cloudsync.site_dictionary as d where d.ordinal = cloudsync.self_ordinal();
-end;
+as 'MODULE_PATHNAME', 'siteid_wrapper';
 
 -- A UUIDv7: the time first, so that new keys lie beside each other.
 create function @extschema@.cloudsync_uuid() returns uuid

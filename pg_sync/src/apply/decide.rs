@@ -1,0 +1,201 @@
+//! From the plans of merge to one write per row: several changes of a row in one payload are merged one after
+//! the other, and written once.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use shared_format::{CellOutcome, ColumnId, Incoming as Merged, Plan, RowState, RowWrite, merge};
+
+use super::incoming::{Change, IncomingRow};
+use super::local::Local;
+use crate::catalog::Tracked;
+use crate::error::SyncError;
+use crate::stage::Expected;
+
+/// What happens to the stored row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Write {
+    /// Nothing, or metadata alone.
+    Nothing,
+    Insert,
+    Update,
+    /// The row becomes another: columns that are not asked for go to their defaults.
+    Replace,
+    Delete,
+}
+
+/// What is to be done with one row.
+#[derive(Debug)]
+pub(super) struct Decision {
+    pub(super) write: Write,
+    pub(super) state: RowState,
+    /// Values to write, by place among the columns.
+    pub(super) asked: BTreeMap<usize, Expected>,
+    /// Values beside the tombstone, by place.
+    pub(super) parked: BTreeMap<usize, Expected>,
+    /// Which of them came with this payload, and have to travel on.
+    pub(super) newly_parked: Vec<usize>,
+    /// Whether a deletion that needs no data statement has to travel on.
+    pub(super) buried: bool,
+    pub(super) changed: bool,
+}
+
+/// The row while its changes are merged.
+struct Draft<'a> {
+    table: &'a Tracked,
+    local: &'a Local,
+    state: RowState,
+    exists: bool,
+    replaced: bool,
+    asked: BTreeMap<usize, Expected>,
+    parked: BTreeMap<usize, Expected>,
+    newly_parked: Vec<usize>,
+    changed: bool,
+}
+
+/// Merges the changes of a row into what is here.
+pub(super) fn decide(
+    table: &Tracked,
+    row: &IncomingRow,
+    local: &Local,
+    parked: BTreeMap<usize, Expected>,
+) -> Result<Decision, SyncError> {
+    let mut draft = Draft {
+        table,
+        local,
+        state: local.state.clone(),
+        exists: local.values.is_some(),
+        replaced: false,
+        asked: BTreeMap::new(),
+        parked,
+        newly_parked: Vec::new(),
+        changed: false,
+    };
+    for change in &row.changes {
+        draft.merge(change)?;
+    }
+    Ok(draft.finish())
+}
+
+impl Draft<'_> {
+    fn place(&self, column: ColumnId) -> Option<usize> {
+        self.table.columns.iter().position(|known| known.column_id() == column)
+    }
+
+    /// The value that the row holds, or will hold, in a column.
+    fn value(&self, place: usize) -> Expected {
+        if let Some(asked) = self.asked.get(&place) {
+            return asked.clone();
+        }
+        if self.replaced {
+            return Expected::default();
+        }
+        let value = self.local.values.as_ref().and_then(|values| values.get(place).copied().flatten());
+        Expected { value, sent: None }
+    }
+
+    fn merge(&mut self, change: &Change) -> Result<(), SyncError> {
+        let incoming = Merged {
+            kind: change.kind,
+            stamp: change.stamp,
+            cells: &change.cells,
+            uncarried: &change.uncarried,
+        };
+        let mut tie = |at: usize| Ok::<_, SyncError>(self.tie(change, at));
+        let plan = merge(&self.state, &incoming, &mut tie)?;
+        if plan.changed {
+            self.changed = true;
+            self.follow(change, plan);
+        }
+        Ok(())
+    }
+
+    fn tie(&self, change: &Change, at: usize) -> Ordering {
+        let Some((place, incoming)) = change.values.get(at) else { return Ordering::Equal };
+        let Some(column) = self.table.columns.get(*place) else { return Ordering::Equal };
+        let held = if self.exists { Some(self.value(*place)) } else { self.parked.get(place).cloned() };
+        let held = held.and_then(|held| held.value);
+        column.codec.value(incoming.value).cmp_encoded(&column.codec.value(held))
+    }
+
+    fn follow(&mut self, change: &Change, plan: Plan) {
+        let parked: Vec<usize> = plan.park.iter().filter_map(|column| self.place(*column)).collect();
+        let shown: Vec<usize> = plan.show.iter().filter_map(|column| self.place(*column)).collect();
+        match plan.write {
+            RowWrite::Keep | RowWrite::Update => {}
+            RowWrite::Insert => {
+                self.asked.clear();
+                self.replaced = true;
+                self.exists = true;
+            }
+            RowWrite::Replace => self.replace(&plan),
+            RowWrite::Delete => {
+                for place in parked {
+                    self.parked.insert(place, self.value(place));
+                }
+                self.asked.clear();
+                self.exists = false;
+            }
+        }
+        for place in shown {
+            if let Some(value) = self.parked.remove(&place) {
+                self.asked.insert(place, value);
+            }
+        }
+        for ((place, value), outcome) in change.values.iter().zip(&plan.cells) {
+            match outcome {
+                CellOutcome::Taken => {
+                    self.asked.insert(*place, value.clone());
+                }
+                CellOutcome::Parked => {
+                    self.parked.insert(*place, value.clone());
+                    self.newly_parked.push(*place);
+                }
+                CellOutcome::Void | CellOutcome::Lost | CellOutcome::Same => {}
+            }
+        }
+        self.state = plan.state;
+        if self.exists {
+            self.parked.clear();
+            self.newly_parked.clear();
+        } else {
+            let state = &self.state;
+            let columns = &self.table.columns;
+            let is_parked = |place: &usize| {
+                columns.get(*place).is_some_and(|column| state.cell(column.column_id()).is_some())
+            };
+            self.parked.retain(|place, _| is_parked(place));
+            self.newly_parked.retain(is_parked);
+        }
+    }
+
+    /// A live row becomes another: what is newer than the new base keeps its value.
+    fn replace(&mut self, plan: &Plan) {
+        let base = plan.state.life_stamp();
+        let kept = plan.state.cells.iter().filter(|cell| cell.stamp > base);
+        let kept: Vec<usize> = kept.filter_map(|cell| self.place(cell.column)).collect();
+        self.asked = kept.into_iter().map(|place| (place, self.value(place))).collect();
+        self.replaced = true;
+    }
+
+    fn finish(self) -> Decision {
+        let write = match (self.local.values.is_some(), self.exists) {
+            (false, false) => Write::Nothing,
+            (false, true) => Write::Insert,
+            (true, false) => Write::Delete,
+            (true, true) if self.replaced => Write::Replace,
+            (true, true) if !self.asked.is_empty() => Write::Update,
+            (true, true) => Write::Nothing,
+        };
+        let died = !self.exists && self.state.life != self.local.state.life;
+        Decision {
+            write,
+            buried: write == Write::Nothing && died,
+            state: self.state,
+            asked: self.asked,
+            parked: self.parked,
+            newly_parked: self.newly_parked,
+            changed: self.changed,
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Incoming rows in the form of our tables: columns by our ids, values as datums of the column's type.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::Datum;
+use serde_json::{Value as Json, json};
+use shared_format::payload::{Changes, Payload, TableDefinition};
+use shared_format::{CellStamp, ColumnId, Hlc, RowKind, Stamp, ValueRef, encode_key};
+
+use super::{Refusal, permanent};
+use crate::catalog::Tracked;
+use crate::edge::query;
+use crate::edge::session::as_owner;
+use crate::edge::subtransaction::{RolledBack, subtransaction};
+use crate::error::SyncError;
+use crate::stage::Expected;
+
+/// One change of a row.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) kind: RowKind,
+    pub(super) stamp: Stamp,
+    pub(super) cells: Vec<CellStamp>,
+    /// Per cell: its place among the table's columns, and its value.
+    pub(super) values: Vec<(usize, Expected)>,
+    /// Our columns that it does not carry.
+    pub(super) uncarried: Vec<ColumnId>,
+}
+
+impl Change {
+    /// Stamp of the life, if the change says anything of it.
+    pub(super) fn life_stamp(&self) -> Option<Hlc> {
+        match self.kind {
+            RowKind::Cells => None,
+            RowKind::Created | RowKind::Deleted => Some(self.stamp.hlc),
+        }
+    }
+}
+
+/// All changes of one row, in the order of the payload.
+#[derive(Debug)]
+pub(super) struct IncomingRow {
+    pub(super) table: usize,
+    pub(super) row_key: Vec<u8>,
+    pub(super) key: Vec<Option<Datum>>,
+    pub(super) key_json: Json,
+    pub(super) changes: Vec<Change>,
+}
+
+impl IncomingRow {
+    /// The greatest clock that it carries.
+    pub(super) fn greatest(&self) -> Hlc {
+        let clocks = self.changes.iter().flat_map(|change| {
+            change.life_stamp().into_iter().chain(change.cells.iter().map(|cell| cell.stamp.hlc))
+        });
+        clocks.max().unwrap_or(Hlc::ZERO)
+    }
+
+    fn is_deletion(&self) -> bool {
+        self.changes.last().is_some_and(|change| change.kind == RowKind::Deleted)
+    }
+}
+
+/// A payload as rows of our tables.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) tables: Vec<Tracked>,
+    /// Sorted by table number and key, which is the order of locks everywhere.
+    pub(super) rows: Vec<IncomingRow>,
+    /// Per table: parents have smaller ranks than their children.
+    pub(super) ranks: Vec<usize>,
+    pub(super) refusals: Vec<Refusal>,
+    pub(super) skipped: Vec<(String, String)>,
+}
+
+impl Incoming {
+    /// The table of a row.
+    pub(super) fn table(&self, row: &IncomingRow) -> &Tracked {
+        self.tables.get(row.table).expect("a row's table is one of ours")
+    }
+
+    /// Rows in the order in which they most likely succeed: parents first, then deletions, children first.
+    pub(super) fn by_dependence(&self) -> Vec<usize> {
+        let rank = |row: &IncomingRow| self.ranks.get(row.table).copied().unwrap_or(0);
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        order.sort_by_key(|at| {
+            self.rows.get(*at).map(|row| {
+                let rank = i64::try_from(rank(row)).unwrap_or(0);
+                if row.is_deletion() { (true, -rank) } else { (false, rank) }
+            })
+        });
+        order
+    }
+}
+
+/// How one table of the payload maps to one of ours.
+struct Mapping {
+    table: usize,
+    /// Per key column of ours: its place in the payload's key.
+    key: Vec<usize>,
+    /// Per column of the payload: its place among ours.
+    columns: Vec<Option<usize>>,
+}
+
+/// Reads a payload; what cannot be converted is refused.
+pub(super) fn read(payload: &Payload<'_>, tables: Vec<Tracked>) -> Result<Incoming, SyncError> {
+    let definitions = payload.definitions()?;
+    let ranks = ranks(&tables);
+    let mut incoming =
+        Incoming { tables, rows: Vec::new(), ranks, refusals: Vec::new(), skipped: Vec::new() };
+    let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::new();
+    for changes in payload.changes() {
+        let definition = definitions
+            .iter()
+            .find(|d| {
+                (d.table, d.incarnation, d.version)
+                    == (changes.table(), changes.incarnation(), changes.version())
+            })
+            .ok_or(SyncError::MissingDefinition { table: changes.table(), version: changes.version() })?;
+        read_changes(&mut incoming, &changes, definition, &mut places)?;
+    }
+    let number = |row: &IncomingRow| incoming.tables.get(row.table).map(|table| table.table_id);
+    incoming.rows.sort_by(|a, b| (number(a), &a.row_key).cmp(&(number(b), &b.row_key)));
+    Ok(incoming)
+}
+
+/// A row of the payload, its values still as they travelled.
+struct Raw<'a> {
+    kind: RowKind,
+    stamp: Stamp,
+    key: Vec<ValueRef<'a>>,
+    cells: Vec<(usize, Stamp, ValueRef<'a>)>,
+}
+
+fn read_changes(
+    incoming: &mut Incoming,
+    changes: &Changes<'_>,
+    definition: &TableDefinition,
+    places: &mut HashMap<(usize, Vec<u8>), usize>,
+) -> Result<(), SyncError> {
+    let mapping = map(incoming, changes, definition)?;
+    let mut rows = changes.rows();
+    let mut raws = Vec::with_capacity(changes.row_count());
+    while let Some(row) = rows.next_row()? {
+        let cells = row.cells.iter().map(|cell| (cell.column, cell.stamp, cell.value)).collect();
+        raws.push(Raw { kind: row.kind, stamp: row.stamp, key: row.key.clone(), cells });
+    }
+    let mapping = match mapping {
+        Ok(mapping) => mapping,
+        Err(message) => {
+            let sqlstate = if message.ends_with("is not tracked") { "42P01" } else { "42P10" };
+            let refuse = |raw: &Raw<'_>| refusal(&definition.name, raw, sqlstate.into(), message.clone());
+            incoming.refusals.extend(raws.iter().map(refuse));
+            return Ok(());
+        }
+    };
+    let table = incoming.tables.get(mapping.table).expect("mapped to one of ours");
+    let convert = |raw: &Raw<'_>| Ok::<_, SyncError>(convert(table, &mapping, raw));
+    let converted: Vec<Result<IncomingRow, Refusal>> =
+        match subtransaction(|| raws.iter().map(convert).collect::<Result<Vec<_>, _>>()) {
+            Ok(rows) => rows.into_iter().map(Ok).collect(),
+            Err(RolledBack::GaveUp(error)) => return Err(error),
+            Err(RolledBack::Raised(_)) => raws
+                .iter()
+                .map(|raw| match subtransaction(|| convert(raw)) {
+                    Ok(row) => Ok(Ok(row)),
+                    Err(RolledBack::GaveUp(error)) => Err(error),
+                    Err(RolledBack::Raised(caught)) => {
+                        let refused = permanent(caught);
+                        Ok(Err(refusal(&table.name, raw, refused.sqlstate, refused.message)))
+                    }
+                })
+                .collect::<Result<Vec<_>, _>>()?,
+        };
+    for row in converted {
+        match row {
+            Err(refusal) => incoming.refusals.push(refusal),
+            Ok(row) => add(incoming, row, places),
+        }
+    }
+    Ok(())
+}
+
+/// Joins changes of one row.
+fn add(incoming: &mut Incoming, row: IncomingRow, places: &mut HashMap<(usize, Vec<u8>), usize>) {
+    let place = (row.table, row.row_key.clone());
+    if let Some(known) = places.get(&place).and_then(|at| incoming.rows.get_mut(*at)) {
+        known.changes.extend(row.changes);
+    } else {
+        places.insert(place, incoming.rows.len());
+        incoming.rows.push(row);
+    }
+}
+
+/// Finds our table and columns by name; the inner error is why there is none.
+fn map(
+    incoming: &mut Incoming,
+    changes: &Changes<'_>,
+    definition: &TableDefinition,
+) -> Result<Result<Mapping, String>, SyncError> {
+    let found = incoming.tables.iter().position(|table| table.name == definition.name);
+    let Some((at, table)) = found.and_then(|at| incoming.tables.get(at).map(|table| (at, table))) else {
+        return Ok(Err(format!("table {} is not tracked", definition.name)));
+    };
+    let key: Option<Vec<usize>> = table
+        .key
+        .iter()
+        .map(|column| definition.key.iter().position(|part| part.name == column.name))
+        .collect();
+    let Some(key) = key.filter(|key| key.len() == definition.key.len()) else {
+        return Ok(Err(format!("table {} has another primary key here", definition.name)));
+    };
+    let mut columns = Vec::new();
+    for id in changes.columns() {
+        let known =
+            definition.columns.iter().find(|column| column.id == id).ok_or_else(|| {
+                SyncError::UnknownColumn { table: definition.name.clone(), column: id.get() }
+            })?;
+        let place = table.columns.iter().position(|column| column.name == known.name);
+        let skipped = (definition.name.clone(), known.name.clone());
+        if place.is_none() && !incoming.skipped.contains(&skipped) {
+            incoming.skipped.push(skipped);
+        }
+        columns.push(place);
+    }
+    Ok(Ok(Mapping { table: at, key, columns }))
+}
+
+/// Brings a row into our form. Raises what the types' input functions raise.
+fn convert(table: &Tracked, mapping: &Mapping, raw: &Raw<'_>) -> IncomingRow {
+    let parts: Vec<ValueRef<'_>> = mapping.key.iter().filter_map(|at| raw.key.get(*at).copied()).collect();
+    let key: Vec<Option<Datum>> =
+        table.key.iter().zip(&parts).map(|(column, value)| column.codec.datum(*value)).collect();
+    let stored = table.key.iter().zip(&key).map(|(column, datum)| column.codec.value(*datum));
+    let row_key = encode_key(stored.collect::<Vec<_>>());
+    let mut cells = Vec::new();
+    let mut values = Vec::new();
+    for (at, stamp, value) in &raw.cells {
+        let Some(place) = mapping.columns.get(*at).copied().flatten() else { continue };
+        let Some(column) = table.columns.get(place) else { continue };
+        let sent = if column.codec.rewrites_text() { text_of(*value) } else { None };
+        cells.push(CellStamp { column: column.column_id(), stamp: *stamp });
+        values.push((place, Expected { value: column.codec.datum(*value), sent }));
+    }
+    let carries = |id: ColumnId| cells.iter().any(|cell| cell.column == id);
+    let uncarried = table.columns.iter().map(|c| c.column_id()).filter(|id| !carries(*id)).collect();
+    let change = Change { kind: raw.kind, stamp: raw.stamp, cells, values, uncarried };
+    IncomingRow { table: mapping.table, row_key, key, key_json: to_json(&parts), changes: vec![change] }
+}
+
+fn text_of(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Text(text) | ValueRef::Json(text) | ValueRef::Jsonb(text) => Some(text.to_owned()),
+        _ => None,
+    }
+}
+
+fn refusal(table: &str, raw: &Raw<'_>, sqlstate: String, message: String) -> Refusal {
+    Refusal {
+        table: table.to_owned(),
+        row_key: encode_key(raw.key.iter().copied()),
+        key: to_json(&raw.key),
+        sqlstate,
+        message,
+    }
+}
+
+/// A key as people and clients read it; bytes as {"blob": "<hex>"}.
+fn to_json(key: &[ValueRef<'_>]) -> Json {
+    let part = |value: &ValueRef<'_>| match *value {
+        ValueRef::Null => Json::Null,
+        ValueRef::Integer(v) => json!(v),
+        ValueRef::Real(v) => json!(v),
+        ValueRef::Boolean(v) => json!(v),
+        ValueRef::Blob(v) | ValueRef::RawText(v) => {
+            json!({ "blob": v.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
+        }
+        other => match schema_mapping::to_postgres_text(other) {
+            Ok(Some(text)) => json!(text),
+            Ok(None) | Err(_) => Json::Null,
+        },
+    };
+    Json::Array(key.iter().map(part).collect())
+}
+
+/// Depth of each table below the tables that it refers to; cycles end where they close.
+fn ranks(tables: &[Tracked]) -> Vec<usize> {
+    let edges = as_owner(|| query::run(include_str!("../../../sql/postgres/library/references.sql"), &[]));
+    let place = |datum: Option<Datum>| {
+        let id = crate::edge::codec::to_i32(datum?);
+        tables.iter().position(|table| table.table_id == id)
+    };
+    let edges: Vec<(usize, usize)> = edges
+        .rows
+        .iter()
+        .filter_map(|row| Some((place(row.attribute(1))?, place(row.attribute(2))?)))
+        .collect();
+    let mut ranks = vec![0_usize; tables.len()];
+    for _ in 0..tables.len() {
+        for (child, parent) in &edges {
+            let above = ranks.get(*parent).copied().unwrap_or(0);
+            if let Some(rank) = ranks.get_mut(*child)
+                && *rank <= above
+                && above < tables.len()
+            {
+                *rank = above.saturating_add(1);
+            }
+        }
+    }
+    ranks
+}

@@ -1,0 +1,151 @@
+//! What this database holds of the incoming rows: locked as the caller, read as the owner.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pgrx::pg_sys::{self, Datum};
+use shared_format::{Hlc, Life, RowState, Stamp};
+
+use super::incoming::Incoming;
+use crate::catalog::Tracked;
+use crate::edge::codec;
+use crate::edge::query::{self, Input, InputColumn};
+use crate::edge::session::{self, as_owner};
+use crate::error::SyncError;
+use crate::metadata::Metadata;
+use crate::sites;
+
+/// A row as it is here.
+#[derive(Clone, Debug)]
+pub(super) struct Local {
+    /// Values of the columns beside the key; None when there is no row.
+    pub(super) values: Option<Vec<Option<Datum>>>,
+    /// Its metadata row, if it has one.
+    pub(super) metadata: Option<Metadata>,
+    /// What merge works with.
+    pub(super) state: RowState,
+}
+
+/// Rows by table.
+pub(super) fn by_table(incoming: &Incoming, which: &[usize]) -> BTreeMap<usize, Vec<usize>> {
+    let mut tables: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for at in which {
+        if let Some(row) = incoming.rows.get(*at) {
+            tables.entry(row.table).or_default().push(*at);
+        }
+    }
+    tables
+}
+
+/// Columns key_1 .. of a relation of ours.
+pub(super) fn key_columns(table: &Tracked) -> Vec<InputColumn> {
+    let column = |(place, column): (usize, &crate::catalog::Column)| InputColumn {
+        name: format!("key_{place}"),
+        type_oid: column.codec.type_oid(),
+        collation: column.collation,
+    };
+    (1..).zip(&table.key).map(column).collect()
+}
+
+/// Compares the key of a row `left` of the table with key_1 .. of `right`.
+pub(super) fn same_key(table: &Tracked, left: &str, right: &str) -> String {
+    let parts = (1..).zip(&table.key).map(|(place, column): (usize, _)| {
+        format!("{left}.{} {} {right}.key_{place}", column.quoted(), column.equality)
+    });
+    parts.collect::<Vec<_>>().join(" and ")
+}
+
+/// Locks the rows that the caller may update, in the order of their keys.
+pub(super) fn lock(incoming: &Incoming, which: &[usize]) {
+    let user = session::current_user();
+    for (table, rows) in by_table(incoming, which) {
+        let Some(table) = incoming.tables.get(table) else { continue };
+        let rights = [pg_sys::ACL_SELECT, pg_sys::ACL_UPDATE];
+        if !rights.iter().all(|right| session::has_right(table.relation, user, *right)) {
+            continue;
+        }
+        let key: Vec<String> = table.key.iter().map(|column| format!("d.{}", column.quoted())).collect();
+        let sql = format!(
+            "select 1 from only {} as d where exists (select from cloudsync_rows as s where {}) \
+             order by {} for no key update of d",
+            table.quoted(),
+            same_key(table, "d", "s"),
+            key.join(", "),
+        );
+        query::run_with_rows(&sql, &[], &keys(incoming, table, &rows));
+    }
+}
+
+fn keys(incoming: &Incoming, table: &Tracked, rows: &[usize]) -> Input {
+    let mut columns = key_columns(table);
+    columns.push(InputColumn {
+        name: "place".into(),
+        type_oid: pg_sys::INT8OID,
+        collation: pg_sys::InvalidOid,
+    });
+    let row = |at: &usize| {
+        let mut row = incoming.rows.get(*at)?.key.clone();
+        row.push(Some(Datum::from(i64::try_from(*at).ok()?)));
+        Some(row)
+    };
+    Input { columns, rows: rows.iter().filter_map(row).collect() }
+}
+
+/// Reads rows and metadata, also what the caller may not see.
+pub(super) fn read(incoming: &Incoming, which: &[usize]) -> Result<HashMap<usize, Local>, SyncError> {
+    as_owner(|| {
+        let own = sites::self_ordinal();
+        let mut locals = HashMap::new();
+        for (table, rows) in by_table(incoming, which) {
+            let Some(table) = incoming.tables.get(table) else { continue };
+            let found = query::run_with_rows(&read_sql(table), &[], &keys(incoming, table, &rows));
+            for row in &found.rows {
+                let place = row.attribute(1).map_or(-1, codec::to_i64);
+                let Ok(place) = usize::try_from(place) else { continue };
+                let metadata = Metadata::from_tuple(row, 2);
+                let exists = row.attribute(6).is_some_and(codec::to_bool);
+                let values = exists.then(|| row.values.get(6..).unwrap_or_default().to_vec());
+                let state = state(table, metadata.as_ref(), exists, own)?;
+                locals.insert(place, Local { values, metadata, state });
+            }
+        }
+        Ok(locals)
+    })
+}
+
+/// place, alive, hlc, site, cols, whether the row exists, its columns.
+fn read_sql(table: &Tracked) -> String {
+    let columns: String = table.columns.iter().map(|column| format!(", d.{}", column.quoted())).collect();
+    let first = table.key.first().map(crate::catalog::Column::quoted).unwrap_or_default();
+    let parts = (1..)
+        .zip(&table.key)
+        .map(|(place, column): (usize, _)| format!("m.key_{place} {} s.key_{place}", column.equality));
+    format!(
+        "select s.place, m.alive, m.hlc, m.site, m.cols, d.{first} is not null{columns} \
+         from cloudsync_rows as s left join {} as m on {} left join only {} as d on {}",
+        table.metadata(),
+        parts.collect::<Vec<_>>().join(" and "),
+        table.quoted(),
+        same_key(table, "d", "s"),
+    )
+}
+
+/// The state of a row. The table has the last word on whether it exists: capture may have been off.
+fn state(
+    table: &Tracked,
+    metadata: Option<&Metadata>,
+    exists: bool,
+    own: i32,
+) -> Result<RowState, SyncError> {
+    let Some(metadata) = metadata else {
+        let site = sites::site(own).unwrap_or(shared_format::SiteId::ZERO);
+        let baseline = Stamp { hlc: Hlc::BASELINE_CENTRE, site };
+        return Ok(if exists { RowState::baseline(baseline) } else { RowState::unseen() });
+    };
+    let mut state = metadata.state(table)?;
+    if state.is_alive() != exists {
+        let stamp = state.life_stamp();
+        state.cells.clear();
+        state.life = Some(Life { alive: exists, stamp });
+    }
+    Ok(state)
+}

@@ -1,0 +1,260 @@
+//! Apply: merges a payload into tracked tables with the rights of the caller (DESIGN section 8).
+//!
+//! Everything at first in one savepoint; when the database refuses that for good, row by row, and the rows
+//! that it still refuses are told. Registry, sites and metadata are read as the owner; only the data
+//! statements run as the caller.
+
+mod decide;
+mod incoming;
+mod local;
+mod parked;
+mod write;
+
+use pgrx::warning;
+use serde_json::Value as Json;
+use shared_format::payload::{Limits, Payload, decode_frame};
+use shared_format::{Hlc, SiteId};
+
+use crate::catalog;
+use crate::edge::query::{self, Argument};
+use crate::edge::session::{self, as_owner};
+use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
+use crate::error::SyncError;
+use crate::{sites, stage};
+use incoming::{Incoming, IncomingRow};
+
+/// How far a stamp may be ahead of our clock: see DESIGN section 3.
+const CLOCK_AHEAD_MS_MAX: i64 = 60_000;
+
+/// Tries while rows change under the merge: see DESIGN section 8.
+const ATTEMPTS_MAX: u32 = 10;
+
+/// Refusals of one upload: see DESIGN section 15.
+const REFUSALS_MAX: usize = 1_000;
+
+/// A row that the database refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) table: String,
+    pub(crate) row_key: Vec<u8>,
+    pub(crate) key: Json,
+    pub(crate) sqlstate: String,
+    pub(crate) message: String,
+}
+
+/// What an apply did.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// Rows that changed, data or metadata.
+    pub(crate) changed: i64,
+    pub(crate) refusals: Vec<Refusal>,
+    /// Columns that no tracked table has: table, column.
+    pub(crate) skipped: Vec<(String, String)>,
+}
+
+/// Why a try ended without an error of the server.
+enum Stop {
+    /// Rows are not as the merge saw them.
+    Changed,
+    /// A policy or a trigger kept a write from its row.
+    Hidden(&'static str),
+    /// The caller lacks a right on a table.
+    Denied(String),
+    /// Something is wrong with us.
+    Broken(SyncError),
+}
+
+impl From<SyncError> for Stop {
+    fn from(error: SyncError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// Why rows were not applied.
+struct Refused {
+    sqlstate: String,
+    message: String,
+}
+
+/// Merges a payload for a person: a file of frames, or bare bytes. Returns how many rows changed.
+pub(crate) fn payload(bytes: &[u8]) -> Result<i64, SyncError> {
+    let site = as_owner(|| sites::site(sites::self_ordinal())).unwrap_or(SiteId::ZERO);
+    let mut changed = 0_i64;
+    for body in bodies(bytes)? {
+        let applied = run(&Payload::parse(&body)?)?;
+        changed = changed.saturating_add(applied.changed);
+        for refusal in &applied.refusals {
+            warning!(
+                "a row of table {} was refused: {} {}",
+                refusal.table,
+                refusal.sqlstate,
+                refusal.message
+            );
+        }
+        keep(site, &applied, 0, 0);
+    }
+    Ok(changed)
+}
+
+fn bodies(bytes: &[u8]) -> Result<Vec<Vec<u8>>, SyncError> {
+    if !bytes.starts_with(b"CSY1") {
+        return Ok(vec![bytes.to_vec()]);
+    }
+    let mut bodies = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (body, consumed) = decode_frame(rest, &Limits::UPLOAD)?;
+        bodies.push(body);
+        rest = rest.get(consumed..).unwrap_or_default();
+    }
+    Ok(bodies)
+}
+
+/// Keeps refusals and skipped columns of a site until it has confirmed them.
+pub(crate) fn keep(site: SiteId, applied: &Applied, first: i64, last: i64) {
+    as_owner(|| {
+        for refusal in &applied.refusals {
+            query::run(
+                include_str!("../../../sql/postgres/library/keep_refusal.sql"),
+                &[
+                    Argument::bytea(site.as_bytes()),
+                    Argument::text(&refusal.table),
+                    Argument::bytea(&refusal.row_key),
+                    Argument::text(&refusal.key.to_string()),
+                    Argument::text(&refusal.sqlstate),
+                    Argument::text(&refusal.message),
+                    Argument::bigint(first),
+                    Argument::bigint(last),
+                ],
+            );
+        }
+        for (table, column) in &applied.skipped {
+            query::run(
+                include_str!("../../../sql/postgres/library/keep_skipped_column.sql"),
+                &[Argument::text(table), Argument::text(column), Argument::bytea(site.as_bytes())],
+            );
+        }
+    });
+}
+
+/// Merges a payload.
+pub(crate) fn run(payload: &Payload<'_>) -> Result<Applied, SyncError> {
+    if stage::is_standing() {
+        return Err(SyncError::Nested);
+    }
+    let tables = as_owner(catalog::tables);
+    let mut incoming = incoming::read(payload, tables)?;
+    check_clock(&incoming)?;
+    let mut applied = Applied {
+        changed: 0,
+        refusals: std::mem::take(&mut incoming.refusals),
+        skipped: std::mem::take(&mut incoming.skipped),
+    };
+    let all: Vec<usize> = (0..incoming.rows.len()).collect();
+    if all.is_empty() {
+        return Ok(applied);
+    }
+    match settle(&incoming, &all)? {
+        Ok(changed) => applied.changed = changed,
+        Err(refused) if all.len() == 1 => applied.refusals.push(refusal(&incoming, 0, refused)),
+        Err(_) => one_by_one(&incoming, &mut applied)?,
+    }
+    Ok(applied)
+}
+
+/// Row by row; what fails is tried once more after the rest, because a later row may be what it waits for.
+fn one_by_one(incoming: &Incoming, applied: &mut Applied) -> Result<(), SyncError> {
+    let mut failed = Vec::new();
+    for at in incoming.by_dependence() {
+        match settle(incoming, &[at])? {
+            Ok(changed) => applied.changed = applied.changed.saturating_add(changed),
+            Err(_) => failed.push(at),
+        }
+    }
+    for at in failed {
+        if applied.refusals.len() >= REFUSALS_MAX {
+            let message = format!("the upload has more than {REFUSALS_MAX} refused rows");
+            let refused =
+                Refused { sqlstate: "CS002".into(), message: format!("too_many_refused: {message}") };
+            applied.refusals.push(refusal(incoming, at, refused));
+            continue;
+        }
+        match settle(incoming, &[at])? {
+            Ok(changed) => applied.changed = applied.changed.saturating_add(changed),
+            Err(refused) => applied.refusals.push(refusal(incoming, at, refused)),
+        }
+    }
+    Ok(())
+}
+
+fn refusal(incoming: &Incoming, at: usize, refused: Refused) -> Refusal {
+    let (table, row_key, key) = incoming.rows.get(at).map_or_else(Default::default, |row| {
+        (incoming.table(row).name.clone(), row.row_key.clone(), row.key_json.clone())
+    });
+    Refusal { table, row_key, key, sqlstate: refused.sqlstate, message: refused.message }
+}
+
+/// Applies some rows in one savepoint, reading and merging again while they change under it. The outer error
+/// is ours; the inner one is why the database refuses them.
+fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<i64, Refused>, SyncError> {
+    for _ in 0..ATTEMPTS_MAX {
+        match subtransaction(|| write::attempt(incoming, which)) {
+            Ok(changed) => return Ok(Ok(changed)),
+            Err(RolledBack::GaveUp(Stop::Changed)) => {}
+            Err(RolledBack::GaveUp(Stop::Broken(error))) => return Err(error),
+            Err(RolledBack::GaveUp(Stop::Hidden(message))) => {
+                return Ok(Err(Refused { sqlstate: "42501".into(), message: message.into() }));
+            }
+            Err(RolledBack::GaveUp(Stop::Denied(message))) => {
+                return Ok(Err(Refused { sqlstate: "42501".into(), message }));
+            }
+            Err(RolledBack::Raised(caught)) if caught.sqlstate == "CS001" => {}
+            Err(RolledBack::Raised(caught)) => return Ok(Err(permanent(caught))),
+        }
+    }
+    Err(SyncError::Contention { attempts: ATTEMPTS_MAX })
+}
+
+/// A refusal, unless the error may pass: then it is raised again, and the whole apply fails.
+fn permanent(caught: Caught) -> Refused {
+    if caught.is_transient() {
+        caught.rethrow();
+    }
+    Refused { sqlstate: caught.sqlstate, message: caught.message }
+}
+
+/// Refuses stamps far ahead of our clock, except where we hold one as great already.
+fn check_clock(incoming: &Incoming) -> Result<(), SyncError> {
+    let server_ms = session::wall_ms();
+    let limit = Hlc::from_parts(server_ms.saturating_add(CLOCK_AHEAD_MS_MAX), u16::MAX);
+    let ahead: Vec<usize> =
+        (0..).zip(&incoming.rows).filter(|(_, row)| row.greatest() > limit).map(|(at, _)| at).collect();
+    if ahead.is_empty() {
+        return Ok(());
+    }
+    let locals = local::read(incoming, &ahead)?;
+    for at in ahead {
+        let Some(row) = incoming.rows.get(at) else { continue };
+        let held = locals.get(&at).map(|local| &local.state);
+        if let Some(stamp) = too_far(row, held, limit) {
+            return Err(SyncError::ClockAhead { stamp_ms: stamp.unix_ms(), server_ms });
+        }
+    }
+    Ok(())
+}
+
+/// A stamp beyond the limit that is more than 1 ms beyond the one held for the same cell or life.
+fn too_far(row: &IncomingRow, held: Option<&shared_format::RowState>, limit: Hlc) -> Option<Hlc> {
+    const ONE_MS: u64 = 1 << 16;
+    let beyond = |stamp: Hlc, held: Hlc| stamp > limit && stamp.raw() > held.raw().saturating_add(ONE_MS);
+    row.changes.iter().find_map(|change| {
+        let life = held.map_or(Hlc::ZERO, |state| state.life_stamp().hlc);
+        let own = change.life_stamp().filter(|stamp| beyond(*stamp, life));
+        own.or_else(|| {
+            change.cells.iter().map(|cell| (cell.stamp.hlc, cell.column)).find_map(|(stamp, column)| {
+                let held = held.map_or(Hlc::ZERO, |state| state.stamp_of(column).hlc);
+                beyond(stamp, held).then_some(stamp)
+            })
+        })
+    })
+}

@@ -1,0 +1,126 @@
+//! Cells that are newer than the deletion of their row: kept in cloudsync.parked, one payload a row.
+
+use std::collections::BTreeMap;
+
+use shared_format::payload::{ChangesBuilder, Payload, PayloadBuilder};
+use shared_format::{RowKind, RowState, Stamp, ValueRef};
+
+use super::incoming::IncomingRow;
+use crate::catalog::Tracked;
+use crate::edge::codec;
+use crate::edge::query::{self, Argument};
+use crate::error::SyncError;
+use crate::stage::Expected;
+
+/// Reads the parked values of a row that metadata says has some. Runs as the owner.
+pub(super) fn read(
+    table: &Tracked,
+    row: &IncomingRow,
+    state: &RowState,
+) -> Result<BTreeMap<usize, Expected>, SyncError> {
+    let mut values = BTreeMap::new();
+    if state.is_alive() || state.cells.is_empty() {
+        return Ok(values);
+    }
+    let sql = "select p.payload from cloudsync.parked as p \
+               where p.table_id operator(pg_catalog.=) $1 and p.row_key operator(pg_catalog.=) $2";
+    let found = query::run(sql, &[Argument::integer(table.table_id), Argument::bytea(&row.row_key)]);
+    let Some(bytes) = found.first().map(codec::to_bytes) else { return Ok(values) };
+    let payload = Payload::parse(&bytes)?;
+    for changes in payload.changes() {
+        let ids = changes.columns();
+        let mut rows = changes.rows();
+        while let Some(parked) = rows.next_row()? {
+            for cell in &parked.cells {
+                let place = ids
+                    .get(cell.column)
+                    .and_then(|id| table.columns.iter().position(|column| column.column_id() == *id));
+                let Some(column) = place.and_then(|place| table.columns.get(place)) else { continue };
+                // An entry that a local write has overtaken is left behind: the state knows better.
+                if state.cell(column.column_id()) == Some(cell.stamp)
+                    && let Some(place) = place
+                {
+                    values.insert(place, Expected { value: column.codec.datum(cell.value), sent: None });
+                }
+            }
+        }
+    }
+    Ok(values)
+}
+
+/// Stores the parked values of a row, or forgets them when there are none. Runs as the owner.
+pub(super) fn write(
+    table: &Tracked,
+    row: &IncomingRow,
+    state: &RowState,
+    parked: &BTreeMap<usize, Expected>,
+) {
+    let place = [Argument::integer(table.table_id), Argument::bytea(&row.row_key)];
+    if parked.is_empty() {
+        let sql = "delete from cloudsync.parked as p \
+                   where p.table_id operator(pg_catalog.=) $1 and p.row_key operator(pg_catalog.=) $2";
+        query::run(sql, &place);
+        return;
+    }
+    let places: Vec<usize> = parked.keys().copied().collect();
+    let mut payload = PayloadBuilder::new();
+    payload.push(cells(table, row, state, parked, &places));
+    let [table_id, row_key] = place;
+    query::run(
+        include_str!("../../../sql/postgres/library/park.sql"),
+        &[table_id, row_key, Argument::bytea(&payload.finish())],
+    );
+}
+
+/// Some parked cells of a row as a change.
+pub(super) fn cells(
+    table: &Tracked,
+    row: &IncomingRow,
+    state: &RowState,
+    parked: &BTreeMap<usize, Expected>,
+    places: &[usize],
+) -> ChangesBuilder {
+    let mut builder = start(table);
+    add_cells(&mut builder, table, row, state, parked, places);
+    builder
+}
+
+/// An empty change of a table.
+pub(super) fn start(table: &Tracked) -> ChangesBuilder {
+    ChangesBuilder::new(
+        table.number(),
+        table.incarnation,
+        table.version,
+        table.key.len(),
+        &table.column_ids(),
+    )
+}
+
+/// The key of a row as values.
+pub(super) fn key<'a>(table: &'a Tracked, row: &IncomingRow) -> Vec<ValueRef<'a>> {
+    table.key.iter().zip(&row.key).map(|(column, datum)| column.codec.value(*datum)).collect()
+}
+
+/// Adds some parked cells of a row to a change.
+pub(super) fn add_cells(
+    builder: &mut ChangesBuilder,
+    table: &Tracked,
+    row: &IncomingRow,
+    state: &RowState,
+    parked: &BTreeMap<usize, Expected>,
+    places: &[usize],
+) {
+    let mut places = places.to_vec();
+    places.sort_unstable();
+    places.dedup();
+    let cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = places
+        .iter()
+        .filter_map(|place| {
+            let column = table.columns.get(*place)?;
+            let stamp = state.cell(column.column_id())?;
+            Some((*place, Some(stamp), column.codec.value(parked.get(place)?.value)))
+        })
+        .collect();
+    let first = cells.iter().find_map(|(_, stamp, _)| *stamp).unwrap_or(Stamp::ZERO);
+    builder.row(RowKind::Cells, first, &key(table, row), &cells);
+}

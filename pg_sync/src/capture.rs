@@ -1,0 +1,163 @@
+//! The functions that only capture triggers call. They take rows, which have no Rust type, so they speak the
+//! server's calling convention themselves.
+
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Pg_finfo_record};
+use pgrx::{PgMemoryContexts, pg_guard};
+use shared_format::RowKind;
+
+use crate::edge::codec;
+use crate::edge::tuple::{self, Tuple};
+use crate::emit::{Emitted, Emitter};
+use crate::error::or_raise;
+use crate::functions::required;
+use crate::metadata::{self, Metadata};
+use crate::stage;
+
+/// Declares functions of the version 1 calling convention.
+macro_rules! server_functions {
+    ($($name:ident, $finfo:ident, $body:ident;)*) => {$(
+        /// Tells the server the calling convention.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $finfo() -> *const Pg_finfo_record {
+            static VERSION_1: Pg_finfo_record = Pg_finfo_record { api_version: 1 };
+            &raw const VERSION_1
+        }
+
+        /// Called by the server; see `sql/postgres`.
+        ///
+        /// # Safety
+        /// Only the server calls it, with a call of the declared signature.
+        #[unsafe(no_mangle)]
+        #[pg_guard]
+        pub unsafe extern "C-unwind" fn $name(call: FunctionCallInfo) -> Datum {
+            $body(&Call(call))
+        }
+    )*};
+}
+
+server_functions! {
+    emit_step, pg_finfo_emit_step, step;
+    emit_finish, pg_finfo_emit_finish, finish;
+    is_staged, pg_finfo_is_staged, staged;
+    stage_outcome, pg_finfo_stage_outcome, outcome;
+    stage_unchanged, pg_finfo_stage_unchanged, unchanged;
+}
+
+/// One call by the server.
+struct Call(FunctionCallInfo);
+
+impl Call {
+    fn argument(&self, number: usize) -> Option<Datum> {
+        // SAFETY: the server passes as many arguments as the function was declared with.
+        unsafe { pgrx::fcinfo::pg_getarg_datum(self.0, number) }
+    }
+
+    fn null(&self) -> Datum {
+        // SAFETY: marks the result of this call.
+        unsafe { pgrx::fcinfo::pg_return_null(self.0) }
+    }
+
+    fn integer(&self, number: usize, name: &'static str) -> i32 {
+        codec::to_i32(required(self.argument(number), name))
+    }
+
+    fn record(&self, number: usize, name: &'static str) -> Tuple {
+        tuple::from_record(required(self.argument(number), name))
+    }
+
+    /// The memory context of the aggregate that this call is a step of.
+    fn aggregate_context(&self) -> PgMemoryContexts {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for writing.
+        let kind = unsafe { pg_sys::AggCheckCallContext(self.0, &raw mut context) };
+        assert!(kind != 0, "emit is called as an aggregate");
+        PgMemoryContexts::For(context)
+    }
+
+    fn emitter(&self) -> Option<&mut Emitter> {
+        let state: *mut Emitter = self.argument(0)?.cast_mut_ptr();
+        // SAFETY: the state was made by `step` in the aggregate's context, and one call runs at a time.
+        unsafe { state.as_mut() }
+    }
+}
+
+fn step(call: &Call) -> Datum {
+    let emitter = match call.emitter() {
+        Some(emitter) => emitter,
+        None => start(call),
+    };
+    let kind = match call.integer(5, "kind") {
+        0 => RowKind::Cells,
+        1 => RowKind::Created,
+        _ => RowKind::Deleted,
+    };
+    let cols = call.argument(8).map(tuple::to_i64s).unwrap_or_default();
+    let carried = call.argument(9).map(tuple::to_bools);
+    let image = if kind == RowKind::Deleted { Tuple::default() } else { call.record(11, "image") };
+    let row = Emitted {
+        kind,
+        hlc: codec::to_i64(required(call.argument(6), "hlc")),
+        site: call.integer(7, "site"),
+        cols: &cols,
+        carried: carried.as_deref(),
+        key: &call.record(10, "row_key"),
+        image: &image,
+    };
+    or_raise(emitter.row(&row));
+    Datum::from(std::ptr::from_mut(emitter))
+}
+
+fn start<'a>(call: &'a Call) -> &'a mut Emitter {
+    let emitter = Emitter::new(
+        call.integer(1, "table_id").cast_unsigned(),
+        codec::to_i64(required(call.argument(2), "incarnation")).cast_unsigned(),
+        call.integer(3, "version").cast_unsigned(),
+        tuple::to_i16s(required(call.argument(4), "columns")),
+    );
+    let state = call.aggregate_context().leak_and_drop_on_delete(emitter);
+    // SAFETY: just made; the aggregate's context drops it when it ends, also after an error.
+    unsafe { &mut *state }
+}
+
+fn finish(call: &Call) -> Datum {
+    Datum::from(call.emitter().map_or(0, Emitter::finish))
+}
+
+fn staged(call: &Call) -> Datum {
+    let table = call.integer(0, "table_id");
+    Datum::from(stage::has_table(table) && stage::is_staged(table, &call.record(1, "row_key")))
+}
+
+fn outcome(call: &Call) -> Datum {
+    let image = call.argument(2).map(tuple::from_record);
+    let key = call.record(1, "row_key");
+    let Some(outcome) = stage::outcome(call.integer(0, "table_id"), &key, image.as_ref()) else {
+        return call.null();
+    };
+    let kind = match outcome.kind {
+        RowKind::Cells => 0,
+        RowKind::Created => 1,
+        RowKind::Deleted => 2,
+    };
+    let values = [
+        Some(Datum::from(kind)),
+        Some(Datum::from(outcome.metadata.alive)),
+        Some(Datum::from(outcome.metadata.hlc)),
+        Some(Datum::from(outcome.metadata.site)),
+        outcome.metadata.cols_datum(),
+        Some(tuple::booleans(&outcome.carried)),
+    ];
+    tuple::to_result(call.0, &values)
+}
+
+fn unchanged(call: &Call) -> Datum {
+    let mut cols = call.argument(5).map(tuple::to_i64s).unwrap_or_default();
+    metadata::trim(&mut cols);
+    let found = Metadata {
+        alive: codec::to_bool(required(call.argument(2), "alive")),
+        hlc: codec::to_i64(required(call.argument(3), "hlc")),
+        site: call.integer(4, "site"),
+        cols,
+    };
+    Datum::from(stage::is_unchanged(call.integer(0, "table_id"), &call.record(1, "row_key"), &found))
+}

@@ -1,0 +1,174 @@
+//! The registry as the library reads it: tracked tables, their columns and how values of each travel.
+
+use pgrx::pg_sys;
+use shared_format::ColumnId;
+use shared_format::payload::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition};
+
+use crate::edge::codec::{self, Codec};
+use crate::edge::query::{self, Argument};
+use crate::edge::tuple::Tuple;
+use crate::error::SyncError;
+
+/// A column of a tracked table.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    /// Its attribute number, which is its id.
+    pub(crate) id: i16,
+    pub(crate) name: String,
+    pub(crate) codec: Codec,
+    pub(crate) collation: pg_sys::Oid,
+    /// Of a key column: the operator that compares it, qualified.
+    pub(crate) equality: String,
+    definition: ColumnDefinition,
+}
+
+impl Column {
+    /// The id as payloads have it.
+    pub(crate) fn column_id(&self) -> ColumnId {
+        self.definition.id
+    }
+
+    /// The name, quoted for a statement.
+    pub(crate) fn quoted(&self) -> String {
+        quote(&self.name)
+    }
+}
+
+/// A tracked table.
+#[derive(Clone, Debug)]
+pub(crate) struct Tracked {
+    pub(crate) table_id: i32,
+    pub(crate) relation: pg_sys::Oid,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) incarnation: u64,
+    pub(crate) version: u32,
+    algorithm: TableAlgorithm,
+    pub(crate) key: Vec<Column>,
+    pub(crate) columns: Vec<Column>,
+}
+
+impl Tracked {
+    /// The table's number as payloads have it.
+    pub(crate) fn number(&self) -> u32 {
+        self.table_id.cast_unsigned()
+    }
+
+    /// The table's name, quoted and qualified.
+    pub(crate) fn quoted(&self) -> String {
+        format!("{}.{}", quote(&self.schema), quote(&self.name))
+    }
+
+    /// The name of its metadata table.
+    pub(crate) fn metadata(&self) -> String {
+        format!("cloudsync.meta_{}", self.table_id)
+    }
+
+    /// Ids of the columns beside the key.
+    pub(crate) fn column_ids(&self) -> Vec<ColumnId> {
+        self.columns.iter().map(Column::column_id).collect()
+    }
+
+    /// The definition as it travels.
+    pub(crate) fn definition(&self) -> TableDefinition {
+        TableDefinition {
+            table: self.number(),
+            incarnation: self.incarnation,
+            version: self.version,
+            name: self.name.clone(),
+            schema: Some(self.schema.clone()),
+            algorithm: self.algorithm,
+            key: self.key.iter().map(|column| column.definition.clone()).collect(),
+            columns: self.columns.iter().map(|column| column.definition.clone()).collect(),
+        }
+    }
+}
+
+/// Quotes an identifier: the one place where names enter statements.
+pub(crate) fn quote(name: &str) -> String {
+    pgrx::spi::quote_identifier(name)
+}
+
+/// Reads one table. Runs as the owner.
+pub(crate) fn table(table_id: i32) -> Result<Tracked, SyncError> {
+    read(Some(table_id)).into_iter().next().ok_or(SyncError::NotTracked(table_id))
+}
+
+/// Reads all tables, by number. Runs as the owner.
+pub(crate) fn tables() -> Vec<Tracked> {
+    read(None)
+}
+
+fn read(table_id: Option<i32>) -> Vec<Tracked> {
+    let argument = Argument::of(pg_sys::INT4OID, table_id.map(pg_sys::Datum::from));
+    let rows = query::run(include_str!("../../sql/postgres/library/read_table.sql"), &[argument]).rows;
+    let mut tables: Vec<Tracked> = Vec::new();
+    for row in &rows {
+        let table_id = integer(row, 1);
+        if tables.last().is_none_or(|table| table.table_id != table_id) {
+            tables.push(read_table(row));
+        }
+        let Some(table) = tables.last_mut() else { continue };
+        let column = read_column(row);
+        if row.attribute(12).is_some() { table.key.push(column) } else { table.columns.push(column) }
+    }
+    tables
+}
+
+fn read_table(row: &Tuple) -> Tracked {
+    Tracked {
+        table_id: integer(row, 1),
+        relation: oid(row, 2),
+        schema: name(row, 3),
+        name: name(row, 4),
+        incarnation: row.attribute(5).map_or(0, codec::to_i64).cast_unsigned(),
+        version: integer(row, 6).cast_unsigned(),
+        algorithm: u8::try_from(small(row, 7))
+            .ok()
+            .and_then(|code| TableAlgorithm::from_code(code).ok())
+            .unwrap_or(TableAlgorithm::Cls),
+        key: Vec::new(),
+        columns: Vec::new(),
+    }
+}
+
+fn read_column(row: &Tuple) -> Column {
+    let id = small(row, 8);
+    let algorithm = u8::try_from(small(row, 14)).ok();
+    Column {
+        id,
+        name: name(row, 9),
+        codec: Codec::new(oid(row, 11)),
+        collation: oid(row, 16),
+        equality: name(row, 13),
+        definition: ColumnDefinition {
+            id: ColumnId::new(id.cast_unsigned()),
+            name: name(row, 9),
+            type_name: name(row, 10),
+            algorithm: algorithm
+                .and_then(|code| ColumnAlgorithm::from_code(code).ok())
+                .unwrap_or(ColumnAlgorithm::Lww),
+            group: row.attribute(15).map(codec::to_text),
+        },
+    }
+}
+
+fn integer(row: &Tuple, number: i16) -> i32 {
+    row.attribute(number).map_or(0, codec::to_i32)
+}
+
+fn small(row: &Tuple, number: i16) -> i16 {
+    row.attribute(number).map_or(0, codec::to_i16)
+}
+
+fn oid(row: &Tuple, number: i16) -> pg_sys::Oid {
+    row.attribute(number).map_or(pg_sys::InvalidOid, |datum| pg_sys::Oid::from(integer_bits(datum)))
+}
+
+fn integer_bits(datum: pg_sys::Datum) -> u32 {
+    codec::to_i32(datum).cast_unsigned()
+}
+
+fn name(row: &Tuple, number: i16) -> String {
+    row.attribute(number).map(codec::to_text).unwrap_or_default()
+}

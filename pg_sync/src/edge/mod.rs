@@ -1,0 +1,9 @@
+//! Where Rust meets the server: every call into Postgres that the rest of the crate needs, behind functions
+//! that are safe to call as long as datums go only where their type says.
+
+pub(crate) mod codec;
+pub(crate) mod memory;
+pub(crate) mod query;
+pub(crate) mod session;
+pub(crate) mod subtransaction;
+pub(crate) mod tuple;

@@ -1,0 +1,225 @@
+//! Who is running: user ids, settings, transaction ids, clocks, and the log.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use shared_format::MESSAGE_PREFIX;
+
+use crate::error::SyncError;
+
+/// The path under which we run as the owner: an empty one would let a temporary type shadow a built-in one.
+const SEARCH_PATH: &CStr = c"pg_catalog, pg_temp";
+
+mod server {
+    use std::ffi::{c_char, c_void};
+
+    use pgrx::pg_sys;
+
+    // Not among the bindings of pgrx.
+    unsafe extern "C-unwind" {
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        pub(super) fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+        ) -> pg_sys::XLogRecPtr;
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pub(super) fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+            flush: bool,
+        ) -> pg_sys::XLogRecPtr;
+        pub(super) fn pg_strong_random(buffer: *mut c_void, length: usize) -> bool;
+    }
+}
+
+/// Writes a transactional logical message with our prefix.
+pub(crate) fn log_message(body: &[u8]) {
+    let prefix = CString::new(MESSAGE_PREFIX).expect("the prefix has no NUL");
+    let (prefix, message, size) = (prefix.as_ptr(), body.as_ptr().cast(), body.len());
+    let write = || {
+        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+        // SAFETY: both pointers are valid for the length given, and the server copies them.
+        unsafe {
+            server::LogLogicalMessage(prefix, message, size, true)
+        }
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        // SAFETY: both pointers are valid for the length given, and the server copies them.
+        unsafe {
+            server::LogLogicalMessage(prefix, message, size, true, false)
+        }
+    };
+    // SAFETY: the closure holds nothing that needs a drop.
+    unsafe { pg_guard_ffi_boundary(write) };
+}
+
+/// Full id of the running transaction, given one if it had none.
+pub(crate) fn top_xid() -> u64 {
+    // SAFETY: we run inside a transaction.
+    unsafe { pg_sys::GetTopFullTransactionId() }.value
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: the buffer is N bytes long.
+    let filled = unsafe { server::pg_strong_random(bytes.as_mut_ptr().cast(), N) };
+    assert!(filled, "the operating system gives random bytes");
+    bytes
+}
+
+/// Milliseconds since 1970 on this server's clock.
+pub(crate) fn wall_ms() -> i64 {
+    // Postgres counts microseconds from 2000-01-01, 946,684,800 seconds after 1970.
+    // SAFETY: reads the clock.
+    let micros = unsafe { pg_sys::GetCurrentTimestamp() };
+    micros.div_euclid(1_000).saturating_add(946_684_800_000)
+}
+
+/// Identifies the running database among copies of it: system identifier, timeline, database oid.
+pub(crate) fn identity() -> (u64, u32, pg_sys::Oid) {
+    // SAFETY: reads what the server read at its start.
+    let system = unsafe { pg_sys::GetSystemIdentifier() };
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: callers run in a transaction that writes, so not in recovery.
+    let timeline = unsafe { pg_sys::GetWALInsertionTimeLine() };
+    #[cfg(feature = "pg14")]
+    // SAFETY: set at the server's start.
+    let timeline = unsafe { pg_sys::ThisTimeLineID };
+    // SAFETY: set when the session chose its database.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    (system, timeline, database)
+}
+
+/// Whether the server is a standby.
+pub(crate) fn in_recovery() -> bool {
+    // SAFETY: reads shared state.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// The user whose rights count now.
+pub(crate) fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads session state.
+    unsafe { pg_sys::GetUserId() }
+}
+
+fn owner() -> pg_sys::Oid {
+    // SAFETY: the name is a C string; a missing role gives the invalid oid.
+    let owner = unsafe { pg_sys::get_role_oid(c"cloudsync_owner".as_ptr(), true) };
+    if owner == pg_sys::InvalidOid {
+        SyncError::NoOwner.raise();
+    }
+    owner
+}
+
+/// Ends the owner's part when dropped; after an error the (sub)transaction's abort undoes the settings.
+struct OwnerPart {
+    user: pg_sys::Oid,
+    context: i32,
+    guc_level: i32,
+}
+
+impl OwnerPart {
+    fn begin() -> Self {
+        let owner = owner();
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        // SAFETY: both are valid for writing.
+        unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
+        // SAFETY: opens a level that the drop, or the abort, closes.
+        let guc_level = unsafe { pg_sys::NewGUCNestLevel() };
+        let local = context.cast_unsigned() | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+        // SAFETY: the oid is that of a role; the old one comes back in the drop, or by the abort.
+        unsafe { pg_sys::SetUserIdAndSecContext(owner, local.cast_signed()) };
+        let part = Self { user, context, guc_level };
+        set_config(c"search_path", SEARCH_PATH, pg_sys::GucAction::GUC_ACTION_SAVE);
+        part
+    }
+}
+
+impl Drop for OwnerPart {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: closes the level that `begin` opened.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.guc_level) };
+        }
+        // SAFETY: puts back what `begin` found.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
+    }
+}
+
+/// Runs `body` with the rights of cloudsync_owner, names looked up in pg_catalog only.
+pub(crate) fn as_owner<T>(body: impl FnOnce() -> T) -> T {
+    let _part = OwnerPart::begin();
+    body()
+}
+
+fn set_config(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
+    // SAFETY: both strings are valid, and the server copies them.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            action,
+            true,
+            0,
+            false,
+        )
+    };
+}
+
+/// Reads a setting; None when it is not known.
+pub(crate) fn setting(name: &CStr) -> Option<String> {
+    // SAFETY: the name is a C string; the answer is null or lives until the next change, and is copied.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and the server ends it with NUL.
+    let value = unsafe { CStr::from_ptr(value) };
+    Some(value.to_string_lossy().into_owned())
+}
+
+/// Sets a setting for the rest of the transaction, with the rights of the session.
+pub(crate) fn set_local(name: &CStr, value: &str) -> Result<(), SyncError> {
+    let value = CString::new(value).map_err(|error| SyncError::Parameter {
+        parameter: "setting",
+        found: format!("a NUL at byte {}", error.nul_position()),
+        wanted: "text without NUL",
+    })?;
+    set_config(name, &value, pg_sys::GucAction::GUC_ACTION_LOCAL);
+    Ok(())
+}
+
+/// Whether a user holds a right on a table as a whole, or on some column of it.
+pub(crate) fn has_right(relation: pg_sys::Oid, user: pg_sys::Oid, right: u32) -> bool {
+    let mode = pg_sys::AclMode::from(right);
+    // SAFETY: the relation was looked up in this transaction.
+    let table = unsafe { pg_sys::pg_class_aclcheck(relation, user, mode) };
+    if table == pg_sys::AclResult::ACLCHECK_OK {
+        return true;
+    }
+    let any = pg_sys::AclMaskHow::ACLMASK_ANY;
+    // SAFETY: as above.
+    let column = unsafe { pg_sys::pg_attribute_aclcheck_all(relation, user, mode, any) };
+    column == pg_sys::AclResult::ACLCHECK_OK
+}
+
+/// Names this installation of the extension: what a session remembers of another one is void.
+pub(crate) fn installation() -> pg_sys::Oid {
+    // SAFETY: the name is a C string; a missing schema gives the invalid oid.
+    let schema = unsafe { pg_sys::get_namespace_oid(c"cloudsync".as_ptr(), true) };
+    // SAFETY: as above.
+    unsafe { pg_sys::get_relname_relid(c"secret".as_ptr(), schema) }
+}
+
+/// Number of the running subtransaction; later ones have greater numbers.
+pub(crate) fn subtransaction_id() -> u32 {
+    // SAFETY: reads session state.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}

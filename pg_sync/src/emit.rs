@@ -1,0 +1,201 @@
+//! Messages into the log: changes as capture hands them over, definitions, reloads.
+//!
+//! At most 64 KiB of rows are held, however many a statement wrote.
+
+use std::cell::Cell;
+
+use hmac::{Hmac, KeyInit, Mac};
+use pgrx::pg_sys;
+use sha2::Sha256;
+use shared_format::payload::{ChangesBuilder, PayloadBuilder};
+use shared_format::{ColumnId, Hlc, RowKind, Stamp, ValueRef, encode_message, signed_parts};
+
+use crate::catalog;
+use crate::edge::codec::{self, Codec};
+use crate::edge::query;
+use crate::edge::session;
+use crate::edge::tuple::Tuple;
+use crate::error::SyncError;
+use crate::sites;
+
+/// Bytes of rows in one message: see DESIGN section 6.
+const MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Changes of one table on their way into the log.
+pub(crate) struct Emitter {
+    table: u32,
+    incarnation: u64,
+    version: u32,
+    columns: Vec<i16>,
+    ids: Vec<ColumnId>,
+    key_codecs: Vec<Codec>,
+    column_codecs: Vec<Codec>,
+    /// Made at the first row, which shows how many columns the key has.
+    builder: Option<ChangesBuilder>,
+    rows: i64,
+}
+
+/// One row as capture saw it.
+pub(crate) struct Emitted<'a> {
+    pub(crate) kind: RowKind,
+    /// Stamp of the life.
+    pub(crate) hlc: i64,
+    pub(crate) site: i32,
+    /// Overrides, as in metadata.
+    pub(crate) cols: &'a [Option<i64>],
+    /// Which columns travel; None for all.
+    pub(crate) carried: Option<&'a [bool]>,
+    /// The key columns in order.
+    pub(crate) key: &'a Tuple,
+    /// The stored row; of a deletion, nothing.
+    pub(crate) image: &'a Tuple,
+}
+
+impl Emitter {
+    /// Starts a batch; the columns are attribute numbers.
+    pub(crate) fn new(table: u32, incarnation: u64, version: u32, columns: Vec<i16>) -> Self {
+        let ids: Vec<ColumnId> = columns.iter().map(|id| ColumnId::new(id.cast_unsigned())).collect();
+        Self {
+            table,
+            incarnation,
+            version,
+            columns,
+            ids,
+            key_codecs: Vec::new(),
+            column_codecs: Vec::new(),
+            builder: None,
+            rows: 0,
+        }
+    }
+
+    /// Adds a row, and writes a message when enough have gathered.
+    pub(crate) fn row(&mut self, row: &Emitted<'_>) -> Result<(), SyncError> {
+        self.learn_types(row);
+        let life = stamp(row.hlc, row.site, self.table)?;
+        let key: Vec<ValueRef<'_>> =
+            self.key_codecs.iter().zip(&row.key.values).map(|(codec, part)| codec.value(*part)).collect();
+        let mut cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = Vec::new();
+        let mut first = None;
+        if row.kind != RowKind::Deleted {
+            for (index, (id, codec)) in self.columns.iter().zip(&self.column_codecs).enumerate() {
+                if row.carried.is_some_and(|carried| !carried.get(index).copied().unwrap_or(false)) {
+                    continue;
+                }
+                let own = own_stamp(row.cols, *id, self.table)?;
+                let default =
+                    if row.kind == RowKind::Cells { *first.get_or_insert(own.unwrap_or(life)) } else { life };
+                let own = Some(own.unwrap_or(life)).filter(|own| *own != default);
+                cells.push((index, own, codec.value(row.image.attribute(*id))));
+            }
+        }
+        let builder = self.builder.get_or_insert_with(|| {
+            ChangesBuilder::new(self.table, self.incarnation, self.version, key.len(), &self.ids)
+        });
+        builder.row(row.kind, first.unwrap_or(life), &key, &cells);
+        let is_full = builder.byte_len() >= MESSAGE_BYTES;
+        self.rows += 1;
+        if is_full {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Looks the types up at the first row that shows them; a deletion shows the key only.
+    fn learn_types(&mut self, row: &Emitted<'_>) {
+        if self.key_codecs.is_empty() {
+            self.key_codecs = row.key.types.iter().map(|type_oid| Codec::new(*type_oid)).collect();
+        }
+        if self.column_codecs.is_empty() && row.kind != RowKind::Deleted {
+            let codec = |id: &i16| Codec::new(row.image.attribute_type(*id).unwrap_or(pg_sys::TEXTOID));
+            self.column_codecs = self.columns.iter().map(codec).collect();
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(full) = self.builder.take() else { return };
+        let mut payload = PayloadBuilder::new();
+        payload.push(full);
+        changeset(&payload.finish());
+    }
+
+    /// Writes what is left and returns how many rows there were.
+    pub(crate) fn finish(&mut self) -> i64 {
+        self.flush();
+        self.rows
+    }
+}
+
+fn stamp(hlc: i64, site: i32, table: u32) -> Result<Stamp, SyncError> {
+    let site = sites::site(site).ok_or_else(|| SyncError::Damaged {
+        table: table.to_string(),
+        detail: "a stamp has a site that the dictionary does not know",
+    })?;
+    Ok(Stamp { hlc: Hlc::from_sql(hlc), site })
+}
+
+/// The override of a column, if it has one.
+pub(crate) fn own_stamp(cols: &[Option<i64>], id: i16, table: u32) -> Result<Option<Stamp>, SyncError> {
+    let at = usize::try_from(id).unwrap_or(0).saturating_mul(2);
+    let part = |at: usize| cols.get(at).copied().flatten();
+    let (Some(hlc), Some(site)) = (at.checked_sub(2).and_then(part), at.checked_sub(1).and_then(part)) else {
+        return Ok(None);
+    };
+    let site = i32::try_from(site).unwrap_or(-1);
+    stamp(hlc, site, table).map(Some)
+}
+
+thread_local! {
+    /// The key, and the installation that it belongs to.
+    static SECRET: Cell<Option<(pg_sys::Oid, [u8; 32])>> = const { Cell::new(None) };
+}
+
+/// The key that signs messages. Runs as the owner.
+fn secret() -> [u8; 32] {
+    let installation = session::installation();
+    if let Some((of, known)) = SECRET.get()
+        && of == installation
+    {
+        return known;
+    }
+    let found = query::run("select s.key from cloudsync.secret as s", &[]);
+    let bytes = found.first().map(codec::to_bytes).unwrap_or_default();
+    let key: [u8; 32] = bytes.try_into().expect("the secret has 32 bytes: its table checks it");
+    SECRET.set(Some((installation, key)));
+    key
+}
+
+/// Signs a changeset and writes it as a message. Runs as the owner.
+pub(crate) fn changeset(changeset: &[u8]) {
+    let xid = session::top_xid();
+    let mut mac = Hmac::<Sha256>::new_from_slice(&secret()).expect("HMAC takes keys of any length");
+    signed_parts(xid, changeset, |part| mac.update(part));
+    let mac: [u8; 32] = mac.finalize().into_bytes().into();
+    session::log_message(&encode_message(xid, &mac, changeset));
+}
+
+/// Announces the present definition of a table. Runs as the owner.
+pub(crate) fn definition(table_id: i32) -> Result<(), SyncError> {
+    let table = catalog::table(table_id)?;
+    let mut payload = PayloadBuilder::new();
+    payload.definition(&table.definition());
+    changeset(&payload.finish());
+    Ok(())
+}
+
+/// Tells clients to fetch a table again. Runs as the owner.
+pub(crate) fn reload(table_id: i32, reason: &str) -> Result<(), SyncError> {
+    let table = catalog::table(table_id)?;
+    let mut payload = PayloadBuilder::new();
+    payload.reload(table.number(), table.incarnation, reason);
+    changeset(&payload.finish());
+    Ok(())
+}
+
+/// A payload of all present definitions. Runs as the owner.
+pub(crate) fn definitions() -> Vec<u8> {
+    let mut payload = PayloadBuilder::new();
+    for table in catalog::tables() {
+        payload.definition(&table.definition());
+    }
+    payload.finish()
+}

@@ -1,0 +1,100 @@
+//! Everything that can go wrong here, and the SQLSTATE it is raised with. Holds no row values.
+
+use pgrx::PgSqlErrorCode;
+use schema_mapping::MappingError;
+use shared_format::FormatError;
+use thiserror::Error;
+
+/// Why a call of ours fails.
+#[derive(Debug, Error)]
+pub(crate) enum SyncError {
+    /// Bytes from outside that are no payload.
+    #[error("payload cannot be read: {0}")]
+    Payload(#[source] FormatError),
+    /// Changes that refer to a table which their payload does not define.
+    #[error("payload has changes of table {table}, version {version}, and does not define it")]
+    MissingDefinition { table: u32, version: u32 },
+    /// A key of another shape than the table's.
+    #[error("payload has {found} key columns for table {table}, wanted {wanted}")]
+    KeyShape { table: String, found: usize, wanted: usize },
+    /// A definition that names a column number twice or not at all.
+    #[error("payload has a column number {column} that table {table} does not define")]
+    UnknownColumn { table: String, column: u16 },
+    /// A stamp too far ahead of this server's clock.
+    #[error("payload has a stamp of {stamp_ms} ms, the clock is at {server_ms} ms")]
+    ClockAhead { stamp_ms: u64, server_ms: i64 },
+    /// Rows changed each time between reading and writing.
+    #[error("rows changed {attempts} times while they were being merged")]
+    Contention { attempts: u32 },
+    /// An apply inside an apply.
+    #[error("a payload is already being applied in this transaction")]
+    Nested,
+    /// A parameter out of its range.
+    #[error("{parameter} is {found}, wanted {wanted}")]
+    Parameter { parameter: &'static str, found: String, wanted: &'static str },
+    /// No tracked table of that number.
+    #[error("table number {0} is not tracked")]
+    NotTracked(i32),
+    /// The caller may not change the table.
+    #[error("must be owner of table {0}")]
+    NotOwner(String),
+    /// A relation that was dropped meanwhile.
+    #[error("relation {0} does not exist")]
+    NoRelation(u32),
+    /// Metadata that this release cannot have written.
+    #[error("metadata of table {table} is damaged: {detail}")]
+    Damaged { table: String, detail: &'static str },
+    /// Text that no Postgres column holds.
+    #[error("text cannot be stored: {0}")]
+    Text(#[source] MappingError),
+    /// Text with a zero byte.
+    #[error("text has a zero byte at {0}, Postgres stores none")]
+    ZeroByte(usize),
+    /// An option that the output plugin does not have.
+    #[error("output plugin pg_sync has no option {0:?}, wanted none")]
+    PluginOption(String),
+    /// The extension was not installed completely.
+    #[error("role cloudsync_owner does not exist")]
+    NoOwner,
+}
+
+impl SyncError {
+    /// The SQLSTATE that callers see.
+    pub(crate) fn sqlstate(&self) -> PgSqlErrorCode {
+        match self {
+            Self::Payload(_)
+            | Self::MissingDefinition { .. }
+            | Self::KeyShape { .. }
+            | Self::UnknownColumn { .. }
+            | Self::ClockAhead { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            Self::Contention { .. } => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Self::Text(_) | Self::ZeroByte(_) => PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+            Self::PluginOption(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            Self::Parameter { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NotTracked(_) | Self::NoRelation(_) => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            Self::NotOwner(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::Damaged { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            Self::NoOwner => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        }
+    }
+
+    /// Raises it as an error of the running statement.
+    pub(crate) fn raise(&self) -> ! {
+        pgrx::ereport!(ERROR, self.sqlstate(), self.to_string());
+    }
+}
+
+impl From<FormatError> for SyncError {
+    fn from(error: FormatError) -> Self {
+        Self::Payload(error)
+    }
+}
+
+/// Returns the value, or raises the error.
+pub(crate) fn or_raise<T>(result: Result<T, SyncError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => error.raise(),
+    }
+}

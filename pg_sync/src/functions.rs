@@ -1,0 +1,122 @@
+//! The functions that SQL sees: each takes its arguments, runs one thing, and raises its error.
+
+use pgrx::prelude::*;
+use pgrx::{JsonB, Uuid, pg_sys};
+
+use crate::edge::session::{self, as_owner};
+use crate::error::{SyncError, or_raise};
+use crate::{apply, emit, sites, snapshot, stage, tracking, upload};
+
+#[pg_extern]
+fn self_ordinal() -> i32 {
+    as_owner(sites::self_ordinal)
+}
+
+#[pg_extern]
+fn emit_definition(table_id: i32) {
+    or_raise(as_owner(|| emit::definition(table_id)));
+}
+
+#[pg_extern]
+fn emit_reload(table_id: i32, reason: &str) {
+    or_raise(as_owner(|| emit::reload(table_id, reason)));
+}
+
+#[pg_extern]
+fn staging(table_id: i32) -> bool {
+    stage::has_table(table_id)
+}
+
+#[pg_extern]
+fn definitions() -> Vec<u8> {
+    as_owner(emit::definitions)
+}
+
+#[pg_extern]
+fn snapshot_part(
+    table_id: i32,
+    dead: bool,
+    after: Option<&[u8]>,
+    max_rows: i32,
+) -> TableIterator<'static, (name!(payload, Vec<u8>), name!(next, Option<Vec<u8>>), name!(row_count, i32))> {
+    let part = or_raise(snapshot::part(table_id, dead, after, max_rows));
+    TableIterator::once((part.payload, part.next, part.row_count))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the hub's call has these arguments")]
+#[pg_extern]
+fn apply_upload(
+    payload: &[u8],
+    site: &[u8],
+    upload_id: &[u8],
+    first: i64,
+    last: i64,
+    token: Option<&[u8]>,
+    role: Option<&str>,
+    claims: Option<&str>,
+) -> JsonB {
+    let request = upload::Request { payload, site, upload_id, first, last, token, role, claims };
+    JsonB(or_raise(upload::apply(&request)))
+}
+
+#[pg_extern]
+fn init_by_name(table_name: &str, algorithm: &str) {
+    or_raise(tracking::resolve(table_name).and_then(|relation| tracking::init(relation, algorithm)));
+}
+
+#[pg_extern]
+fn init(relation: pg_sys::Oid, algorithm: &str) {
+    or_raise(tracking::init(relation, algorithm));
+}
+
+#[pg_extern]
+fn cleanup_by_name(table_name: &str) {
+    or_raise(tracking::resolve(table_name).and_then(tracking::cleanup));
+}
+
+#[pg_extern]
+fn cleanup(relation: pg_sys::Oid) {
+    or_raise(tracking::cleanup(relation));
+}
+
+#[pg_extern]
+fn siteid() -> Vec<u8> {
+    as_owner(|| sites::site(sites::self_ordinal())).map(|site| site.as_bytes().to_vec()).unwrap_or_default()
+}
+
+#[pg_extern]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+#[pg_extern]
+fn uuid() -> Uuid {
+    Uuid::from_bytes(uuid_v7(session::wall_ms(), session::random_bytes()))
+}
+
+#[pg_extern]
+fn payload_apply(payload: &[u8]) -> i64 {
+    or_raise(apply::payload(payload))
+}
+
+#[pg_extern]
+fn is_sync(relation: pg_sys::Oid) -> bool {
+    tracking::is_being_written(relation)
+}
+
+/// Time first, then version and variant, then random bits.
+fn uuid_v7(unix_ms: i64, random: [u8; 10]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let (time, rest) = bytes.split_at_mut(6);
+    time.copy_from_slice(&unix_ms.to_be_bytes()[2..]);
+    rest.copy_from_slice(&random);
+    rest[0] = rest[0] & 0x0f | 0x70;
+    rest[2] = rest[2] & 0x3f | 0x80;
+    bytes
+}
+
+/// Raises an error for an argument that must not be null.
+pub(crate) fn required<T>(argument: Option<T>, parameter: &'static str) -> T {
+    let missing = || SyncError::Parameter { parameter, found: "null".into(), wanted: "a value" };
+    or_raise(argument.ok_or_else(missing))
+}

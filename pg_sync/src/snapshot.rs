@@ -1,0 +1,155 @@
+//! One page of a table's merged state, in key order: live rows as whole creations, or tombstones.
+//!
+//! Reads in the snapshot of the caller's transaction and with the caller's rights: the hub asks as
+//! cloudsync_owner with row security off, so that a filtered scan is an error.
+
+use shared_format::payload::{ChangesBuilder, PayloadBuilder};
+use shared_format::{Hlc, RowKind, Stamp, ValueRef, decode_key, encode_key};
+
+use crate::catalog::{self, Tracked};
+use crate::edge::query::{self, Argument};
+use crate::edge::session::as_owner;
+use crate::edge::tuple::Tuple;
+use crate::error::SyncError;
+use crate::metadata::Metadata;
+use crate::sites;
+
+/// Rows read from the server at once, so that wide rows do not gather in memory.
+const ROWS_AT_ONCE: i32 = 200;
+
+/// Bytes after which a page ends early.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A page.
+pub(crate) struct Part {
+    pub(crate) payload: Vec<u8>,
+    /// Where the next page begins; None after the last.
+    pub(crate) next: Option<Vec<u8>>,
+    pub(crate) row_count: i32,
+}
+
+/// Reads the page after a key.
+pub(crate) fn part(
+    table_id: i32,
+    dead: bool,
+    after: Option<&[u8]>,
+    max_rows: i32,
+) -> Result<Part, SyncError> {
+    if max_rows < 1 {
+        return Err(SyncError::Parameter {
+            parameter: "max_rows",
+            found: max_rows.to_string(),
+            wanted: "1 or more",
+        });
+    }
+    let (table, self_ordinal) = as_owner(|| catalog::table(table_id).map(|t| (t, sites::self_ordinal())))?;
+    let baseline =
+        Metadata { alive: true, hlc: Hlc::BASELINE_CENTRE.to_sql(), site: self_ordinal, cols: Vec::new() };
+    let mut changes = ChangesBuilder::new(
+        table.number(),
+        table.incarnation,
+        table.version,
+        table.key.len(),
+        &table.column_ids(),
+    );
+    let mut place = after.map(<[u8]>::to_vec);
+    let mut row_count = 0;
+    let mut ended = false;
+    while !ended && row_count < max_rows && changes.byte_len() < PAGE_BYTES {
+        let wanted = ROWS_AT_ONCE.min(max_rows - row_count);
+        let rows = rows(&table, dead, place.as_deref(), wanted)?;
+        ended = rows.len() < usize::try_from(wanted).unwrap_or(0);
+        for row in &rows {
+            place = Some(add(&mut changes, &table, row, &baseline)?);
+            row_count += 1;
+        }
+    }
+    let mut payload = PayloadBuilder::new();
+    payload.definition(&table.definition());
+    if row_count > 0 {
+        payload.push(changes);
+    }
+    Ok(Part { payload: payload.finish(), next: if ended { None } else { place }, row_count })
+}
+
+/// Adds one row: alive, hlc, site, cols, then the key, then the other columns. Returns its key.
+fn add(
+    changes: &mut ChangesBuilder,
+    table: &Tracked,
+    row: &Tuple,
+    baseline: &Metadata,
+) -> Result<Vec<u8>, SyncError> {
+    let found = Metadata::from_tuple(row, 1);
+    let metadata = found.as_ref().unwrap_or(baseline);
+    let state = as_owner(|| metadata.state(table))?;
+    let life = state.life_stamp();
+    let key: Vec<ValueRef<'_>> =
+        (5..).zip(&table.key).map(|(at, column)| column.codec.value(row.attribute(at))).collect();
+    let mut cells = Vec::new();
+    if metadata.alive {
+        let first = 5 + i16::try_from(table.key.len()).unwrap_or(i16::MAX);
+        for (index, (at, column)) in (first..).zip(&table.columns).enumerate() {
+            let own = state.cell(column.column_id());
+            if own != Some(Stamp::ZERO) {
+                cells.push((index, own, column.codec.value(row.attribute(at))));
+            }
+        }
+    }
+    let kind = if metadata.alive { RowKind::Created } else { RowKind::Deleted };
+    changes.row(kind, life, &key, &cells);
+    Ok(encode_key(key))
+}
+
+fn rows(table: &Tracked, dead: bool, after: Option<&[u8]>, wanted: i32) -> Result<Vec<Tuple>, SyncError> {
+    let mut arguments = vec![Argument::integer(wanted)];
+    let mut bound = String::from("true");
+    let source = if dead { "m.key_" } else { "d." };
+    let key_name = |place: usize, name: &str| {
+        if dead { format!("{source}{place}") } else { format!("{source}{name}") }
+    };
+    let names: Vec<String> =
+        (1..).zip(&table.key).map(|(place, column)| key_name(place, &column.quoted())).collect();
+    if let Some(after) = after {
+        let parts = decode_key(after)?;
+        if parts.len() != table.key.len() {
+            return Err(SyncError::KeyShape {
+                table: table.name.clone(),
+                found: parts.len(),
+                wanted: table.key.len(),
+            });
+        }
+        for (part, column) in parts.iter().zip(&table.key) {
+            let datum = column.codec.datum(part.as_ref());
+            arguments.push(Argument::of(column.codec.type_oid(), datum));
+        }
+        let marks: Vec<String> = (2..).take(parts.len()).map(|number: usize| format!("${number}")).collect();
+        bound = format!("({}) > ({})", names.join(", "), marks.join(", "));
+    }
+    let sql = if dead { dead_sql(table, &names, &bound) } else { live_sql(table, &names, &bound) };
+    Ok(query::read(&sql, &arguments).rows)
+}
+
+fn live_sql(table: &Tracked, names: &[String], bound: &str) -> String {
+    let columns: String = table.columns.iter().map(|column| format!(", d.{}", column.quoted())).collect();
+    let matching: Vec<String> = (1..)
+        .zip(&table.key)
+        .map(|(place, column)| format!("m.key_{place} {} d.{}", column.equality, column.quoted()))
+        .collect();
+    format!(
+        "select m.alive, m.hlc, m.site, m.cols, {keys}{columns} from only {name} as d left join {metadata} as m \
+         on {matching} where {bound} order by {keys} limit $1",
+        keys = names.join(", "),
+        name = table.quoted(),
+        metadata = table.metadata(),
+        matching = matching.join(" and "),
+    )
+}
+
+fn dead_sql(table: &Tracked, names: &[String], bound: &str) -> String {
+    format!(
+        "select m.alive, m.hlc, m.site, m.cols, {keys} from {metadata} as m \
+         where not m.alive and m.hlc > 0 and {bound} order by {keys} limit $1",
+        keys = names.join(", "),
+        metadata = table.metadata(),
+    )
+}

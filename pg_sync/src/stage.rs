@@ -1,0 +1,304 @@
+//! The stage of a running apply: what was asked of each row and what merge decided, for the capture triggers.
+//!
+//! It is memory of this session, set while apply's own data statements run and dropped with them. A row that
+//! is stored as asked takes the merged stamps; where a trigger, a default or a type made something else of
+//! it, those cells are writes of this database. No borrow of it is held while SQL runs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_sys::Datum;
+use shared_format::{ColumnId, LocalWrite, RowKind, RowState, SiteId, Stamp, ValueRef, encode_key};
+
+use crate::catalog::Column;
+use crate::edge::codec::Codec;
+use crate::edge::memory::Context;
+use crate::edge::session;
+use crate::edge::tuple::Tuple;
+use crate::metadata::Metadata;
+
+/// What the stored value of a column is expected to be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Expected {
+    pub(crate) value: Option<Datum>,
+    /// The text that was sent, where the stored text may be another though the bytes are as asked.
+    pub(crate) sent: Option<String>,
+}
+
+/// What apply asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The row is made, or becomes another.
+    Whole,
+    /// These columns are written, by place.
+    Cells,
+    /// The row goes.
+    Gone,
+    /// No data statement: metadata alone.
+    Nothing,
+}
+
+/// One row of the stage.
+#[derive(Clone, Debug)]
+pub(crate) struct Staged {
+    asked: Asked,
+    /// Per column: whether it travels on.
+    carried: Vec<bool>,
+    progress: Progress,
+    /// What to go back to when the subtransaction of that number is rolled back.
+    undo: Vec<(u32, Progress)>,
+}
+
+/// How far the triggers are with a row.
+#[derive(Clone, Debug)]
+struct Progress {
+    /// Per column: what will be stored if nothing interferes.
+    expected: Vec<Expected>,
+    /// Metadata that the merge saw, or that a trigger wrote before; None where there was none.
+    seen: Option<Metadata>,
+    /// What the row becomes; after a trigger has seen it, what it became.
+    state: RowState,
+    /// Metadata that the trigger of the newest statement writes.
+    written: Option<Metadata>,
+    /// Whether a trigger saw the row.
+    consumed: bool,
+}
+
+impl Staged {
+    /// A row that no trigger has seen yet.
+    pub(crate) fn new(
+        asked: Asked,
+        carried: Vec<bool>,
+        expected: Vec<Expected>,
+        seen: Option<Metadata>,
+        state: RowState,
+    ) -> Self {
+        let progress = Progress { expected, seen, state, written: None, consumed: false };
+        Self { asked, carried, progress, undo: Vec::new() }
+    }
+}
+
+/// What a staged row becomes, for the capture trigger.
+pub(crate) struct Outcome {
+    pub(crate) kind: RowKind,
+    pub(crate) metadata: Metadata,
+    pub(crate) carried: Vec<bool>,
+}
+
+struct StagedTable {
+    columns: Vec<(i16, ColumnId, Codec)>,
+    key_codecs: Vec<Codec>,
+    rows: HashMap<Vec<u8>, Staged>,
+}
+
+/// The rows of one try.
+pub(crate) struct Stage {
+    tables: HashMap<i32, StagedTable>,
+    ordinals: HashMap<SiteId, i32>,
+    site: SiteId,
+    /// Holds copies of stored values.
+    memory: Context,
+}
+
+thread_local! {
+    static STAGE: RefCell<Option<Stage>> = const { RefCell::new(None) };
+}
+
+impl Stage {
+    /// An empty stage; `ordinals` knows every site that may be written, `site` is our own.
+    pub(crate) fn new(ordinals: HashMap<SiteId, i32>, site: SiteId) -> Self {
+        Self { tables: HashMap::new(), ordinals, site, memory: Context::new(c"cloudsync stage") }
+    }
+
+    /// Adds a row.
+    pub(crate) fn add(
+        &mut self,
+        table: i32,
+        key: &[Column],
+        columns: &[Column],
+        row_key: Vec<u8>,
+        row: Staged,
+    ) {
+        let staged = self.tables.entry(table).or_insert_with(|| StagedTable {
+            columns: columns.iter().map(|c| (c.id, c.column_id(), c.codec.clone())).collect(),
+            key_codecs: key.iter().map(|column| column.codec.clone()).collect(),
+            rows: HashMap::new(),
+        });
+        staged.rows.insert(row_key, row);
+    }
+}
+
+/// Keeps the stage up; takes it down when dropped, also when an error passes.
+pub(crate) struct Standing;
+
+impl Standing {
+    /// Puts a stage up.
+    pub(crate) fn begin(stage: Stage) -> Self {
+        STAGE.set(Some(stage));
+        Self
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        STAGE.set(None);
+    }
+}
+
+/// Whether an apply is running.
+pub(crate) fn is_standing() -> bool {
+    STAGE.with_borrow(Option::is_some)
+}
+
+/// Whether rows of a table are staged.
+pub(crate) fn has_table(table: i32) -> bool {
+    STAGE.with_borrow(|stage| stage.as_ref().is_some_and(|stage| stage.tables.contains_key(&table)))
+}
+
+/// Keys, of all tables, that wait for a trigger and were not seen by one.
+pub(crate) fn unseen() -> Vec<(i32, Vec<u8>)> {
+    STAGE.with_borrow(|stage| {
+        let tables = stage.iter().flat_map(|stage| &stage.tables);
+        tables
+            .flat_map(|(table, staged)| staged.rows.iter().map(move |(key, row)| (*table, key, row)))
+            .filter(|(_, _, row)| row.asked != Asked::Nothing && !row.progress.consumed)
+            .map(|(table, key, _)| (table, key.clone()))
+            .collect()
+    })
+}
+
+fn with_row<T>(table: i32, key: &Tuple, body: impl FnOnce(&mut StageView<'_>) -> T) -> Option<T> {
+    STAGE.with_borrow_mut(|stage| {
+        let Stage { tables, ordinals, site, memory } = stage.as_mut()?;
+        let StagedTable { columns, key_codecs, rows } = tables.get_mut(&table)?;
+        let parts = key_codecs.iter().zip(&key.values).map(|(codec, value)| codec.value(*value));
+        let row = rows.get_mut(&encode_key(parts.collect::<Vec<ValueRef<'_>>>()))?;
+        Some(body(&mut StageView { row, columns, ordinals, site: *site, memory }))
+    })
+}
+
+/// Whether a row is staged.
+pub(crate) fn is_staged(table: i32, key: &Tuple) -> bool {
+    with_row(table, key, |_| ()).is_some()
+}
+
+/// Whether the metadata of a staged row is what the merge saw, or what our own trigger wrote since.
+pub(crate) fn is_unchanged(table: i32, key: &Tuple, found: &Metadata) -> bool {
+    with_row(table, key, |view| view.row.progress.seen.as_ref() == Some(found)).unwrap_or(false)
+}
+
+/// Decides what a staged row becomes, given what is stored now; None when it is not staged, or nothing is
+/// left to write.
+pub(crate) fn outcome(table: i32, key: &Tuple, image: Option<&Tuple>) -> Option<Outcome> {
+    with_row(table, key, |view| view.outcome(image))?
+}
+
+/// Goes back to what was before a subtransaction that is being rolled back.
+pub(crate) fn subtransaction_aborted(id: u32) {
+    STAGE.with_borrow_mut(|stage| {
+        let tables = stage.iter_mut().flat_map(|stage| stage.tables.values_mut());
+        for row in tables.flat_map(|table| table.rows.values_mut()) {
+            while let Some((_, before)) = row.undo.pop_if(|(made_in, _)| *made_in >= id) {
+                row.progress = before;
+            }
+        }
+    });
+}
+
+struct StageView<'a> {
+    row: &'a mut Staged,
+    columns: &'a [(i16, ColumnId, Codec)],
+    ordinals: &'a HashMap<SiteId, i32>,
+    site: SiteId,
+    memory: &'a Context,
+}
+
+impl StageView<'_> {
+    fn outcome(&mut self, image: Option<&Tuple>) -> Option<Outcome> {
+        let before = self.row.progress.clone();
+        let first = !before.consumed;
+        self.row.undo.push((session::subtransaction_id(), before));
+        self.row.progress.consumed = true;
+        if let Some(written) = self.row.progress.written.take() {
+            self.row.progress.seen = Some(written);
+        }
+        let wall = session::wall_ms();
+        let (kind, carried) = match image {
+            None => self.gone(first, wall)?,
+            Some(image) => self.stored(first, wall, image)?,
+        };
+        let metadata = Metadata::of(&self.row.progress.state, self.ordinals);
+        self.row.progress.written = Some(metadata.clone());
+        Some(Outcome { kind, metadata, carried })
+    }
+
+    fn gone(&mut self, first: bool, wall: i64) -> Option<(RowKind, Vec<bool>)> {
+        if self.row.progress.state.is_alive() {
+            self.row.progress.state.write_local(LocalWrite::Delete, wall, self.site);
+        } else if !first {
+            return None;
+        }
+        Some((RowKind::Deleted, Vec::new()))
+    }
+
+    fn stored(&mut self, first: bool, wall: i64, image: &Tuple) -> Option<(RowKind, Vec<bool>)> {
+        let differs: Vec<bool> = self
+            .columns
+            .iter()
+            .zip(&self.row.progress.expected)
+            .map(|(column, expected)| differs(&column.2, image.attribute(column.0), expected))
+            .collect();
+        self.remember(image);
+        if !self.row.progress.state.is_alive() {
+            // Deleted as asked, and made again by a trigger of the table.
+            self.row.progress.state.write_local(LocalWrite::Create, wall, self.site);
+            return Some((RowKind::Created, vec![true; self.columns.len()]));
+        }
+        let written: Vec<ColumnId> = self
+            .columns
+            .iter()
+            .zip(&differs)
+            .filter(|(_, differs)| **differs)
+            .map(|(column, _)| column.1)
+            .collect();
+        if !written.is_empty() {
+            self.row.progress.state.write_local(LocalWrite::Update(&written), wall, self.site);
+        }
+        let whole = first && self.row.asked == Asked::Whole;
+        let carried: Vec<bool> = self
+            .columns
+            .iter()
+            .zip(&differs)
+            .enumerate()
+            .map(|(place, (column, differs))| {
+                let asked = first && self.row.carried.get(place).copied().unwrap_or(false);
+                let known = self.row.progress.state.cell(column.1) != Some(Stamp::ZERO);
+                *differs || (if whole { known } else { asked })
+            })
+            .collect();
+        if !first && written.is_empty() {
+            return None;
+        }
+        Some((if whole { RowKind::Created } else { RowKind::Cells }, carried))
+    }
+
+    /// From now on the row as it is stored is what is expected.
+    fn remember(&mut self, image: &Tuple) {
+        let columns = self.columns;
+        let copies = self.memory.run(|| {
+            columns.iter().map(|column| column.2.copy(image.attribute(column.0))).collect::<Vec<_>>()
+        });
+        self.row.progress.expected = copies.into_iter().map(|value| Expected { value, sent: None }).collect();
+    }
+}
+
+fn differs(codec: &Codec, stored: Option<Datum>, expected: &Expected) -> bool {
+    if !codec.same_image(stored, expected.value) {
+        return true;
+    }
+    let Some(sent) = &expected.sent else { return false };
+    match codec.value(stored) {
+        ValueRef::Jsonb(text) => text != sent,
+        _ => false,
+    }
+}

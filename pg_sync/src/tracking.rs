@@ -1,0 +1,98 @@
+//! Setting a table up for tracking: the registry as the owner, the triggers as the table's own owner.
+
+use pgrx::pg_sys;
+
+use crate::catalog;
+use crate::edge::codec;
+use crate::edge::query::{self, Argument};
+use crate::edge::session::{self, as_owner};
+use crate::error::SyncError;
+use crate::stage;
+
+/// Finds a table by the caller's search path.
+pub(crate) fn resolve(name: &str) -> Result<pg_sys::Oid, SyncError> {
+    let found = query::run("select ($1::pg_catalog.regclass)::pg_catalog.oid", &[Argument::text(name)]);
+    let oid = found.first().map(|datum| pg_sys::Oid::from(codec::to_i32(datum).cast_unsigned()));
+    oid.ok_or(SyncError::NoRelation(0))
+}
+
+/// Tracks a table, or brings its registration to the present definition.
+pub(crate) fn init(relation: pg_sys::Oid, algorithm: &str) -> Result<(), SyncError> {
+    let name = owned_table(relation)?;
+    let refusal = as_owner(|| {
+        query::run("select cloudsync.refusal($1::pg_catalog.regclass)", &[Argument::oid(relation)]).first()
+    });
+    if refusal.is_none() {
+        // Nobody writes between the look at the rows and the first trigger.
+        query::run(&format!("lock table {name} in share row exclusive mode"), &[]);
+        grant_to_owner(relation, &name);
+    }
+    let commands = as_owner(|| {
+        let arguments = [Argument::oid(relation), Argument::text(algorithm)];
+        let id = query::run("select cloudsync.register_table($1::pg_catalog.regclass, $2)", &arguments);
+        let id = id.first().map_or(0, codec::to_i32);
+        let commands =
+            query::run("select a.c from cloudsync.attach_commands($1) as a (c)", &[Argument::integer(id)]);
+        texts(&commands)
+    });
+    for command in commands {
+        query::run(&command, &[]);
+    }
+    Ok(())
+}
+
+/// Stops tracking a table.
+pub(crate) fn cleanup(relation: pg_sys::Oid) -> Result<(), SyncError> {
+    let name = owned_table(relation)?;
+    query::run(&format!("lock table {name} in share row exclusive mode"), &[]);
+    for operation in ["insert", "update", "delete", "truncate"] {
+        query::run(&format!("drop trigger if exists cloudsync_{operation} on {name}"), &[]);
+    }
+    as_owner(|| {
+        query::run("select cloudsync.unregister_table($1::pg_catalog.regclass)", &[Argument::oid(relation)]);
+    });
+    query::run(&format!("revoke select on table {name} from cloudsync_owner"), &[]);
+    Ok(())
+}
+
+/// Whether apply is writing to a table.
+pub(crate) fn is_being_written(relation: pg_sys::Oid) -> bool {
+    if !stage::is_standing() {
+        return false;
+    }
+    let id = as_owner(|| {
+        let sql = "select t.table_id from cloudsync.tables as t where t.relation operator(pg_catalog.=) $1";
+        query::run(sql, &[Argument::oid(relation)]).first().map(codec::to_i32)
+    });
+    id.is_some_and(stage::has_table)
+}
+
+/// Checks that the caller owns the table, and returns its quoted name.
+fn owned_table(relation: pg_sys::Oid) -> Result<String, SyncError> {
+    let user = session::current_user();
+    let found = as_owner(|| {
+        let sql = include_str!("../../sql/postgres/library/owned_table.sql");
+        query::run(sql, &[Argument::oid(relation), Argument::oid(user)])
+    });
+    let row = found.rows.first().ok_or(SyncError::NoRelation(relation.to_u32()))?;
+    let text = |number| row.attribute(number).map(codec::to_text).unwrap_or_default();
+    let name = format!("{}.{}", catalog::quote(&text(1)), catalog::quote(&text(2)));
+    let owns = row.attribute(3).is_some_and(codec::to_bool);
+    if owns { Ok(name) } else { Err(SyncError::NotOwner(name)) }
+}
+
+/// Lets cloudsync_owner read the table: the slow path, snapshots and apply need it.
+fn grant_to_owner(relation: pg_sys::Oid, name: &str) {
+    query::run(&format!("grant select on table {name} to cloudsync_owner"), &[]);
+    let missing = as_owner(|| {
+        let sql = include_str!("../../sql/postgres/library/unreadable_schema.sql");
+        query::run(sql, &[Argument::oid(relation)])
+    });
+    for schema in texts(&missing) {
+        query::run(&format!("grant usage on schema {} to cloudsync_owner", catalog::quote(&schema)), &[]);
+    }
+}
+
+fn texts(output: &query::Output) -> Vec<String> {
+    output.rows.iter().filter_map(|row| row.attribute(1)).map(codec::to_text).collect()
+}

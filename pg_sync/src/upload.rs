@@ -1,0 +1,203 @@
+//! One upload of a site, applied in one transaction: token, number, role, merge, answer.
+
+use serde_json::{Value as Json, json};
+use shared_format::SiteId;
+use shared_format::payload::Payload;
+
+use crate::apply;
+use crate::edge::codec;
+use crate::edge::query::{self, Argument};
+use crate::edge::session::{self, as_owner};
+use crate::edge::tuple::Tuple;
+use crate::error::SyncError;
+use crate::sites;
+
+/// The arguments of `cloudsync.apply_upload`.
+pub(crate) struct Request<'a> {
+    pub(crate) payload: &'a [u8],
+    pub(crate) site: &'a [u8],
+    pub(crate) upload_id: &'a [u8],
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) token: Option<&'a [u8]>,
+    pub(crate) role: Option<&'a str>,
+    pub(crate) claims: Option<&'a str>,
+}
+
+/// What is known of the site, its row locked.
+struct Known {
+    acked: i64,
+    token: Vec<u8>,
+    upload_id: Vec<u8>,
+    accepted_hlc: i64,
+    /// Whether this upload made the row.
+    is_new: bool,
+}
+
+/// Applies an upload, or says why not. Errors that may pass are raised.
+pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
+    let site = check(request)?;
+    let known = as_owner(|| lock_site(request));
+    let refuse = |status: &str, detail: Option<String>| {
+        if known.is_new {
+            as_owner(|| forget_site(request));
+        }
+        Ok(answer(request, &known, status, detail))
+    };
+    if !known.is_new {
+        if known.upload_id == request.upload_id {
+            return refuse("duplicate", None);
+        }
+        if request.token != Some(known.token.as_slice()) {
+            return refuse("site_conflict", None);
+        }
+        if request.first > known.acked.saturating_add(1) {
+            return refuse("out_of_order", None);
+        }
+    } else if request.token.is_some() {
+        return refuse("site_conflict", None);
+    }
+    let payload = match Payload::parse(request.payload) {
+        Ok(payload) => payload,
+        Err(error) => return refuse("invalid", Some(error.to_string())),
+    };
+    let applied = match as_role(request, || apply::run(&payload))? {
+        Ok(applied) => applied,
+        Err(error @ SyncError::ClockAhead { .. }) => return refuse("clock_ahead", Some(error.to_string())),
+        Err(
+            error @ (SyncError::Payload(_)
+            | SyncError::MissingDefinition { .. }
+            | SyncError::KeyShape { .. }
+            | SyncError::UnknownColumn { .. }),
+        ) => return refuse("invalid", Some(error.to_string())),
+        Err(error) => return Err(error),
+    };
+    apply::keep(site, &applied, request.first, request.last);
+    let known = accept(request, known, greatest_own(&payload, site)?);
+    Ok(answer(request, &known, "applied", None))
+}
+
+fn check(request: &Request<'_>) -> Result<SiteId, SyncError> {
+    let length = |parameter, found: &[u8]| {
+        let found = format!("{} bytes", found.len());
+        SyncError::Parameter { parameter, found, wanted: "16 bytes" }
+    };
+    if request.upload_id.len() != 16 {
+        return Err(length("upload_id", request.upload_id));
+    }
+    if request.first < 1 || request.last < request.first {
+        let found = format!("{} to {}", request.first, request.last);
+        return Err(SyncError::Parameter { parameter: "range", found, wanted: "1 or more, in order" });
+    }
+    sites::from_bytes(request.site).ok_or_else(|| length("site", request.site))
+}
+
+/// Locks the row of the site, made if it is not known. As the owner.
+fn lock_site(request: &Request<'_>) -> Known {
+    let token: [u8; 16] = session::random_bytes();
+    let made = query::run(
+        include_str!("../../sql/postgres/library/add_uploader.sql"),
+        &[Argument::bytea(request.site), Argument::bytea(&token), Argument::bytea(request.upload_id)],
+    );
+    let found = query::run(
+        include_str!("../../sql/postgres/library/lock_uploader.sql"),
+        &[Argument::bytea(request.site)],
+    );
+    let number = |row: &Tuple, at| row.attribute(at).map_or(0, codec::to_i64);
+    let bytes = |row: &Tuple, at| row.attribute(at).map(codec::to_bytes).unwrap_or_default();
+    let row = found.rows.first().cloned().unwrap_or_default();
+    Known {
+        acked: number(&row, 1),
+        token: bytes(&row, 2),
+        upload_id: bytes(&row, 3),
+        accepted_hlc: number(&row, 4),
+        is_new: made.count > 0,
+    }
+}
+
+fn forget_site(request: &Request<'_>) {
+    let sql = "delete from cloudsync.sites as s where s.site operator(pg_catalog.=) $1";
+    query::run(sql, &[Argument::bytea(request.site)]);
+}
+
+/// Notes the upload as taken, under a new token.
+fn accept(request: &Request<'_>, known: Known, greatest: i64) -> Known {
+    let token: [u8; 16] = session::random_bytes();
+    let acked = known.acked.max(request.last);
+    let accepted_hlc = known.accepted_hlc.max(greatest);
+    as_owner(|| {
+        query::run(
+            include_str!("../../sql/postgres/library/accept_upload.sql"),
+            &[
+                Argument::bytea(request.site),
+                Argument::bigint(acked),
+                Argument::bytea(&token),
+                Argument::bytea(request.upload_id),
+                Argument::bigint(accepted_hlc),
+            ],
+        )
+    });
+    Known { acked, token: token.to_vec(), upload_id: request.upload_id.to_vec(), accepted_hlc, is_new: false }
+}
+
+/// The greatest clock of the site's own stamps in a payload.
+fn greatest_own(payload: &Payload<'_>, site: SiteId) -> Result<i64, SyncError> {
+    let mut greatest = 0;
+    for changes in payload.changes() {
+        let mut rows = changes.rows();
+        while let Some(row) = rows.next_row()? {
+            let stamps = std::iter::once(row.stamp).chain(row.cells.iter().map(|cell| cell.stamp));
+            let own = stamps.filter(|stamp| stamp.site == site).map(|stamp| stamp.hlc.to_sql());
+            greatest = own.fold(greatest, i64::max);
+        }
+    }
+    Ok(greatest)
+}
+
+/// Runs `body` as the role of the request, its claims readable by policies, and switches back.
+fn as_role<T>(request: &Request<'_>, body: impl FnOnce() -> T) -> Result<T, SyncError> {
+    let claims_before = session::setting(c"request.jwt.claims").unwrap_or_default();
+    if let Some(claims) = request.claims {
+        session::set_local(c"request.jwt.claims", claims)?;
+    }
+    let role_before = session::setting(c"role").unwrap_or_else(|| "none".into());
+    if let Some(role) = request.role {
+        session::set_local(c"role", role)?;
+    }
+    let result = body();
+    if request.role.is_some() {
+        session::set_local(c"role", &role_before)?;
+    }
+    if request.claims.is_some() {
+        session::set_local(c"request.jwt.claims", &claims_before)?;
+    }
+    Ok(result)
+}
+
+fn answer(request: &Request<'_>, known: &Known, status: &str, detail: Option<String>) -> Json {
+    let rejected = as_owner(|| {
+        query::run(
+            include_str!("../../sql/postgres/library/rejections.sql"),
+            &[Argument::bytea(request.site)],
+        )
+    });
+    let rejected = rejected.first().map(codec::to_text).unwrap_or_default();
+    let mut answer = json!({
+        "status": status,
+        "acked": known.acked,
+        "accepted_hlc": known.accepted_hlc,
+        "server_time_ms": session::wall_ms(),
+        "rejected": serde_json::from_str::<Json>(&rejected).unwrap_or(Json::Array(Vec::new())),
+    });
+    if let Some(object) = answer.as_object_mut() {
+        // Whoever cannot show the token is not told it.
+        if matches!(status, "applied" | "duplicate") {
+            let hex: String = known.token.iter().map(|byte| format!("{byte:02x}")).collect();
+            object.insert("token".into(), json!(hex));
+        }
+        if let Some(detail) = detail {
+            object.insert("detail".into(), json!(detail));
+        }
+    }
+    answer
+}

@@ -1,0 +1,4 @@
+-- Notes an upload as taken.
+update cloudsync.sites
+set acked = $2, token = $3, upload_id = $4, accepted_hlc = $5, seen_at = pg_catalog.clock_timestamp()
+where site operator(pg_catalog.=) $1

@@ -1,0 +1,25 @@
+-- One tracked table with its columns, key first.
+select
+  t.table_id,
+  t.relation::pg_catalog.oid,
+  t.schema_name,
+  t.table_name,
+  t.incarnation,
+  t.version,
+  t.algorithm,
+  c.column_id,
+  c.name,
+  c.type_name,
+  c.type_oid::pg_catalog.oid,
+  c.key_position,
+  c.equality,
+  c.algorithm,
+  c.column_group,
+  coalesce(a.attcollation, 0::pg_catalog.oid)
+from cloudsync.tables as t
+join cloudsync.columns as c on c.table_id operator(pg_catalog.=) t.table_id
+left join pg_catalog.pg_attribute as a
+  on a.attrelid operator(pg_catalog.=) t.relation::pg_catalog.oid
+  and a.attnum operator(pg_catalog.=) c.column_id
+where $1 is null or t.table_id operator(pg_catalog.=) $1
+order by t.table_id, c.key_position, c.column_id
