@@ -18,7 +18,7 @@ macro_rules! server_functions {
     ($($name:ident, $finfo:ident, $body:ident;)*) => {$(
         /// Tells the server the calling convention.
         #[unsafe(no_mangle)]
-        pub extern "C" fn $finfo() -> *const Pg_finfo_record {
+        pub(crate) extern "C" fn $finfo() -> *const Pg_finfo_record {
             static VERSION_1: Pg_finfo_record = Pg_finfo_record { api_version: 1 };
             &raw const VERSION_1
         }
@@ -29,7 +29,7 @@ macro_rules! server_functions {
         /// Only the server calls it, with a call of the declared signature.
         #[unsafe(no_mangle)]
         #[pg_guard]
-        pub unsafe extern "C-unwind" fn $name(call: FunctionCallInfo) -> Datum {
+        pub(crate) unsafe extern "C-unwind" fn $name(call: FunctionCallInfo) -> Datum {
             $body(&Call(call))
         }
     )*};
@@ -74,18 +74,20 @@ impl Call {
         PgMemoryContexts::For(context)
     }
 
-    fn emitter(&self) -> Option<&mut Emitter> {
-        let state: *mut Emitter = self.argument(0)?.cast_mut_ptr();
-        // SAFETY: the state was made by `step` in the aggregate's context, and one call runs at a time.
-        unsafe { state.as_mut() }
+    /// The state that earlier steps made; null at first.
+    fn state(&self) -> *mut Emitter {
+        self.argument(0).map_or(std::ptr::null_mut(), |datum| datum.cast_mut_ptr())
     }
 }
 
 fn step(call: &Call) -> Datum {
-    let emitter = match call.emitter() {
-        Some(emitter) => emitter,
-        None => start(call),
-    };
+    let mut state = call.state();
+    if state.is_null() {
+        state = call.aggregate_context().leak_and_drop_on_delete(start(call));
+    }
+    // SAFETY: made above or by an earlier step; the aggregate's context drops it when it ends, also after an
+    // error, and one step runs at a time.
+    let emitter = unsafe { &mut *state };
     let kind = match call.integer(5, "kind") {
         0 => RowKind::Cells,
         1 => RowKind::Created,
@@ -104,23 +106,22 @@ fn step(call: &Call) -> Datum {
         image: &image,
     };
     or_raise(emitter.row(&row));
-    Datum::from(std::ptr::from_mut(emitter))
+    Datum::from(state)
 }
 
-fn start<'a>(call: &'a Call) -> &'a mut Emitter {
-    let emitter = Emitter::new(
+fn start(call: &Call) -> Emitter {
+    Emitter::new(
         call.integer(1, "table_id").cast_unsigned(),
         codec::to_i64(required(call.argument(2), "incarnation")).cast_unsigned(),
         call.integer(3, "version").cast_unsigned(),
         tuple::to_i16s(required(call.argument(4), "columns")),
-    );
-    let state = call.aggregate_context().leak_and_drop_on_delete(emitter);
-    // SAFETY: just made; the aggregate's context drops it when it ends, also after an error.
-    unsafe { &mut *state }
+    )
 }
 
 fn finish(call: &Call) -> Datum {
-    Datum::from(call.emitter().map_or(0, Emitter::finish))
+    // SAFETY: null, or made by a step of this aggregate.
+    let emitter = unsafe { call.state().as_mut() };
+    Datum::from(emitter.map_or(0, Emitter::finish))
 }
 
 fn staged(call: &Call) -> Datum {

@@ -120,9 +120,13 @@ fn staged(one: &Decided<'_>) -> Staged {
     Staged::new(asked, carried, expected, one.local.metadata.clone(), decision.state.clone())
 }
 
+/// What rows of one statement have in common, in the order of statements: deletions last, rank, table, kind,
+/// columns.
+type Statement = (bool, i64, i32, Write, Vec<usize>);
+
 /// Runs the data statements: creations and updates parents first, then deletions children first.
 fn write_data(incoming: &Incoming, decided: &[Decided<'_>]) {
-    let mut groups: BTreeMap<(bool, i64, i32, Write, Vec<usize>), Vec<&Decided<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<Statement, Vec<&Decided<'_>>> = BTreeMap::new();
     for one in decided.iter().filter(|one| one.decision.write != Write::Nothing) {
         let rank = incoming.ranks.get(one.row.table).and_then(|rank| i64::try_from(*rank).ok()).unwrap_or(0);
         let is_deletion = one.decision.write == Write::Delete;

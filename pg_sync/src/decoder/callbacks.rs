@@ -69,8 +69,10 @@ fn refuse_options(context: *mut LogicalDecodingContext) {
     }
     // SAFETY: not null, so a list with at least one element.
     let elements = unsafe { (*options).elements };
-    // SAFETY: as above; a list of nodes holds pointers.
-    let element = unsafe { (*elements).ptr_value }.cast::<pg_sys::DefElem>();
+    // SAFETY: as above.
+    let element = unsafe { *elements };
+    // SAFETY: a list of nodes holds pointers.
+    let element = unsafe { element.ptr_value }.cast::<pg_sys::DefElem>();
     // SAFETY: output plugin options are DefElem nodes.
     let name = unsafe { (*element).defname };
     // SAFETY: their names are C strings.
@@ -88,8 +90,11 @@ unsafe extern "C-unwind" fn begin(context: *mut LogicalDecodingContext, txn: *mu
     // SAFETY: as above.
     let commit_time = unsafe { (*txn).commit_time };
     #[cfg(not(feature = "pg14"))]
-    // SAFETY: as above; the field is a commit time in a commit.
-    let commit_time = unsafe { (*txn).xact_time.commit_time };
+    // SAFETY: as above.
+    let time = unsafe { (*txn).xact_time };
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: without two-phase decoding the time is that of the commit.
+    let commit_time = unsafe { time.commit_time };
     frame(context).begin(Transaction { end_lsn, commit_time, xid: xid.into_inner() });
 }
 

@@ -183,8 +183,10 @@ impl Codec {
             (None, None) => true,
             (Some(one), Some(two)) => {
                 let (by_value, length) = (self.by_value, i32::from(self.length));
-                // SAFETY: both are of this type; the closure holds nothing that needs a drop.
-                unsafe { pg_guard_ffi_boundary(|| server::datum_image_eq(one, two, by_value, length)) }
+                // SAFETY: both are of this type.
+                let same = || unsafe { server::datum_image_eq(one, two, by_value, length) };
+                // SAFETY: the closure holds nothing that needs a drop.
+                unsafe { pg_guard_ffi_boundary(same) }
             }
             (None, Some(_)) | (Some(_), None) => false,
         }
@@ -194,8 +196,10 @@ impl Codec {
     pub(crate) fn copy(&self, datum: Option<Datum>) -> Option<Datum> {
         let datum = datum?;
         let (by_value, length) = (self.by_value, i32::from(self.length));
-        // SAFETY: it is of this type; the closure holds nothing that needs a drop.
-        Some(unsafe { pg_guard_ffi_boundary(|| server::datumCopy(datum, by_value, length)) })
+        // SAFETY: it is of this type.
+        let copy = || unsafe { server::datumCopy(datum, by_value, length) };
+        // SAFETY: the closure holds nothing that needs a drop.
+        Some(unsafe { pg_guard_ffi_boundary(copy) })
     }
 
     /// The text form, by the type's output function.

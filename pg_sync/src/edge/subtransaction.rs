@@ -15,7 +15,7 @@ pub(crate) struct Caught {
     pub(crate) sqlstate: String,
     /// The server's primary message.
     pub(crate) message: String,
-    error: CaughtError,
+    error: Box<CaughtError>,
 }
 
 impl Caught {
@@ -64,10 +64,9 @@ fn caught(error: CaughtError) -> Caught {
     let noted = REPORTED.get();
     let internal = known == pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
     let sqlstate = if internal && noted != 0 { spell(noted) } else { spell(known_code(known)) };
-    Caught { sqlstate, message, error }
+    Caught { sqlstate, message, error: Box::new(error) }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a packed SQLSTATE has 30 bits")]
 fn known_code(code: pgrx::PgSqlErrorCode) -> i32 {
     code as i32
 }

@@ -35,7 +35,9 @@ pub(crate) fn from_record(record: Datum) -> Tuple {
     let header =
         unsafe { pg_sys::pg_detoast_datum(record.cast_mut_ptr()) }.cast::<pg_sys::HeapTupleHeaderData>();
     // SAFETY: a composite datum begins with this header.
-    let fields = unsafe { (*header).t_choice.t_datum };
+    let fields = unsafe { (*header).t_choice };
+    // SAFETY: in a datum, unlike in a stored tuple, the choice is this one.
+    let fields = unsafe { fields.t_datum };
     // SAFETY: the type and modifier come from the datum itself.
     let shape = unsafe { pg_sys::lookup_rowtype_tupdesc(fields.datum_typeid, fields.datum_typmod) };
     // SAFETY: counted by the lookup; given back when dropped.
