@@ -11,6 +11,7 @@
 //! | `url` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_URL` |
 //! | `api_keys` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_API_KEYS`, as `key` or `key:role`, by commas |
 //!
+//! `CLOUDSYNC_LOG` and `CLOUDSYNC_LOG_FORMAT` say what is logged and how; they have no key.
 //! S3 credentials come from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` only.
 
 mod location;
