@@ -224,14 +224,14 @@ impl Error {
         }
     }
 
-    /// The error with its causes as one line.
+    /// The error with its causes as one line. What SQLite says is one text already.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
             write!(line, ": {error}").expect("writing to a string does not fail");
-            cause = error.source();
+            cause = error.source().filter(|_| !error.is::<rusqlite::Error>());
         }
         line
     }

@@ -25,7 +25,7 @@ use crate::error::{Doing, Error, Reading, Result};
 use crate::fold::fold;
 use crate::log::{self, DbVersion};
 use crate::parked;
-use crate::settings::Sites;
+use crate::settings::{self, Setting, Sites};
 use crate::sql::refs;
 use crate::tracked_table::TrackedTable;
 
@@ -275,7 +275,10 @@ impl Session<'_, '_> {
         if let Some(mark) = self.mark {
             return Ok(mark);
         }
-        let mark = log::append_mark(self.replica.connection)?;
+        let connection = self.replica.connection;
+        let mark = log::append_mark(connection)?;
+        // Everything below was folded before, and a mark has nothing to fold.
+        settings::store(connection, Setting::Folded, &Value::Integer(mark.get()))?;
         self.mark = Some(mark);
         Ok(mark)
     }

@@ -70,7 +70,7 @@ impl World {
         let tables = schema
             .split(';')
             .filter_map(|statement| statement.trim().strip_prefix("create table "))
-            .map(|rest| rest.split([' ', '(']).next().expect("a name").to_owned())
+            .map(|rest| rest.split([' ', '(']).next().expect("a name").trim_matches('"').to_owned())
             .collect();
         Self { schema: schema.to_owned(), tables, replicas: BTreeMap::new() }
     }
