@@ -96,7 +96,7 @@ impl S3Store {
         match asked {
             Ok(object) => match object.body.collect().await {
                 Ok(body) => Ok(Some(body.into_bytes())),
-                Err(error) => Err(failed("get", key, error.to_string())),
+                Err(error) => Err(failed("get", key, with_causes(&error))),
             },
             Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => Ok(None),
             Err(error) => Err(refused("get", key, &error)),
@@ -190,9 +190,15 @@ where
         (Some(service), Some(status)) => {
             format!("status {status}, code {}", service.meta().code().unwrap_or("none"))
         }
-        (Some(_) | None, _) => aws_sdk_s3::error::DisplayErrorContext(error).to_string(),
+        (Some(_) | None, _) => with_causes(error),
     };
     failed(operation, key, reason)
+}
+
+/// An error with its causes on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Store for S3Store {
