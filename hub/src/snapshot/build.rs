@@ -1,6 +1,7 @@
 //! Writes a snapshot: reads pages from Postgres and puts them into parts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use shared_format::payload::encode_frame;
@@ -35,23 +36,22 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes all parts, then the manifest.
     pub(super) async fn run(mut self, anchored: Anchored, begun: Instant) {
-        let outcome = self.write(&anchored).await;
+        let outcome = self.write(&anchored, begun).await;
         let Manifest { epoch, snapshot, parts, .. } = self.manifest;
         let ended = match outcome {
-            Ok(()) => {
-                let elapsed_ms = begun.elapsed().as_millis();
-                tracing::info!(%epoch, lsn = %snapshot.lsn, parts, elapsed_ms, "snapshot made");
-                Ok(())
+            Ok(took) => {
+                tracing::info!(%epoch, lsn = %snapshot.lsn, parts, ?took, "snapshot made");
+                Ok(took)
             }
             Err(error) => {
-                tracing::warn!(%epoch, error = &error as &dyn std::error::Error, "snapshot failed");
+                tracing::warn!(%epoch, problem = error.logged(), "snapshot failed");
                 Err(format!("snapshot failed: {error}"))
             }
         };
         self.progress.send_modify(|progress| progress.ended = Some(ended));
     }
 
-    async fn write(&mut self, anchored: &Anchored) -> Result<()> {
+    async fn write(&mut self, anchored: &Anchored, begun: Instant) -> Result<Duration> {
         let sql = "select table_id from cloudsync.tracked_tables order by table_id";
         let tables = anchored.client.query(sql, &[]).await.map_err(Error::Postgres)?;
         let mut part = BytesMut::new();
@@ -63,9 +63,12 @@ impl Writer {
         if !part.is_empty() {
             self.put_part(part.freeze()).await?;
         }
+        let took = begun.elapsed();
+        self.manifest.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let Manifest { epoch, snapshot, .. } = self.manifest;
         let key = self.keys.snapshot_manifest(epoch.number(), snapshot, EVERYBODY);
-        self.store.put(&key, Bytes::from(self.manifest.encode())).await
+        self.store.put(&key, Bytes::from(self.manifest.encode())).await?;
+        Ok(took)
     }
 
     /// Writes the live rows of a table, or its tombstones.
@@ -106,9 +109,14 @@ impl Writer {
     async fn put_part(&mut self, part: Bytes) -> Result<()> {
         let Manifest { epoch, snapshot, parts, .. } = self.manifest;
         let key = self.keys.snapshot_part(epoch.number(), snapshot, EVERYBODY, parts);
+        let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
         self.store.put(&key, part).await?;
         self.manifest.parts = parts.saturating_add(1);
-        self.progress.send_modify(|progress| progress.parts = self.manifest.parts);
+        self.manifest.bytes = self.manifest.bytes.saturating_add(length);
+        self.progress.send_modify(|progress| {
+            progress.parts = self.manifest.parts;
+            progress.bytes = self.manifest.bytes;
+        });
         Ok(())
     }
 }

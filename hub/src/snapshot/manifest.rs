@@ -16,8 +16,12 @@ pub(super) struct Manifest {
     pub(super) epoch: EpochId,
     pub(super) snapshot: SnapshotId,
     pub(super) parts: u32,
+    /// Of all parts together.
+    pub(super) bytes: u64,
     /// When it was begun, in milliseconds since 1970.
     pub(super) begun_ms: u64,
+    /// How long it took to make.
+    pub(super) took_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -27,7 +31,9 @@ struct ManifestText {
     lsn: String,
     build: String,
     parts: u32,
+    bytes: u64,
     begun_ms: u64,
+    took_ms: u64,
 }
 
 impl Manifest {
@@ -38,7 +44,9 @@ impl Manifest {
             lsn: self.snapshot.lsn.to_string(),
             build: format!("{:016x}", self.snapshot.build),
             parts: self.parts,
+            bytes: self.bytes,
             begun_ms: self.begun_ms,
+            took_ms: self.took_ms,
         };
         serde_json::to_vec_pretty(&text).expect("a manifest is plain text and numbers")
     }
@@ -54,7 +62,9 @@ impl Manifest {
             epoch: EpochId::parse(&text.epoch).ok_or_else(|| wrong("epoch"))?,
             snapshot: SnapshotId { lsn: text.lsn.parse()?, build },
             parts: text.parts,
+            bytes: text.bytes,
             begun_ms: text.begun_ms,
+            took_ms: text.took_ms,
         })
     }
 }
@@ -65,7 +75,14 @@ mod tests {
 
     fn manifest() -> Manifest {
         let snapshot = SnapshotId { lsn: Lsn::new(0x1_0000_0007), build: 0xbeef };
-        Manifest { epoch: EpochId::new(2, 9), snapshot, parts: 3, begun_ms: 1_790_000_000_000 }
+        Manifest {
+            epoch: EpochId::new(2, 9),
+            snapshot,
+            parts: 3,
+            bytes: 9,
+            begun_ms: 1_790_000_000_000,
+            took_ms: 5,
+        }
     }
 
     #[test]

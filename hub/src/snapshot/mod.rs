@@ -25,11 +25,16 @@ use crate::postgres::PostgresUrl;
 use crate::store::Store;
 use manifest::Manifest;
 
-/// A snapshot is used again for so long, however much was written since.
-const REUSE_AGE_MAX: Duration = Duration::from_secs(60);
+/// A snapshot is used again for so many times as long as it took to make: making them takes a tenth of the time
+/// at most, and a small one is made anew at once.
+const REUSE_FACTOR: u32 = 10;
 
-/// A snapshot is used again however old it is, while the log behind it is shorter than this.
-const REUSE_LOG_BYTES_MAX: u64 = 1024 * 1024;
+/// But for no longer than this.
+const REUSE_AGE_MAX: Duration = Duration::from_secs(600);
+
+/// A snapshot is used again however old it is while the log behind it has less than a quarter of its bytes, and
+/// less than this.
+const REUSE_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Longest wait of one request for the next part.
 const PART_WAIT_MAX: Duration = Duration::from_secs(50);
@@ -61,7 +66,9 @@ pub(crate) struct Build {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Progress {
     parts: u32,
-    ended: Option<std::result::Result<(), String>>,
+    bytes: u64,
+    /// How long it took, or why it failed.
+    ended: Option<std::result::Result<Duration, String>>,
 }
 
 /// What one request gets of a snapshot.
@@ -142,13 +149,19 @@ impl Snapshots {
     }
 
     fn is_reusable(&self, build: &Build) -> bool {
-        let age = build.begun.elapsed().unwrap_or(Duration::MAX);
+        let progress = build.progress.borrow().clone();
+        let took = match progress.ended {
+            Some(Ok(took)) => took,
+            Some(Err(_)) => return false,
+            None => return !build.has_failed(),
+        };
+        let age = build.begun.elapsed().unwrap_or(Duration::MAX).saturating_sub(took);
         let behind = self.log.end().and_then(|(end, bytes)| {
             let nothing = end <= Position::after(build.id.lsn);
             let count = build.log_bytes.map(|then| bytes.saturating_sub(then));
             if nothing { Some(0) } else { count }
         });
-        !build.has_failed() && is_fresh(age, behind)
+        is_fresh(age, took, progress.bytes, behind)
     }
 
     async fn newest_stored(&self, epoch: EpochId) -> Result<Option<Build>> {
@@ -173,11 +186,20 @@ impl Snapshots {
     async fn stored(&self, epoch: EpochId, id: SnapshotId) -> Result<Option<Build>> {
         let key = self.keys.snapshot_manifest(epoch.number(), id, EVERYBODY);
         let Some(object) = self.store.get(&key).await? else { return Ok(None) };
-        let manifest = Manifest::decode(&object)?;
+        let manifest = match Manifest::decode(&object) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                // Any other snapshot will do: one more is made.
+                tracing::warn!(key, problem = error.logged(), "snapshot is left aside");
+                return Ok(None);
+            }
+        };
         if manifest.epoch != epoch || manifest.snapshot != id {
             return Ok(None);
         }
-        let (_done, progress) = watch::channel(Progress { parts: manifest.parts, ended: Some(Ok(())) });
+        let ended = Some(Ok(Duration::from_millis(manifest.took_ms)));
+        let (_done, progress) =
+            watch::channel(Progress { parts: manifest.parts, bytes: manifest.bytes, ended });
         let begun = UNIX_EPOCH + Duration::from_millis(manifest.begun_ms);
         Ok(Some(Build { epoch, id, begun, log_bytes: None, progress }))
     }
@@ -193,7 +215,14 @@ impl Snapshots {
         let writer = build::Writer {
             store: Arc::clone(&self.store),
             keys: self.keys.clone(),
-            manifest: Manifest { epoch: epoch.id, snapshot: id, parts: 0, begun_ms: since_1970_ms(begun) },
+            manifest: Manifest {
+                epoch: epoch.id,
+                snapshot: id,
+                parts: 0,
+                bytes: 0,
+                begun_ms: since_1970_ms(begun),
+                took_ms: 0,
+            },
             progress: sender,
         };
         tracing::info!(epoch = %epoch.id, lsn = %id.lsn, "snapshot begun");
@@ -210,9 +239,12 @@ impl Build {
     }
 }
 
-/// Whether a snapshot of this age, with so many bytes of log behind it, is good enough for another client.
-fn is_fresh(age: Duration, log_bytes: Option<u64>) -> bool {
-    age < REUSE_AGE_MAX || log_bytes.is_some_and(|bytes| bytes < REUSE_LOG_BYTES_MAX)
+/// Whether a finished snapshot is good enough for another client: by its age since it was finished, how long it
+/// took, its bytes, and the bytes of the log behind it.
+fn is_fresh(age: Duration, took: Duration, bytes: u64, log_bytes: Option<u64>) -> bool {
+    let age_max = took.saturating_mul(REUSE_FACTOR).min(REUSE_AGE_MAX);
+    let log_bytes_max = (bytes / 4).clamp(1, REUSE_LOG_BYTES_MAX);
+    age < age_max || log_bytes.is_some_and(|log_bytes| log_bytes < log_bytes_max)
 }
 
 fn since_1970_ms(time: SystemTime) -> u64 {
@@ -226,15 +258,23 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_used_again_while_it_is_young_or_little_was_written() {
-        let old = REUSE_AGE_MAX;
-        for (age, log_bytes, wanted) in [
-            (Duration::ZERO, None, true),
-            (Duration::ZERO, Some(u64::MAX), true),
-            (old, Some(0), true),
-            (old, Some(REUSE_LOG_BYTES_MAX), false),
-            (old, None, false),
+        let seconds = Duration::from_secs;
+        let large = u64::MAX;
+        for (age, took, bytes, log_bytes, wanted) in [
+            (seconds(9), seconds(1), 0, None, true),
+            (seconds(10), seconds(1), 0, None, false),
+            (REUSE_AGE_MAX, seconds(3_600), 0, None, false),
+            (seconds(10), seconds(1), 0, Some(0), true),
+            (seconds(10), seconds(1), 400, Some(99), true),
+            (seconds(10), seconds(1), 400, Some(100), false),
+            (seconds(10), seconds(1), large, Some(REUSE_LOG_BYTES_MAX - 1), true),
+            (seconds(10), seconds(1), large, Some(REUSE_LOG_BYTES_MAX), false),
         ] {
-            assert_eq!(is_fresh(age, log_bytes), wanted, "{age:?} {log_bytes:?}");
+            assert_eq!(
+                is_fresh(age, took, bytes, log_bytes),
+                wanted,
+                "{age:?} {took:?} {bytes} {log_bytes:?}"
+            );
         }
     }
 }
