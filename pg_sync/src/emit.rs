@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use pgrx::pg_sys;
 use sha2::Sha256;
 use shared_format::payload::{ChangesBuilder, PayloadBuilder};
-use shared_format::{ColumnId, Hlc, RowKind, Stamp, ValueRef, encode_message, signed_parts};
+use shared_format::{ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef, encode_message, signed_parts};
 
 use crate::catalog;
 use crate::edge::codec::{self, Codec};
@@ -30,6 +30,8 @@ pub(crate) struct Emitter {
     ids: Vec<ColumnId>,
     key_codecs: Vec<Codec>,
     column_codecs: Vec<Codec>,
+    /// Sites that were looked up, the newest last.
+    sites: Vec<(i32, SiteId)>,
     /// Made at the first row, which shows how many columns the key has.
     builder: Option<ChangesBuilder>,
     rows: i64,
@@ -63,6 +65,7 @@ impl Emitter {
             ids,
             key_codecs: Vec::new(),
             column_codecs: Vec::new(),
+            sites: Vec::new(),
             builder: None,
             rows: 0,
         }
@@ -71,7 +74,7 @@ impl Emitter {
     /// Adds a row, and writes a message when enough have gathered.
     pub(crate) fn row(&mut self, row: &Emitted<'_>) -> Result<(), SyncError> {
         self.learn_types(row);
-        let life = stamp(row.hlc, row.site, self.table)?;
+        let life = stamp(&mut self.sites, self.table, row.hlc, row.site)?;
         let key: Vec<ValueRef<'_>> =
             self.key_codecs.iter().zip(&row.key.values).map(|(codec, part)| codec.value(*part)).collect();
         let mut cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = Vec::new();
@@ -81,7 +84,10 @@ impl Emitter {
                 if row.carried.is_some_and(|carried| !carried.get(index).copied().unwrap_or(false)) {
                     continue;
                 }
-                let own = own_stamp(row.cols, *id, self.table)?;
+                let own = match own_override(row.cols, *id) {
+                    Some((hlc, site)) => Some(stamp(&mut self.sites, self.table, hlc, site)?),
+                    None => None,
+                };
                 let default =
                     if row.kind == RowKind::Cells { *first.get_or_insert(own.unwrap_or(life)) } else { life };
                 let own = Some(own.unwrap_or(life)).filter(|own| *own != default);
@@ -125,23 +131,29 @@ impl Emitter {
     }
 }
 
-fn stamp(hlc: i64, site: i32, table: u32) -> Result<Stamp, SyncError> {
-    let site = sites::site(site).ok_or_else(|| SyncError::Damaged {
-        table: table.to_string(),
-        detail: "a stamp has a site that the dictionary does not know",
-    })?;
+/// Joins the halves of a stamp; `known` remembers the sites of a statement.
+fn stamp(known: &mut Vec<(i32, SiteId)>, table: u32, hlc: i64, ordinal: i32) -> Result<Stamp, SyncError> {
+    let found = known.iter().rfind(|(known, _)| *known == ordinal).map(|(_, site)| *site);
+    let site = match found {
+        Some(site) => site,
+        None => {
+            let site = sites::site(ordinal).ok_or_else(|| SyncError::Damaged {
+                table: table.to_string(),
+                detail: "a stamp has a site that the dictionary does not know",
+            })?;
+            known.push((ordinal, site));
+            site
+        }
+    };
     Ok(Stamp { hlc: Hlc::from_sql(hlc), site })
 }
 
-/// The override of a column, if it has one.
-pub(crate) fn own_stamp(cols: &[Option<i64>], id: i16, table: u32) -> Result<Option<Stamp>, SyncError> {
-    let at = usize::try_from(id).unwrap_or(0).saturating_mul(2);
-    let part = |at: usize| cols.get(at).copied().flatten();
-    let (Some(hlc), Some(site)) = (at.checked_sub(2).and_then(part), at.checked_sub(1).and_then(part)) else {
-        return Ok(None);
-    };
-    let site = i32::try_from(site).unwrap_or(-1);
-    stamp(hlc, site, table).map(Some)
+/// Clock and site ordinal of the override of a column, if it has one.
+pub(crate) fn own_override(cols: &[Option<i64>], id: i16) -> Option<(i64, i32)> {
+    let at = usize::try_from(id).ok()?.checked_mul(2)?;
+    let hlc = cols.get(at.checked_sub(2)?).copied().flatten()?;
+    let site = cols.get(at.checked_sub(1)?).copied().flatten()?;
+    Some((hlc, i32::try_from(site).unwrap_or(-1)))
 }
 
 thread_local! {

@@ -9,7 +9,7 @@ use crate::{apply, emit, sites, snapshot, stage, tracking, upload};
 
 #[pg_extern]
 fn self_ordinal() -> i32 {
-    as_owner(sites::self_ordinal)
+    sites::known_self().unwrap_or_else(|| as_owner(sites::self_ordinal))
 }
 
 #[pg_extern]

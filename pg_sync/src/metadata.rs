@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use shared_format::{Life, RowState, SiteId, Stamp};
+use shared_format::{Hlc, Life, RowState, SiteId, Stamp};
 
 use crate::catalog::Tracked;
 use crate::edge::codec;
 use crate::edge::tuple::{self, Tuple};
-use crate::emit::own_stamp;
+use crate::emit::own_override;
 use crate::error::SyncError;
 use crate::sites;
 
@@ -35,17 +35,19 @@ impl Metadata {
     /// Reads it as a state of the given table's row. Runs as the owner.
     pub(crate) fn state(&self, table: &Tracked) -> Result<RowState, SyncError> {
         let mut state = RowState::unseen();
-        if self.hlc != 0 {
-            let site = sites::site(self.site).ok_or_else(|| SyncError::Damaged {
+        let stamp = |hlc: i64, ordinal: i32| {
+            let site = sites::site(ordinal).ok_or_else(|| SyncError::Damaged {
                 table: table.name.clone(),
-                detail: "a life has a site that the dictionary does not know",
+                detail: "a stamp has a site that the dictionary does not know",
             })?;
-            let stamp = Stamp { hlc: shared_format::Hlc::from_sql(self.hlc), site };
-            state.life = Some(Life { alive: self.alive, stamp });
+            Ok::<_, SyncError>(Stamp { hlc: Hlc::from_sql(hlc), site })
+        };
+        if self.hlc != 0 {
+            state.life = Some(Life { alive: self.alive, stamp: stamp(self.hlc, self.site)? });
         }
         for column in &table.columns {
-            if let Some(stamp) = own_stamp(&self.cols, column.id, table.number())? {
-                state.set_cell(column.column_id(), stamp);
+            if let Some((hlc, ordinal)) = own_override(&self.cols, column.id) {
+                state.set_cell(column.column_id(), stamp(hlc, ordinal)?);
             }
         }
         Ok(state)

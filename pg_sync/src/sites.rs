@@ -68,11 +68,16 @@ fn ordinal(site: SiteId) -> Option<i32> {
     query::run(FIND, &argument).first().map(codec::to_i32)
 }
 
+/// Ordinal of this database's own site, if this session has read it before.
+pub(crate) fn known_self() -> Option<i32> {
+    forget_other_installation();
+    SELF_ORDINAL.get()
+}
+
 /// Ordinal of this database's own site. Makes a new site id when this is a copy of another database. Runs as
 /// the owner.
 pub(crate) fn self_ordinal() -> i32 {
-    forget_other_installation();
-    if let Some(known) = SELF_ORDINAL.get() {
+    if let Some(known) = known_self() {
         return known;
     }
     if session::in_recovery() {

@@ -3,7 +3,6 @@
 
 create function cloudsync.self_ordinal() returns integer
 language c volatile parallel unsafe
-set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'self_ordinal_wrapper';
 
 -- Messages.

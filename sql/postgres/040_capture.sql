@@ -105,8 +105,9 @@ begin atomic
 end;
 
 -- The rows of a statement by key, from the transition tables of one operation: key_1 ..,
--- was, now, image and changed_1 .. (null where every column is meant).
-create function cloudsync.spell_source(table_id integer, operation text)
+-- was, now, image and changed_1 ... Rows of an update that changed nothing are left out, except
+-- for the staged path, where a greater stamp may come with an equal value.
+create function cloudsync.spell_source(table_id integer, operation text, unchanged boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -123,7 +124,7 @@ begin atomic
     else format(
       'select %s, %s as was, %s as now, case when %s then n.* else o.* end as image%s'
       ' from cloudsync_old as o full join cloudsync_new as n on %s'
-      ' where %s or %s or o.* operator(pg_catalog.*<>) n.*',
+      ' where %s or %s or %s',
       cloudsync.spell(spell_source.table_id, true, 'coalesce(n.{name}, o.{name}) as key_{n}', ', '),
       cloudsync.spell(spell_source.table_id, true, 'o.{name} is not null', ' and '),
       cloudsync.spell(spell_source.table_id, true, 'n.{name} is not null', ' and '),
@@ -133,7 +134,8 @@ begin atomic
         ', pg_catalog.record_image_ne(row(o.{name}), row(n.{name})) as changed_{n}', ''),
       cloudsync.spell(spell_source.table_id, true, 'n.{name} {eq} o.{name}', ' and '),
       cloudsync.spell(spell_source.table_id, true, 'o.{name} is null', ' or '),
-      cloudsync.spell(spell_source.table_id, true, 'n.{name} is null', ' or '))
+      cloudsync.spell(spell_source.table_id, true, 'n.{name} is null', ' or '),
+      case when spell_source.unchanged then 'true' else 'o.* operator(pg_catalog.*<>) n.*' end)
   end;
 end;
 
@@ -174,7 +176,7 @@ begin atomic
     full join written as w on %13$s;$statement$,
     case spell_direct.operation when 'update' then 'materialized' else 'not materialized' end,
     cloudsync.spell(spell_direct.table_id, false, 'x.changed_{n}', ', '),
-    cloudsync.spell_source(spell_direct.table_id, spell_direct.operation),
+    cloudsync.spell_source(spell_direct.table_id, spell_direct.operation, false),
     format('cloudsync.meta_%s', spell_direct.table_id),
     cloudsync.spell(spell_direct.table_id, true, 'key_{n}', ', '),
     cloudsync.spell(spell_direct.table_id, true, 'c.key_{n}', ', '),
@@ -193,7 +195,7 @@ end;
 -- The common start of the slow path and of the staged path: each key once, with the row as
 -- it stands now. Transition tables are not the order of writes: nested statements, CTEs and
 -- cascades have written since, so the current row decides existence and values.
-create function cloudsync.spell_current(table_id integer, operation text)
+create function cloudsync.spell_current(table_id integer, operation text, unchanged boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -215,7 +217,7 @@ begin atomic
     )$statement$,
     cloudsync.spell(spell_current.table_id, true, 'x.key_{n}', ', '),
     cloudsync.spell(spell_current.table_id, false, 'bool_or(x.changed_{n})', ', '),
-    cloudsync.spell_source(spell_current.table_id, spell_current.operation),
+    cloudsync.spell_source(spell_current.table_id, spell_current.operation, spell_current.unchanged),
     (select format('%I.%I', t.schema_name, t.table_name)
      from cloudsync.tables as t
      where t.table_id = spell_current.table_id),
@@ -256,7 +258,7 @@ begin atomic
     into v_emitted
     from c
     full join written as w on %11$s;$statement$,
-    cloudsync.spell_current(spell_slow.table_id, spell_slow.operation),
+    cloudsync.spell_current(spell_slow.table_id, spell_slow.operation, false),
     spell_slow.table_id,
     cloudsync.spell(spell_slow.table_id, true, 'r.key_{n}', ', '),
     cloudsync.spell(spell_slow.table_id, true, 'key_{n}', ', '),
@@ -301,7 +303,7 @@ begin atomic
     into v_emitted, v_left
     from c
     full join written as w on %8$s;$statement$,
-    cloudsync.spell_current(spell_staged.table_id, spell_staged.operation),
+    cloudsync.spell_current(spell_staged.table_id, spell_staged.operation, true),
     spell_staged.table_id,
     cloudsync.spell(spell_staged.table_id, true, 'r.key_{n}', ', '),
     cloudsync.spell(spell_staged.table_id, true, 'key_{n}', ', '),

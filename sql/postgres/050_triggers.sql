@@ -1,13 +1,5 @@
 -- The trigger functions of a tracked table: written anew when its definition changes.
 
--- Milliseconds since 1970 of an instant, as the clock half of a stamp.
-create function cloudsync.hlc_of(at timestamptz) returns bigint
-language sql immutable strict parallel safe
-set search_path = pg_catalog, pg_temp
-begin atomic
-  select floor(extract(epoch from hlc_of.at) * 1000)::bigint << 16;
-end;
-
 -- Writes the capture function of one operation. A key that occurs twice in a transition
 -- table, or whose metadata this transaction has written already, takes the slow path.
 create function cloudsync.create_capture_function(table_id integer, operation text)
@@ -25,8 +17,8 @@ as $capture$
 declare
   v_table cloudsync.tables;
   v_site integer := cloudsync.self_ordinal();
-  v_start bigint := cloudsync.hlc_of(transaction_timestamp());
-  v_wall bigint := cloudsync.hlc_of(clock_timestamp());
+  v_start bigint := floor(extract(epoch from transaction_timestamp()) * 1000)::bigint << 16;
+  v_wall bigint := floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16;
   v_emitted bigint;
   v_left bigint := 1;
 begin
@@ -84,7 +76,7 @@ as $capture$
 declare
   v_table cloudsync.tables;
   v_site integer := cloudsync.self_ordinal();
-  v_wall bigint := cloudsync.hlc_of(clock_timestamp());
+  v_wall bigint := floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16;
   v_few boolean;
   v_emitted bigint;
 begin

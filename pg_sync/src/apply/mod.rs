@@ -1,7 +1,7 @@
 //! Apply: merges a payload into tracked tables with the rights of the caller (DESIGN section 8).
 //!
-//! Everything at first in one savepoint; when the database refuses that for good, row by row, and the rows
-//! that it still refuses are told. Registry, sites and metadata are read as the owner; only the data
+//! Everything at first in one savepoint; when the database refuses that for good, by halves, and the rows that
+//! it refuses alone are told. Registry, sites and metadata are read as the owner; only the data
 //! statements run as the caller.
 
 mod decide;
@@ -78,6 +78,9 @@ struct Refused {
 
 /// Merges a payload for a person: a file of frames, or bare bytes. Returns how many rows changed.
 pub(crate) fn payload(bytes: &[u8]) -> Result<i64, SyncError> {
+    if stage::is_standing() {
+        return Err(SyncError::Nested);
+    }
     let site = as_owner(|| sites::site(sites::self_ordinal())).unwrap_or(SiteId::ZERO);
     let mut changed = 0_i64;
     for body in bodies(bytes)? {
@@ -157,31 +160,44 @@ pub(crate) fn run(payload: &Payload<'_>) -> Result<Applied, SyncError> {
     match settle(&incoming, &all)? {
         Ok(changed) => applied.changed = changed,
         Err(refused) if all.len() == 1 => applied.refusals.push(refusal(&incoming, 0, refused)),
-        Err(_) => one_by_one(&incoming, &mut applied)?,
+        Err(_) => without_the_refused(&incoming, &mut applied)?,
     }
     Ok(applied)
 }
 
-/// Row by row; what fails is tried once more after the rest, because a later row may be what it waits for.
-fn one_by_one(incoming: &Incoming, applied: &mut Applied) -> Result<(), SyncError> {
+/// Halves what the database refuses until the rows are found that it refuses alone. They are tried once more
+/// after the rest, because a later row may be what they wait for.
+fn without_the_refused(incoming: &Incoming, applied: &mut Applied) -> Result<(), SyncError> {
     let mut failed = Vec::new();
-    for at in incoming.by_dependence() {
-        match settle(incoming, &[at])? {
-            Ok(changed) => applied.changed = applied.changed.saturating_add(changed),
-            Err(_) => failed.push(at),
-        }
+    halve(incoming, &incoming.by_dependence(), applied, &mut failed)?;
+    let again: Vec<usize> = failed.iter().map(|(at, _)| *at).collect();
+    let mut refused = Vec::new();
+    if !again.is_empty() {
+        halve(incoming, &again, applied, &mut refused)?;
     }
-    for at in failed {
-        if applied.refusals.len() >= REFUSALS_MAX {
-            let message = format!("the upload has more than {REFUSALS_MAX} refused rows");
-            let refused =
-                Refused { sqlstate: "CS002".into(), message: format!("too_many_refused: {message}") };
-            applied.refusals.push(refusal(incoming, at, refused));
-            continue;
-        }
-        match settle(incoming, &[at])? {
-            Ok(changed) => applied.changed = applied.changed.saturating_add(changed),
-            Err(refused) => applied.refusals.push(refusal(incoming, at, refused)),
+    applied.refusals.extend(refused.into_iter().map(|(at, refused)| refusal(incoming, at, refused)));
+    Ok(())
+}
+
+fn halve(
+    incoming: &Incoming,
+    which: &[usize],
+    applied: &mut Applied,
+    failed: &mut Vec<(usize, Refused)>,
+) -> Result<(), SyncError> {
+    if failed.len() >= REFUSALS_MAX {
+        let message = format!("too_many_refused: more than {REFUSALS_MAX} rows of the upload were refused");
+        let refused = || Refused { sqlstate: "CS002".into(), message: message.clone() };
+        failed.extend(which.iter().map(|at| (*at, refused())));
+        return Ok(());
+    }
+    match (settle(incoming, which)?, which) {
+        (Ok(changed), _) => applied.changed = applied.changed.saturating_add(changed),
+        (Err(refused), [at]) => failed.push((*at, refused)),
+        (Err(_), _) => {
+            let (first, second) = which.split_at(which.len() / 2);
+            halve(incoming, first, applied, failed)?;
+            halve(incoming, second, applied, failed)?;
         }
     }
     Ok(())

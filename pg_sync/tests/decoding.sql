@@ -1,0 +1,69 @@
+-- What the output plugin gives: one frame per transaction with messages, and nothing else.
+\ir include/metadata.psql
+create table t (id integer primary key, a text);
+select cloudsync_init('t');
+select 'slot_' || :'database' as slot \gset
+select count(*) from pg_create_logical_replication_slot(:'slot', 'pg_sync');
+
+create view frames as
+select get_byte(data, 0) as format, get_byte(data, 1) as flags,
+  ('x' || encode(substr(data, 19, 4), 'hex'))::bit(32)::integer as xid,
+  ('x' || encode(substr(data, 23, 4), 'hex'))::bit(32)::integer as messages,
+  length(data) as bytes,
+  ('x' || encode(substr(data, 3, 8), 'hex'))::bit(64)::bigint as end_lsn,
+  ('x' || encode(substr(data, 11, 8), 'hex'))::bit(64)::bigint as commit_micros,
+  data
+from (select data from pg_logical_slot_get_binary_changes('slot_' || current_database(), null, null)) as d;
+
+insert into t values (1, 'x');
+begin;
+insert into t values (2, 'x');
+savepoint s;
+update t set a = 'lost';
+rollback to s;
+savepoint s;
+update t set a = 'kept' where id = 1;
+release s;
+commit;
+begin;
+insert into t values (3, 'x');
+rollback;
+create table untracked (id integer);
+insert into untracked values (1);
+update t set a = a;
+select format, flags, messages, xid <> 0, end_lsn > 0,
+  abs(extract(epoch from now()) - (commit_micros / 1e6 + 946684800)) < 60 as recent
+from frames;
+\echo == a long statement is cut into messages and frames
+insert into t select n, repeat(md5(n::text), 8) from generate_series(10, 20000) as n;
+select flags, messages > 1, bytes <= 1048576, count(*) > 0 from frames group by 1, 2, 3 order by 1;
+\echo == the signature
+update t set a = 'signed' where id = 2;
+create temporary table message as
+select substr(data, 39) as body, xid from frames;
+select get_byte(body, 0) as format,
+  ('x' || encode(substr(body, 2, 8), 'hex'))::bit(64)::bigint % 4294967296 = xid as same_xid,
+  length(substr(body, 10, 32)) as mac_bytes,
+  substr(body, 10, 32) = sha256(
+    decode(string_agg(lpad(to_hex(get_byte(key, i) # 92), 2, '0'), '' order by i), 'hex')
+    || sha256(decode(string_agg(lpad(to_hex(get_byte(key, i) # 54), 2, '0'), '' order by i), 'hex')
+      || 'cloudsync'::bytea || substr(body, 1, 1) || substr(body, 2, 8) || substr(body, 42))) as signed
+from message, generate_series(0, 63) as i,
+  lateral (select cloudsync.message_key() || decode(repeat('00', 32), 'hex') as key) as k
+group by body, xid;
+\echo == what is not ours, or broken, is skipped
+select count(*) from (select pg_logical_emit_message(true, 'other', 'x')) as e;
+select count(*) from (select pg_logical_emit_message(false, 'cloudsync', 'x')) as e;
+select count(*) from (select pg_logical_emit_message(true, 'cloudsync', 'broken')) as e;
+select count(*) from frames;
+select count(*) from pg_logical_slot_get_binary_changes(:'slot', null, null, 'option', 'x');
+select count(*) from frames;
+\echo == a truncated table, and one too long to be told row by row
+truncate t;
+select messages > 1 as row_by_row from frames;
+insert into t select n from generate_series(1, 100001) as n;
+select count(*) > 0 from frames;
+truncate t;
+select messages, bytes < 500 as is_short from frames;
+select count(*) from cloudsync.meta_1 where alive;
+select pg_drop_replication_slot(:'slot');
