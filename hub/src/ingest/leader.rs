@@ -24,6 +24,7 @@ use crate::position::{Lsn, Position};
 use crate::replication::{
     FrameMessage, ReplicationConnection, ReplicationStream, SlotKind, StreamMessage, TransactionFrame,
 };
+use crate::segment::SegmentIndex;
 use crate::shutdown::asked;
 use crate::snapshot::visibility::DecodedTransactions;
 
@@ -91,22 +92,23 @@ struct Ground {
     connection: ReplicationConnection,
     slot: String,
     epoch: Epoch,
+    index: SegmentIndex,
+    /// The end of the last segment or idle marker.
     recorded: Lsn,
 }
 
 impl Ingest {
     /// Leads until something ends it. The lock is held by `control`.
     pub(super) async fn lead(&self, control: &Arc<Control>) -> Result<Ended> {
-        let ground = self.find_ground(control).await?;
-        let epoch = &ground.epoch;
-        let index = self.records.segments(epoch).await?;
+        let Ground { connection, slot, epoch, index, recorded } = self.find_ground(control).await?;
+        let epoch = &epoch;
         // Taken after the store's end was read, so all that was decoded before is below it.
         let snapshot = control.snapshot().await?;
         let fence = control.next_fence().await?;
         let definitions = self.known_definitions(control, epoch, &index).await?;
         let verifier = Verifier::new(control.message_key().await?);
         let end = index.last();
-        let stream = start(&self.database.url, ground.connection, &ground.slot).await?;
+        let stream = start(&self.database.url, connection, &slot).await?;
         self.log.open(epoch.clone(), index);
         self.log.begin_leading(DecodedTransactions::begin(end.commit_end, &snapshot));
         self.set_status(|status| *status = IngestStatus { connected: true, leading: true, problem: None });
@@ -136,7 +138,7 @@ impl Ingest {
             gatherer: Gatherer::default(),
             transaction: None,
             skip_up_to: end,
-            received: ground.recorded,
+            received: recorded,
             heard: Instant::now(),
             marked_idle: None,
             next_epoch: None,
@@ -153,14 +155,17 @@ impl Ingest {
         let server = ServerIdentity { system: identity.system, timeline: identity.timeline, database_oid };
         let slot = format!("cloudsync_{database_oid}");
         let newest = self.records.newest_epoch().await?;
-        let recorded = match &newest {
+        let known = match newest {
             Some(epoch) => {
                 epoch.check_server(&server)?;
-                let stored = self.records.segments(epoch).await?.last().commit_end;
-                Some(stored.max(self.records.idle_up_to(epoch.id.number()).await?))
+                let index = self.records.segments(&epoch).await?;
+                let idle = self.records.idle_up_to(epoch.id.number()).await?;
+                let recorded = index.last().commit_end.max(idle);
+                Some((epoch, index, recorded))
             }
             None => None,
         };
+        let recorded = known.as_ref().map(|(_epoch, _index, recorded)| *recorded);
         let start = match check_slot(&slot, control.slot(&slot).await?.as_ref(), recorded)? {
             SlotStep::Create => {
                 connection.create_slot(&slot, PLUGIN, SlotKind::Lasting).await?.consistent_point
@@ -168,16 +173,17 @@ impl Ingest {
             SlotStep::OpenEpochAt(confirmed) => confirmed,
             SlotStep::Continue => Lsn::ZERO,
         };
-        let (epoch, recorded) = match (newest, recorded) {
-            (Some(epoch), Some(recorded)) => (epoch, recorded),
-            _ => {
+        let (epoch, index, recorded) = match known {
+            Some(known) => known,
+            None => {
                 let definitions = control.definitions().await?;
                 let epoch = Epoch { id: EpochId::new(1, random_tag()?), server, start, definitions };
                 self.records.open_epoch(&epoch).await?;
-                (epoch, start)
+                let index = SegmentIndex::new(epoch.start_position());
+                (epoch, index, start)
             }
         };
-        Ok(Ground { connection, slot, epoch, recorded })
+        Ok(Ground { connection, slot, epoch, index, recorded })
     }
 
     /// Definitions of the catalog, of the epoch object and of the newest segment.
@@ -185,7 +191,7 @@ impl Ingest {
         &self,
         control: &Control,
         epoch: &Epoch,
-        index: &crate::segment::SegmentIndex,
+        index: &SegmentIndex,
     ) -> Result<Arc<Mutex<Definitions>>> {
         let mut definitions = Definitions::default();
         definitions.add_payload(&epoch.definitions)?;

@@ -13,8 +13,8 @@ use crate::position::Lsn;
 use crate::segment::{Segment, SegmentIndex};
 use crate::store::{PutOutcome, Store};
 
-/// Keys asked for at once: the most that S3 gives.
-const LIST_KEYS_MAX: usize = 1_000;
+/// Keys asked for at once. A directory is read as a whole for each page, so that pages are large.
+const LIST_KEYS_MAX: usize = 1_000_000;
 
 /// The objects of one database.
 #[derive(Clone)]

@@ -39,6 +39,9 @@ const REUSE_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Longest wait of one request for the next part.
 const PART_WAIT_MAX: Duration = Duration::from_secs(50);
 
+/// Parts and manifests that are looked at for the newest snapshot.
+const LIST_KEYS_MAX: usize = 1_000_000;
+
 /// The folder of the scope that everybody reads: the first digits of the SHA-256 of no bytes.
 const EVERYBODY: &str = "e3b0c44298fc1c14";
 
@@ -166,18 +169,9 @@ impl Snapshots {
 
     async fn newest_stored(&self, epoch: EpochId) -> Result<Option<Build>> {
         let folder = self.keys.snapshots(epoch.number());
-        let mut newest = None;
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.store.list(&folder, after.as_deref(), 1_000).await?;
-            let found = page.iter().filter_map(|key| parse_manifest_key(&folder, EVERYBODY, key));
-            newest = found.max_by_key(|id| id.lsn).or(newest);
-            match page.last() {
-                Some(last) => after = Some(last.clone()),
-                None => break,
-            }
-        }
-        match newest {
+        let keys = self.store.list(&folder, None, LIST_KEYS_MAX).await?;
+        let found = keys.iter().filter_map(|key| parse_manifest_key(&folder, EVERYBODY, key));
+        match found.max_by_key(|id| id.lsn) {
             Some(id) => self.stored(epoch, id).await,
             None => Ok(None),
         }
