@@ -34,6 +34,16 @@ insert into "Odd ""name"" é" values ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a01', 'x
 update "Odd ""name"" é" set "select" = 'z';
 select key_1, key_2, alive from cloudsync.meta_2;
 select schema, name from cloudsync.tracked_tables order by 2;
+\echo == a table that was dropped, and made again
+create table short (id integer primary key);
+select cloudsync_init('short');
+drop table short;
+select count(*) from cloudsync.tracked_tables;
+select length(cloudsync.definitions()) > 0;
+create table short (id integer primary key, more text);
+select cloudsync_init('short');
+insert into short values (1, 'x');
+select schema, name from cloudsync.tracked_tables order by 2;
 \echo == who may
 begin;
 create role sync_maker;

@@ -12,7 +12,7 @@ create sequence cloudsync.site_ordinal as integer;
 insert into cloudsync.site_dictionary (ordinal, site)
 values (0, decode('00000000000000000000000000000000', 'hex'));
 
--- One row. The last three columns say which database the site id was made for: when one of
+-- One row, made at the first use. The last three columns say which database the site id was made for: when one of
 -- them changes, this is a copy, and it takes a new site id.
 create table cloudsync.self (
   only_row boolean primary key default true check (only_row),
@@ -22,8 +22,10 @@ create table cloudsync.self (
   database_oid oid not null
 );
 
+create sequence cloudsync.table_number as integer;
+
 create table cloudsync.tables (
-  table_id integer generated always as identity primary key,
+  table_id integer primary key default nextval('cloudsync.table_number'),
   relation regclass not null unique,
   schema_name text not null,
   table_name text not null unique,
@@ -48,7 +50,8 @@ create table cloudsync.columns (
 
 create view cloudsync.tracked_tables as
 select t.table_id, t.schema_name as schema, t.table_name as name
-from cloudsync.tables as t;
+from cloudsync.tables as t
+where exists (select from pg_catalog.pg_class as c where c.oid = t.relation);
 
 -- Values of cells that are newer than the deletion of their row, one entry a row.
 create table cloudsync.parked (
@@ -79,8 +82,10 @@ create table cloudsync.sites (
 );
 
 -- Rows that the database refused, kept until their site has confirmed that it knows.
+create sequence cloudsync.rejection_number;
+
 create table cloudsync.rejected (
-  rejection_id bigint generated always as identity primary key,
+  rejection_id bigint primary key default nextval('cloudsync.rejection_number'),
   site bytea not null,
   table_name text not null,
   row_key bytea not null,
@@ -111,6 +116,10 @@ select pg_catalog.pg_extension_config_dump('cloudsync.site_ordinal', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.self', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.tables', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.columns', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.table_number', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.rejection_number', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.fence', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.parked', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.skipped_columns', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.sites', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.rejected', '');

@@ -136,6 +136,23 @@ begin
 end
 $metadata$;
 
+-- Takes a table out of the registry, with what was made for it.
+create function cloudsync.forget_table(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $forget$
+declare
+  v_operation text;
+begin
+  delete from cloudsync.tables as t where t.table_id = forget_table.table_id;
+  foreach v_operation in array array['insert', 'update', 'delete', 'truncate'] loop
+    execute format('drop function cloudsync.capture_%s_%s()', v_operation, forget_table.table_id);
+  end loop;
+  execute format('drop table cloudsync.meta_%s', forget_table.table_id);
+end
+$forget$;
+
 -- Registers a table, or brings the registration to its present definition. Returns its id.
 create function cloudsync.register_table(relation regclass, algorithm text)
 returns integer
@@ -164,6 +181,9 @@ begin
   from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
   where c.oid = register_table.relation;
   perform pg_advisory_xact_lock(hashtextextended('cloudsync registry', 0));
+  perform cloudsync.forget_table(t.table_id)
+  from cloudsync.tables as t
+  where not exists (select from pg_class as c where c.oid = t.relation);
   select t.* into v_table from cloudsync.tables as t where t.relation = register_table.relation;
   v_new := not found;
   if exists (select from cloudsync.tables as t
@@ -238,16 +258,11 @@ as $unregister$
 #variable_conflict use_column
 declare
   v_table_id integer;
-  v_operation text;
 begin
-  delete from cloudsync.tables as t where t.relation = unregister_table.relation
-  returning t.table_id into v_table_id;
+  select t.table_id into v_table_id from cloudsync.tables as t where t.relation = unregister_table.relation;
   if not found then
     raise exception 'table % is not tracked', unregister_table.relation using errcode = 'undefined_table';
   end if;
-  foreach v_operation in array array['insert', 'update', 'delete', 'truncate'] loop
-    execute format('drop function cloudsync.capture_%s_%s()', v_operation, v_table_id);
-  end loop;
-  execute format('drop table cloudsync.meta_%s', v_table_id);
+  perform cloudsync.forget_table(v_table_id);
 end
 $unregister$;

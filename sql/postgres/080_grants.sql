@@ -34,6 +34,3 @@ revoke all on function @extschema@.cloudsync_grant_hub(text) from public;
 -- Nobody shall forge a message: the hub verifies each one, this is the first line.
 revoke execute on function pg_catalog.pg_logical_emit_message(boolean, text, text) from public;
 revoke execute on function pg_catalog.pg_logical_emit_message(boolean, text, bytea) from public;
-
--- This database becomes a site.
-select cloudsync.self_ordinal();

@@ -1,4 +1,5 @@
--- One tracked table with its columns, key first.
+-- One tracked table, or all, with the columns, key first. A table that was dropped is not
+-- tracked any more.
 select
   t.table_id,
   t.relation::pg_catalog.oid,
@@ -21,5 +22,6 @@ join cloudsync.columns as c on c.table_id operator(pg_catalog.=) t.table_id
 left join pg_catalog.pg_attribute as a
   on a.attrelid operator(pg_catalog.=) t.relation::pg_catalog.oid
   and a.attnum operator(pg_catalog.=) c.column_id
-where $1 is null or t.table_id operator(pg_catalog.=) $1
+where ($1 is null or t.table_id operator(pg_catalog.=) $1)
+  and exists (select from pg_catalog.pg_class as r where r.oid operator(pg_catalog.=) t.relation::pg_catalog.oid)
 order by t.table_id, c.key_position, c.column_id
