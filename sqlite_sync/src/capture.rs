@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::{Doing, Result};
 use crate::log::{DELETED, INSERTED, LOOK, WORD_COLUMNS};
 use crate::sql::{NOW_MS, balanced, fill, join, quote};
-use crate::tracked_table::{Column, TrackedTable, UniqueIndex, log_key_name};
+use crate::tracked_table::{Affinity, Column, TrackedTable, UniqueIndex, log_key_name};
 
 const INSERT: &str = include_str!("../../sql/sqlite/capture_insert.sql");
 const UPDATE: &str = include_str!("../../sql/sqlite/capture_update.sql");
@@ -113,7 +113,7 @@ fn look_statements(table: &TrackedTable, at: usize, unique: &UniqueIndex, with: 
     let held_equal = join(&unique.parts, " and ", |_, (column, collation)| {
         format!("held.{0} collate {1} = NEW.{0}", quote(column), quote(collation))
     });
-    let written = join(&unique.parts, " or ", |_, (column, _)| changed_name(column));
+    let written = join(&unique.parts, " or ", |_, (column, _)| changed_value(column));
     let held_key = table.key_columns("held.");
     let look = |what: &str, event: &str, when_written: &str| {
         let name = trigger(table, &format!("{what}_{at}"));
@@ -145,13 +145,23 @@ fn key_columns_written(table: &TrackedTable) -> String {
 }
 
 /// "Changed" of DESIGN section 6: another value or another storage class.
+///
+/// Equal values of different classes are an integer and a real, and only a column without a type rule stores
+/// both; elsewhere the second question is not asked, since it costs as much as the first.
 fn changed(column: &Column) -> String {
-    changed_name(&column.name)
+    let value = changed_value(&column.name);
+    match column.affinity() {
+        Affinity::Blob => {
+            let name = column.quoted();
+            format!("({value} or typeof(OLD.{name}) <> typeof(NEW.{name}))")
+        }
+        Affinity::Integer | Affinity::Text | Affinity::Real | Affinity::Numeric => value,
+    }
 }
 
-fn changed_name(name: &str) -> String {
+fn changed_value(name: &str) -> String {
     let name = quote(name);
-    format!("(OLD.{name} is not NEW.{name} collate binary or typeof(OLD.{name}) <> typeof(NEW.{name}))")
+    format!("(OLD.{name} is not NEW.{name} collate binary)")
 }
 
 /// The set of changed columns as the log holds it.

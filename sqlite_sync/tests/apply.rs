@@ -241,6 +241,34 @@ fn a_row_that_a_constraint_refuses_is_parked_and_tried_again() {
 }
 
 #[test]
+fn a_constraint_that_replaces_rows_leaves_a_deletion() {
+    let schema =
+        "create table people (id integer primary key, mail text unique on conflict replace, age integer)";
+    let steps = [
+        "a: insert into people values (1, 'x', 1)",
+        "b: insert into people values (2, 'x', 2), (3, 'y', 3)",
+        "b -> c",
+        "a -> b",
+        "b -> c",
+    ];
+    let all = "select * from people order by id";
+    check(schema, &steps, all, &[("b", "1 | x | 1; 3 | y | 3"), ("c", "1 | x | 1; 3 | y | 3")]);
+}
+
+#[test]
+fn rows_of_an_undefined_table_are_an_error() {
+    use shared_format::payload::{ChangesBuilder, PayloadBuilder, encode_frame};
+    use shared_format::{RowKind, Stamp, ValueRef};
+    let mut world = World::new(TODOS);
+    let mut rows = ChangesBuilder::new(9, 1, 1, 1, &[]);
+    rows.row(RowKind::Deleted, Stamp::ZERO, &[ValueRef::Integer(1)], &[]);
+    let mut payload = PayloadBuilder::new();
+    payload.push(rows);
+    let error = apply(world.replica("a"), Some(&encode_frame(&payload.finish())));
+    assert_eq!(error, Err(String::from("cloudsync: wrong payload: unknown definition of table 9")));
+}
+
+#[test]
 fn unique_values_that_move_on_within_a_payload_go_in() {
     let steps = [
         "a: insert into people values (1, 'x', 1), (2, 'y', 2)",

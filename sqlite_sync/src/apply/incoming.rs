@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rusqlite::params;
 use schema_mapping::to_sqlite;
 use shared_format::payload::{Changes, Payload, Row, TableDefinition};
-use shared_format::{ColumnId, RowKind, SiteId, Stamp, Value};
+use shared_format::{ColumnId, FormatError, RowKind, SiteId, Stamp, Value};
 
 use super::Source;
 use crate::catalog::Replica;
@@ -61,11 +61,14 @@ impl Mappings {
     }
 
     /// Maps a batch; None when this file does not have its table.
-    pub(super) fn batch<'a>(&self, changes: Changes<'a>) -> Option<Batch<'a>> {
+    pub(super) fn batch<'a>(&self, changes: Changes<'a>) -> Result<Option<Batch<'a>>> {
         let name = (changes.table(), changes.incarnation(), changes.version());
-        let mapping = self.0.get(&name)?.clone()?;
+        let unknown = FormatError::UnknownCode { what: "definition of table", code: changes.table().into() };
+        let Some(mapping) = self.0.get(&name).ok_or(unknown).reading("payload")?.clone() else {
+            return Ok(None);
+        };
         let columns = changes.columns().iter().map(|id| mapping.columns.get(id).copied()).collect();
-        Some(Batch { mapping, columns, changes })
+        Ok(Some(Batch { mapping, columns, changes }))
     }
 }
 

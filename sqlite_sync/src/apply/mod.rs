@@ -29,6 +29,9 @@ use crate::settings::{self, Setting, Sites};
 use crate::sql::refs;
 use crate::tracked_table::TrackedTable;
 
+/// What one frame may be: a message of one row with the largest cell, even where nothing compresses.
+const FRAME: Limits = Limits { compressed_max: 64 * 1024 * 1024, ..Limits::UPLOAD };
+
 /// Where changes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -161,12 +164,12 @@ impl Session<'_, '_> {
         let mut rest = frames;
         let mut has_others = false;
         while !rest.is_empty() {
-            let (body, used) = decode_frame(rest, &Limits::UPLOAD).reading("frame")?;
+            let (body, used) = decode_frame(rest, &FRAME).reading("frame")?;
             rest = rest.get(used..).unwrap_or_default();
             let payload = Payload::parse(&body).reading("payload")?;
             mappings.learn(self.replica, &payload)?;
             for changes in payload.changes() {
-                let Some(batch) = mappings.batch(changes) else { continue };
+                let Some(batch) = mappings.batch(changes)? else { continue };
                 let mut rows = batch.changes.rows();
                 while let Some(row) = rows.next_row().reading("row")? {
                     if !wants(row.kind) {
@@ -238,7 +241,7 @@ impl Session<'_, '_> {
             let payload = Payload::parse(&refused.change).reading("parked change")?;
             mappings.learn(self.replica, &payload)?;
             for changes in payload.changes() {
-                let Some(batch) = mappings.batch(changes) else { continue };
+                let Some(batch) = mappings.batch(changes)? else { continue };
                 let mut rows = batch.changes.rows();
                 while let Some(row) = rows.next_row().reading("parked change")? {
                     let change = batch.change(row, Source::Snapshot, self.replica.own());
@@ -284,12 +287,15 @@ impl Session<'_, '_> {
     }
 }
 
-/// Whether a write to a tracked table can do more than was asked: users' triggers, or foreign keys that act.
+/// Whether a write to a tracked table can do more than was asked: users' triggers, foreign keys that act, and
+/// constraints that are declared to replace rows.
 fn has_foreign_effects(connection: &Connection) -> Result<bool> {
     let sql = "select exists (
         select 1 from main.sqlite_schema where type = 'trigger' and name not glob ?1
         union all
-        select 1 from temp.sqlite_schema where type = 'trigger')";
+        select 1 from temp.sqlite_schema where type = 'trigger'
+        union all
+        select 1 from main.sqlite_schema where type = 'table' and sql like '%on conflict%')";
     if connection.prepare_cached(sql)?.query_row([format!("{TRIGGER_PREFIX}*")], |row| row.get(0))? {
         return Ok(true);
     }

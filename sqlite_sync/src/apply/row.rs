@@ -1,12 +1,14 @@
 //! Merges one change into one row and carries the plan out: the row first, so that a constraint can still
 //! refuse, then what is parked, then the metadata.
 
+use std::cell::OnceCell;
+use std::cmp::Ordering;
 use std::rc::Rc;
 
 use rusqlite::types::ToSql;
 use shared_format::{
     CellOutcome, CellStamp, ColumnId, Hlc, Incoming, Plan, RowKind, RowState, RowWrite, Stamp, Value,
-    encode_key, merge,
+    ValueRef, encode_key, merge,
 };
 
 use super::incoming::Change;
@@ -42,10 +44,16 @@ impl Session<'_, '_> {
             cells: &stamps,
             uncarried: &uncarried(&table, change),
         };
-        let held = Held { connection, table: &table, key: &change.key, is_alive: local.is_alive() };
-        let plan = merge(&local, &incoming, &mut |at| {
+        let held = Held {
+            connection,
+            table: &table,
+            key: &change.key,
+            is_alive: local.is_alive(),
+            read: OnceCell::new(),
+        };
+        let mut plan = merge(&local, &incoming, &mut |at| {
             let (place, _, value) = &change.cells[at];
-            held.value(table.columns[*place].id).map(|ours| value.as_ref().cmp_encoded(&ours.as_ref()))
+            held.compare(value, table.columns[*place].id)
         })?;
         if !plan.changed {
             return Ok(false);
@@ -54,7 +62,9 @@ impl Session<'_, '_> {
         let moved = held.moved(&plan)?;
         let written = self.write_row(change, &plan, &moved)?;
         if !plan.state.is_alive() && !plan.state.cells.is_empty() {
-            let values = parked_values(&held, change, &plan, moved)?;
+            let values = parked_values(&held, change, &plan, moved);
+            // A row that a user's trigger deleted meanwhile took its values along.
+            plan.state.cells.retain(|cell| values.iter().any(|(id, _)| *id == cell.column));
             parked::store_cells(connection, &table, &change.key, &plan.state, &values)?;
         } else if !local.is_alive() && !local.cells.is_empty() {
             parked::forget_cells(connection, &table, &encode_key(refs(&change.key)))?;
@@ -187,21 +197,27 @@ struct Held<'a> {
     table: &'a TrackedTable,
     key: &'a [Value],
     is_alive: bool,
+    read: OnceCell<Vec<(ColumnId, Value)>>,
 }
 
 impl Held<'_> {
-    /// The value that this file holds for a column, live or parked.
-    fn value(&self, column: ColumnId) -> Result<Value> {
-        let found = self.all()?.into_iter().find(|(id, _)| *id == column);
-        Ok(found.map_or(Value::Null, |(_, value)| value))
+    /// How a value orders against the one that this file holds for a column, live or parked.
+    fn compare(&self, value: &Value, column: ColumnId) -> Result<Ordering> {
+        let held = self.all()?.iter().find(|(id, _)| *id == column);
+        Ok(value.as_ref().cmp_encoded(&held.map_or(ValueRef::Null, |(_, held)| held.as_ref())))
     }
 
-    fn all(&self) -> Result<Vec<(ColumnId, Value)>> {
-        if !self.is_alive {
-            return parked::cells(self.connection, self.table, &encode_key(refs(self.key)));
+    fn all(&self) -> Result<&Vec<(ColumnId, Value)>> {
+        if let Some(values) = self.read.get() {
+            return Ok(values);
         }
-        let values = read_row(self.connection, self.table, self.key)?.unwrap_or_default();
-        Ok(self.table.columns.iter().map(|column| column.id).zip(values).collect())
+        let values = if self.is_alive {
+            let values = read_row(self.connection, self.table, self.key)?.unwrap_or_default();
+            self.table.columns.iter().map(|column| column.id).zip(values).collect()
+        } else {
+            parked::cells(self.connection, self.table, &encode_key(refs(self.key)))?
+        };
+        Ok(self.read.get_or_init(|| values))
     }
 
     /// Values that the plan moves between the row and its tombstone, or leaves beside it.
@@ -210,7 +226,7 @@ impl Held<'_> {
         if plan.park.is_empty() && plan.show.is_empty() && !stays {
             return Ok(Vec::new());
         }
-        let mut values = self.all()?;
+        let mut values = self.all()?.clone();
         values.retain(|(id, _)| plan.park.contains(id) || plan.show.contains(id) || stays);
         Ok(values)
     }
@@ -222,7 +238,7 @@ fn parked_values(
     change: &Change,
     plan: &Plan,
     moved: Vec<(ColumnId, Value)>,
-) -> Result<Vec<(ColumnId, Value)>> {
+) -> Vec<(ColumnId, Value)> {
     let mut values = moved;
     for ((at, _, value), outcome) in change.cells.iter().zip(&plan.cells) {
         let id = held.table.columns[*at].id;
@@ -231,7 +247,7 @@ fn parked_values(
             values.push((id, value.clone()));
         }
     }
-    Ok(values)
+    values
 }
 
 /// Columns of ours that a creation's author does not know.
