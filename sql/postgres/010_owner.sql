@@ -5,6 +5,10 @@ begin
   if not exists (select from pg_catalog.pg_roles as r where r.rolname = 'cloudsync_owner') then
     create role cloudsync_owner nologin bypassrls;
   end if;
+exception
+  -- Roles belong to the whole server: another database made it at the same moment.
+  when duplicate_object or unique_violation then
+    null;
 end
 $owner$;
 
