@@ -170,6 +170,12 @@ fn what_happens_is_counted() {
 fn a_half_sent_head_or_body_does_not_keep_the_hub_from_ending() {
     let hub = Hub::start();
     let _head = hub.send_raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n");
+    let mut head =
+        "POST /v1/databases/demo/uploads HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n".to_owned();
+    for (name, text) in upload_headers() {
+        head.push_str(&format!("{name}: {text}\r\n"));
+    }
+    let _body = hub.send_raw(format!("{head}\r\nhalf of it").as_bytes());
     let mut idle = hub.send_raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(support::read_head(&mut idle).starts_with("HTTP/1.1 200"));
     hub.end_within(Duration::from_secs(15));
