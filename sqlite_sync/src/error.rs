@@ -157,12 +157,6 @@ pub enum Untrackable {
         /// Its collation.
         collation: String,
     },
-    /// A key that is computed cannot be written by apply.
-    #[error("key column {column:?} is generated")]
-    GeneratedKey {
-        /// The key column.
-        column: String,
-    },
     /// See DESIGN section 15.
     #[error("it has {found} columns, limit is {max}")]
     Columns {

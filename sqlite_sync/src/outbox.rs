@@ -48,11 +48,12 @@ pub(crate) fn store(
     Ok(upload)
 }
 
-/// Removes an upload that was answered.
-pub(crate) fn remove(connection: &Connection, upload: &Upload) -> Result<()> {
+/// Removes an upload that was answered; says whether it was there. Another process that syncs the same file
+/// may have had its answer first.
+pub(crate) fn remove(connection: &Connection, upload: &Upload) -> Result<bool> {
     let sql = "delete from main.cloudsync_outbox where upload = ?1";
-    connection.prepare_cached(sql)?.execute([upload.id.as_slice()])?;
-    Ok(())
+    let removed = connection.prepare_cached(sql)?.execute([upload.id.as_slice()]);
+    Ok(removed.doing("remove an upload")? > 0)
 }
 
 /// Drops what the server refused as a whole: its rows are put into a new upload, baseline rows from the

@@ -150,6 +150,10 @@ impl Shape {
         Ok(shape)
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.key.iter().chain(&self.columns).any(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
     fn read_indexes(&mut self, connection: &Connection) -> Result<(), IndexError> {
         let sql = "select name, origin from pragma_index_list(?1, 'main') where \"unique\" order by seq";
         let mut statement = connection.prepare_cached(sql).map_err(Error::from)?;
@@ -159,17 +163,18 @@ impl Shape {
             .doing("read the indexes")?;
         let mut is_rowid = true;
         for (index, origin) in indexes {
-            let sql = "select name, coll, cid from pragma_index_xinfo(?1, 'main') where key order by seqno";
+            let sql = "select name, coll from pragma_index_xinfo(?1, 'main') where key order by seqno";
             let mut statement = connection.prepare_cached(sql).map_err(Error::from)?;
             let parts = statement
-                .query_map([&index], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-                .and_then(Iterator::collect::<rusqlite::Result<Vec<(Option<String>, String, i64)>>>)
+                .query_map([&index], |row| Ok((row.get(0)?, row.get(1)?)))
+                .and_then(Iterator::collect::<rusqlite::Result<Vec<(Option<String>, String)>>>)
                 .doing("read an index")?;
             let is_key = origin == "pk";
             is_rowid &= !is_key;
             let mut unique = UniqueIndex { parts: Vec::new() };
-            for (column, collation, _cid) in parts {
-                let Some(column) = column else {
+            for (column, collation) in parts {
+                // A generated column is an expression too: triggers do not see its value in time.
+                let Some(column) = column.filter(|column| self.has(column)) else {
                     return Err(IndexError::Refused(Untrackable::ExpressionIndex { index }));
                 };
                 if is_key && !collation.eq_ignore_ascii_case("binary") {
@@ -226,14 +231,11 @@ fn read_columns(connection: &Connection, table: &str) -> Result<(Vec<Column>, Ve
             default: row.get(2)?,
             may_be_null: !row.get::<_, bool>(3)?,
         };
-        match (position, is_generated) {
-            (0, false) => columns.push(column),
-            (0, true) => {}
-            (_, false) => key.push((position, column)),
-            (_, true) => {
-                let reason = Untrackable::GeneratedKey { column: column.name };
-                return Err(Error::Untrackable { table: table.into(), reason });
-            }
+        // SQLite allows no generated column in a key.
+        if position != 0 {
+            key.push((position, column));
+        } else if !is_generated {
+            columns.push(column);
         }
     }
     key.sort_by_key(|(position, _)| *position);

@@ -5,6 +5,7 @@ mod support;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use cloudsync::network::{Request, Response, Transport, TransportError};
@@ -28,6 +29,8 @@ impl Seen {
 /// Gives prepared answers and keeps the requests.
 #[derive(Clone, Default)]
 struct Script {
+    /// What another process does to this file while the next request is on its way.
+    meanwhile: Arc<Mutex<Option<(PathBuf, String)>>>,
     answers: Arc<Mutex<VecDeque<Result<Response, TransportError>>>>,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
@@ -38,6 +41,9 @@ impl Transport for Script {
             request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let line = format!("{} {}", request.method.name(), request.url);
         self.seen.lock().expect("no panic held it").push(Seen { line, headers, body: request.body.to_vec() });
+        if let Some((path, sql)) = self.meanwhile.lock().expect("no panic held it").take() {
+            run(&Connection::open(path).expect("it opens"), &sql);
+        }
         self.answers.lock().expect("no panic held it").pop_front().expect("the script has an answer")
     }
 }
@@ -74,8 +80,11 @@ impl Script {
 
 /// A tracked table at a scripted server.
 fn client() -> (Connection, Script) {
+    client_of(Connection::open_in_memory().expect("memory is there"))
+}
+
+fn client_of(connection: Connection) -> (Connection, Script) {
     let script = Script::default();
-    let connection = Connection::open_in_memory().expect("memory is there");
     cloudsync::register_with(&connection, Box::new(script.clone())).expect("functions register");
     run(&connection, TODOS);
     rows(&connection, "select cloudsync_init('todos')", []);
@@ -129,6 +138,16 @@ fn an_acknowledged_range_goes_and_numbers_go_on() {
         (seen[0].header("Cloudsync-Range"), seen[0].header("Cloudsync-Token")),
         ("3-3", "00000000000000000000000000000007")
     );
+}
+
+#[test]
+fn without_a_server_nothing_is_sent() {
+    let (a, _script) = client();
+    run(&a, "select cloudsync_terminate(); insert into todos values ('1', 'milk', 0)");
+    let no_server = "cloudsync: no server is set, call cloudsync_network_init(url) first";
+    check(&a, SEND, Err(no_server));
+    check(&a, RECEIVE, Err(no_server));
+    assert_eq!(rows(&a, "select cloudsync_network_has_unsent_changes()", []), "1");
 }
 
 #[test]
@@ -254,6 +273,33 @@ fn a_site_conflict_gives_the_file_a_new_site_for_what_is_unsent() {
     assert_ne!(seen[1].header("Cloudsync-Upload"), seen[2].header("Cloudsync-Upload"));
     let sites = "select t.id, s.site from todos_cloudsync m join todos t on t.id = m.pk join cloudsync_sites s on s.ordinal = m.site order by 1";
     assert_eq!(rows(&a, sites, []), format!("1 | {former}; 2 | {new}"), "only what was unsent moved");
+}
+
+#[test]
+fn two_processes_that_sync_one_file_are_no_conflict() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let (a, script) = client_of(Connection::open(file.path()).expect("it opens"));
+    let meanwhile = |sql: &str| {
+        *script.meanwhile.lock().expect("no panic held it") = Some((file.path().to_owned(), sql.to_owned()));
+    };
+    let site = rows(&a, "select cloudsync_siteid()", []);
+    run(&a, "insert into todos values ('1', 'milk', 0)");
+    // The other one is answered first and has gone on: this one's token is old.
+    meanwhile(
+        "insert into cloudsync_settings values ('token', 'newer'), ('acknowledged', 1); delete from cloudsync_outbox",
+    );
+    script.answer(409, &[], r#"{"code":"site_conflict"}"#);
+    check(&a, SEND, Ok(r#"{"send":{"localVersion":1,"rejected":0,"serverVersion":1,"status":"synced"}}"#));
+    assert_eq!(rows(&a, "select cloudsync_siteid()", []), site);
+    // The other one took in the answer first: this one leaves its marks alone.
+    run(&a, "insert into todos values ('2', 'bread', 0), ('3', 'oats', 0)");
+    meanwhile(
+        "update cloudsync_settings set value = 3 where key = 'acknowledged'; update cloudsync_settings set value = 'newest' where key = 'token'; delete from cloudsync_outbox; delete from cloudsync_log where seq < 3",
+    );
+    script.accept(2, 5, "");
+    rows(&a, &format!("select {SEND}"), []);
+    let marks = "select group_concat(key || '=' || value) from cloudsync_settings where key in ('token', 'acknowledged')";
+    assert_eq!(rows(&a, marks, []), "acknowledged=3,token=newest");
 }
 
 #[test]

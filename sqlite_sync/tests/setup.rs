@@ -43,6 +43,10 @@ fn what_cannot_be_tracked_is_refused_with_the_reason() {
         "create table t (a primary key); create table t_cloudsync (x)",
         "there is another table \"t_cloudsync\"",
     );
+    refuse(
+        "create table t (a primary key, b, c as (b + 1)); create unique index i on t (c)",
+        "unique index \"i\" is over an expression",
+    );
     check("select 1", "cloudsync_init('nope')", Err("no table \"nope\" in this file"));
     check("create view v as select 1", "cloudsync_init('v')", Err("no table \"v\" in this file"));
     check(

@@ -219,7 +219,8 @@ impl Session<'_, '_> {
                 }
                 Ok(None)
             }
-            Err(error) if error.is_constraint() => Ok(Some(error.line())),
+            // A raised ROLLBACK ends the whole transaction; then there is nothing to go on in.
+            Err(error) if error.is_constraint() && !connection.is_autocommit() => Ok(Some(error.line())),
             Err(error) => Err(error),
         }
     }

@@ -60,7 +60,7 @@ impl Session<'_, '_> {
         let written = connection.prepare_cached(&sql)?.execute(parameters.as_slice());
         let is_refused = match written.doing("write a row again") {
             Ok(_count) => self.is_careful && foreign_keys_open(connection)?,
-            Err(error) if error.is_constraint() => true,
+            Err(error) if error.is_constraint() && !connection.is_autocommit() => true,
             Err(error) => return Err(error),
         };
         if is_refused {

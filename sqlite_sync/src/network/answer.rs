@@ -22,6 +22,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 /// Times that one call gives way to a refusal which it can do something about.
 const CONCESSIONS_MAX: usize = 3;
 
+/// Header that names this site.
+const SITE: &str = "Cloudsync-Site";
+
+/// Header with the newest token that the server gave this site.
+const TOKEN: &str = "Cloudsync-Token";
+
 /// An answer with what its headers say of the clock.
 pub(super) struct Answer {
     pub(super) response: Response,
@@ -44,6 +50,12 @@ pub(super) struct Ask<'a> {
     pub(super) wanted: &'static str,
 }
 
+impl Ask<'_> {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+}
+
 impl Network {
     pub(super) fn server(&self) -> Result<&Server> {
         self.server.as_ref().ok_or(Error::NoServer)
@@ -53,11 +65,11 @@ impl Network {
     pub(super) fn headers(&self, replica: &Replica<'_>) -> Result<Vec<(&'static str, String)>> {
         let connection = replica.connection;
         let mut headers = vec![
-            ("Cloudsync-Site", replica.own().to_string()),
+            (SITE, replica.own().to_string()),
             ("Cloudsync-Db-Version", log::newest(connection)?.get().to_string()),
         ];
         headers.extend(self.api_key.as_ref().map(|key| ("Authorization", format!("Bearer {key}"))));
-        headers.extend(settings::text(connection, Setting::Token)?.map(|token| ("Cloudsync-Token", token)));
+        headers.extend(settings::text(connection, Setting::Token)?.map(|token| (TOKEN, token)));
         Ok(headers)
     }
 
@@ -146,9 +158,14 @@ impl Answer {
         }
         let unit = Unit::begin(connection)?;
         let mut replica = Replica::open(connection)?;
-        restamp_unsent(&mut replica, reason)?;
-        if matches!(reason, Reason::SiteConflict) {
-            forget_place(connection)?;
+        let is_current = settings::text(connection, Setting::Token)?.as_deref() == ask.header(TOKEN)
+            && ask.header(SITE) == Some(replica.own().to_string().as_str());
+        // Otherwise another process synced this file meanwhile, and the request was merely late.
+        if is_current {
+            restamp_unsent(&mut replica, reason)?;
+            if matches!(reason, Reason::SiteConflict) {
+                forget_place(connection)?;
+            }
         }
         self.keep_clock(connection)?;
         unit.commit()

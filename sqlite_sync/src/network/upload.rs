@@ -90,13 +90,15 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
         .collect::<Result<Vec<_>>>()?;
     let unit = Unit::begin(connection)?;
     let replica = Replica::open(connection)?;
+    if !outbox::remove(connection, upload)? {
+        return unit.commit();
+    }
     rejected::store(&replica, &rejections)?;
     let (body, _used) = decode_frame(&upload.frame, &Limits::UPLOAD).reading("upload in the outbox")?;
     rejected::forget_accepted(&replica, &body, upload.last)?;
     settings::store(connection, Setting::Token, &Value::Text(token.to_owned()))?;
     settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;
     log::delete_range(connection, upload.first, upload.last)?;
-    outbox::remove(connection, upload)?;
     answer.keep_clock(connection)?;
     unit.commit()
 }
