@@ -155,9 +155,14 @@ impl Log {
         self.changed.send_replace(());
     }
 
-    /// The key after which a LIST finds news, with the epoch that it is in.
-    pub(crate) fn greatest_segment(&self) -> Option<(EpochId, Option<SegmentName>)> {
-        self.state().current.as_ref().map(|current| (current.epoch.id, current.index.greatest().copied()))
+    /// Where a LIST for news begins: the epoch, and the last segment before which none is missing.
+    pub(crate) fn unbroken(&self) -> Option<(EpochId, Option<SegmentName>)> {
+        self.state().current.as_ref().map(|current| (current.epoch.id, current.index.unbroken().copied()))
+    }
+
+    /// Whether a segment is missing between others.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state().current.as_ref().is_some_and(|current| !current.index.is_unbroken())
     }
 
     /// The last position that is known, and the count of bytes up to it.

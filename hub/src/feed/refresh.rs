@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::log::Log;
 use crate::error::Result;
-use crate::ingest::records::Records;
+use crate::ingest::records::{LIST_TRIES, Records};
 
 /// Time between two LISTs: it begins here after news, and doubles up to `INTERVAL_MAX`.
 const INTERVAL_MIN: Duration = Duration::from_secs(2);
@@ -75,15 +75,19 @@ impl Refresh {
     /// Takes what is new in the store; says whether there was anything.
     async fn look(&self) -> Result<bool> {
         let Some(newest) = self.records.newest_epoch().await? else { return Ok(false) };
-        let Some((epoch, greatest)) = self.log.greatest_segment().filter(|(epoch, _)| *epoch == newest.id)
-        else {
-            let index = self.records.segments(&newest).await?;
-            self.log.open(newest, index);
-            return Ok(true);
-        };
         let mut news = false;
-        for name in self.records.segments_after(epoch.number(), greatest.as_ref()).await? {
-            news |= self.log.add_segment(epoch, name);
+        for _ in 0..LIST_TRIES {
+            let Some((epoch, after)) = self.log.unbroken().filter(|(epoch, _)| *epoch == newest.id) else {
+                let index = self.records.segments(&newest).await?;
+                self.log.open(newest, index);
+                return Ok(true);
+            };
+            for name in self.records.segments_after(epoch.number(), after.as_ref()).await? {
+                news |= self.log.add_segment(epoch, name);
+            }
+            if !self.log.is_broken() {
+                break;
+            }
         }
         if news {
             self.log.wake();

@@ -93,6 +93,7 @@ impl Ingest {
     async fn take_turns(&self) -> Result<()> {
         let control = Arc::new(Control::connect(&self.database.url).await?);
         while !control.try_lock().await? {
+            self.open_from_store().await?;
             self.set_status(|status| {
                 *status = IngestStatus { connected: true, leading: false, problem: None };
             });
@@ -104,6 +105,17 @@ impl Ingest {
                 Ended::NewEpoch => self.log.stop_leading(),
             }
         }
+    }
+
+    /// Lets a node that has never led serve what another one stored.
+    async fn open_from_store(&self) -> Result<()> {
+        if self.log.epoch_id().is_none()
+            && let Some(epoch) = self.records.newest_epoch().await?
+        {
+            let index = self.records.segments(&epoch).await?;
+            self.log.open(epoch, index);
+        }
+        Ok(())
     }
 
     /// Says once what went wrong, and again only when it is something else.

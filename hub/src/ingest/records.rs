@@ -16,6 +16,9 @@ use crate::store::{PutOutcome, Store};
 /// Keys asked for at once. A directory is read as a whole for each page, so that pages are large.
 const LIST_KEYS_MAX: usize = 1_000_000;
 
+/// How often segments are listed again when one is missing between others.
+pub(crate) const LIST_TRIES: usize = 3;
+
 /// The objects of one database.
 #[derive(Clone)]
 pub(crate) struct Records {
@@ -54,8 +57,13 @@ impl Records {
     /// All segments of an epoch.
     pub(crate) async fn segments(&self, epoch: &Epoch) -> Result<SegmentIndex> {
         let mut index = SegmentIndex::new(epoch.start_position());
-        for name in self.segments_after(epoch.id.number(), None).await? {
-            index.add(name);
+        for _ in 0..LIST_TRIES {
+            for name in self.segments_after(epoch.id.number(), index.unbroken()).await? {
+                index.add(name);
+            }
+            if index.is_unbroken() {
+                break;
+            }
         }
         Ok(index)
     }

@@ -36,12 +36,10 @@ impl SegmentIndex {
         SegmentIndex { start, last: start, names: BTreeSet::new() }
     }
 
-    /// Adds a segment; says whether it reaches beyond all others.
+    /// Adds a segment; says whether it was not known.
     pub fn add(&mut self, name: SegmentName) -> bool {
-        self.names.insert(name);
-        let reaches = name.last > self.last;
         self.last = self.last.max(name.last);
-        reaches
+        self.names.insert(name)
     }
 
     /// Adds all segments of another index of the same epoch.
@@ -57,10 +55,29 @@ impl SegmentIndex {
         self.last
     }
 
-    /// The segment with the greatest name: a LIST for news goes on behind it.
+    /// The last segment of the chain from the oldest on that has no hole: what is missing comes behind it.
+    ///
+    /// A directory that is listed while segments are written may show a later one without an earlier.
     #[must_use]
-    pub fn greatest(&self) -> Option<&SegmentName> {
-        self.names.last()
+    pub fn unbroken(&self) -> Option<&SegmentName> {
+        let mut end = self.names.first()?.previous;
+        let mut found = None;
+        for name in &self.names {
+            if name.previous > end {
+                break;
+            }
+            if name.last > end {
+                end = name.last;
+                found = Some(name);
+            }
+        }
+        found
+    }
+
+    /// Whether no segment is missing between the oldest and the farthest.
+    #[must_use]
+    pub fn is_unbroken(&self) -> bool {
+        self.unbroken().map_or(self.start, |name| name.last) == self.last
     }
 
     /// The segment that covers the greatest position.
@@ -144,8 +161,23 @@ mod tests {
         let mut index = SegmentIndex::new(at(10));
         assert_eq!((index.last(), index.newest()), (at(10), None));
         assert!(index.add(name(10, 50, 1)));
+        assert!(index.add(name(20, 30, 2)));
         assert!(!index.add(name(20, 30, 2)));
         assert_eq!((index.last(), index.newest()), (at(50), Some(&name(10, 50, 1))));
-        assert_eq!(index.greatest(), Some(&name(20, 30, 2)));
+    }
+
+    #[test]
+    fn what_is_missing_is_looked_for_behind_the_unbroken_chain() {
+        let mut index = SegmentIndex::new(at(10));
+        assert!(index.is_unbroken());
+        assert_eq!(index.unbroken(), None);
+        for segment in [name(10, 20, 1), name(10, 15, 2), name(15, 30, 2), name(40, 50, 2)] {
+            index.add(segment);
+        }
+        assert!(!index.is_unbroken());
+        assert_eq!(index.unbroken(), Some(&name(15, 30, 2)));
+        index.add(name(30, 40, 2));
+        assert!(index.is_unbroken());
+        assert_eq!(index.unbroken(), Some(&name(40, 50, 2)));
     }
 }

@@ -24,7 +24,8 @@ const PLACE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the making of a temporary slot may wait for running transactions to end.
 const SLOT_WAIT_MAX: Duration = Duration::from_secs(30);
 
-const BEGIN: &str = "begin isolation level repeatable read read only";
+/// Not read only: the database may have to name itself as a site first.
+const BEGIN: &str = "begin isolation level repeatable read";
 
 /// An open transaction that shows everything up to a place in the log.
 pub(super) struct Anchored {

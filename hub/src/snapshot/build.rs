@@ -63,6 +63,8 @@ impl Writer {
         if !part.is_empty() {
             self.put_part(part.freeze()).await?;
         }
+        // Stamps of what nobody wrote since it is tracked carry the site that this transaction may have named.
+        anchored.client.batch_execute("commit").await.map_err(Error::Postgres)?;
         let took = begun.elapsed();
         self.manifest.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let Manifest { epoch, snapshot, .. } = self.manifest;
