@@ -65,7 +65,6 @@ fn payload(stage: &Stage) -> Vec<u8> {
 /// Damages a payload in many ways: cut short, one byte changed, bytes appended, empty, something else.
 fn damaged(payload: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut all = vec![
-        ("empty".to_owned(), Vec::new()),
         ("text".to_owned(), b"select 1".to_vec()),
         ("one byte appended".to_owned(), [payload, &[0]].concat()),
     ];

@@ -19,11 +19,14 @@ fn a_refused_row_is_reported_and_kept_and_the_rows_behind_it_pass() {
         "a: insert into todo values ('k1', 'fine', null, 1), ('k2', 'refused', null, 99), ('k3', 'fine', null, 3)",
     ]);
     let answer = stage.client("a").sync();
-    assert!(answer.contains("23514"), "the answer names the SQLSTATE: {answer}");
+    assert!(answer.contains("\"rejected\":1"), "the answer counts it: {answer}");
     assert_eq!(stage.postgres.rows("select id from todo order by id"), ["k1", "k3"]);
     assert_eq!(stage.client("a").rows("select id from todo order by id"), ["k1", "k2", "k3"]);
-    let noted = stage.client("a").value("select count(*) from cloudsync_rejected");
-    assert_eq!(noted, "1", "the refusal is kept beside the row");
+    assert_eq!(
+        stage.client("a").rows("select tbl, key, sqlstate from cloudsync_rejected"),
+        ["todo|[\"k2\"]|23514"],
+        "the refusal is kept beside the row, with its reason"
+    );
 }
 
 #[test]
@@ -51,7 +54,11 @@ fn row_level_security_decides_what_a_client_may_write() {
         "a: insert into todo values ('own', 'title', 'mine', 0), ('foreign', 'title', 'other', 0)",
     ]);
     let answer = stage.client("a").sync();
-    assert!(answer.contains("42501"), "the answer names the SQLSTATE: {answer}");
+    assert!(answer.contains("\"rejected\":2"), "the answer counts them: {answer}");
+    assert_eq!(
+        stage.client("a").rows("select key, sqlstate from cloudsync_rejected order by key"),
+        ["[\"foreign\"]|42501", "[\"theirs\"]|42501"]
+    );
     assert_eq!(
         stage.postgres.rows("select id, title, note from todo order by id"),
         ["own|title|mine", "theirs|secret|other"]

@@ -86,15 +86,11 @@ fn postgres_and_other_clients_hold_what_a_client_wrote() {
 fn a_value_that_postgres_stores_in_its_own_form_comes_back_to_the_client() {
     let mut stage = stage();
     stage.play(&[
-        "a: insert into typed (id, j, n, at) values ('00000000-0000-4000-8000-00000000000a',
-            '{\"b\":1,\"a\":2}', '1.5', '2026-11-22T09:00:00+02:00')",
+        "a: insert into typed (id, j, n) values ('00000000-0000-4000-8000-00000000000a', '{\"b\":1,\"a\":2}', '1.5')",
         "a: sync",
     ]);
     stage.settle();
-    assert_eq!(
-        stage.client("a").rows("select j, n, at from typed"),
-        ["{\"a\": 2, \"b\": 1}|1.5000|2026-11-22T07:00:00.000000Z"]
-    );
+    assert_eq!(stage.client("a").rows("select j, n from typed"), ["{\"a\": 2, \"b\": 1}|1.5000"]);
 }
 
 const PAIR_DDL: &str = "create table pair (left_part text not null, right_part integer not null,
