@@ -5,7 +5,7 @@
 //! it, those cells are writes of this database. No borrow of it is held while SQL runs.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::Datum;
 use shared_format::{ColumnId, LocalWrite, RowKind, RowState, SiteId, Stamp, ValueRef, encode_key};
@@ -156,7 +156,7 @@ pub(crate) fn has_table(table: i32) -> bool {
 }
 
 /// Keys, of all tables, that wait for a trigger and were not seen by one.
-pub(crate) fn unseen() -> Vec<(i32, Vec<u8>)> {
+pub(crate) fn unseen() -> HashSet<(i32, Vec<u8>)> {
     STAGE.with_borrow(|stage| {
         let tables = stage.iter().flat_map(|stage| &stage.tables);
         tables

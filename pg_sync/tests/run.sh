@@ -1,12 +1,16 @@
 #!/bin/sh
-# Runs the SQL tests against a running server with the extension installed, wal_level = logical and pg_sync
-# among its output_plugin_libraries. Each file runs in a database of its own; its output must be as expected.
-# usage: pg_sync/tests/run.sh <bindir> <connection without a database, e.g. "host=/tmp port=5432 user=postgres">
+# Runs the SQL tests: each file in a database of its own; its output must be as expected. Without arguments on a
+# private server; else on a running one with the extension installed, wal_level = logical and pg_sync among its
+# output_plugin_libraries.
+# usage: pg_sync/tests/run.sh [<bindir> <connection without a database, e.g. "host=/tmp port=5432 user=postgres">]
 set -u
 
+here=$(cd "$(dirname "$0")" && pwd)
+if [ $# -eq 0 ]; then
+    exec "$here/with_server.sh" "$here/run.sh"
+fi
 bindir=$1
 connection=$2
-here=$(cd "$(dirname "$0")" && pwd)
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 passed=0

@@ -270,7 +270,7 @@ fn check_seen(decided: &[Decided<'_>]) -> Result<(), Stop> {
         return Ok(());
     }
     for one in decided {
-        if !unseen.iter().any(|(table, key)| *table == one.table.table_id && *key == one.row.row_key) {
+        if !unseen.contains(&(one.table.table_id, one.row.row_key.clone())) {
             continue;
         }
         if one.decision.write == Write::Insert {
