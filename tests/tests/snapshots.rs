@@ -82,7 +82,7 @@ fn check_slots(client: &Client, writer: usize, committed: u64, started: u64) {
 }
 
 /// Takes the snapshot of a new client and checks that it holds all that was committed before a mark.
-fn take_and_check(stage: &Stage, number: u32, progress: &[Progress]) {
+fn take_and_check(stage: &Stage, number: usize, progress: &[Progress]) {
     let client = stage.stranger(&format!("new{number}"));
     client.join(&stage.hub.address(), API_KEY);
     client.sync();
@@ -99,7 +99,14 @@ fn take_and_check(stage: &Stage, number: u32, progress: &[Progress]) {
     }
 }
 
-fn check(store: StoreKind, clients: u32) {
+/// Counts the snapshots that the hub made, by its log.
+///
+/// A client may also be given one that was made a moment ago, with the log behind it.
+fn snapshots_made(stage: &Stage) -> usize {
+    stage.hub.whole_log().matches("snapshot made").count()
+}
+
+fn check(store: StoreKind, snapshots: usize) {
     let mut stage = Stage::new(Setting { store, tables: &[SLOT], ..Setting::PLAIN });
     let progress: Vec<Progress> = (0..WRITERS).map(|_| Progress::default()).collect();
     let done = AtomicBool::new(false);
@@ -111,8 +118,11 @@ fn check(store: StoreKind, clients: u32) {
             let done = &done;
             scope.spawn(move || write_until(done, &session, writer, progress));
         }
-        for number in 0..clients {
+        let mut number = 0;
+        while snapshots_made(&stage) < snapshots {
             take_and_check(&stage, number, &progress);
+            number += 1;
+            assert!(number < 10 * snapshots, "{number} new clients saw {} snapshots", snapshots_made(&stage));
         }
     });
     stage.play(&["late: sync"]);
