@@ -178,10 +178,10 @@ pub enum SlotStep {
     Continue,
 }
 
-/// Decides whether a slot still belongs to the newest epoch, whose newest record in the store is `recorded`.
-pub fn check_slot(name: &str, slot: Option<&Slot>, recorded: Option<Lsn>) -> Result<SlotStep> {
+/// Decides whether a slot still belongs to the newest epoch, whose log ends at `stored` in the store.
+pub fn check_slot(name: &str, slot: Option<&Slot>, stored: Option<Lsn>) -> Result<SlotStep> {
     let Some(slot) = slot else {
-        return match recorded {
+        return match stored {
             None => Ok(SlotStep::Create),
             Some(_) => Err(Error::SlotMissing { slot: name.to_owned() }),
         };
@@ -192,10 +192,10 @@ pub fn check_slot(name: &str, slot: Option<&Slot>, recorded: Option<Lsn>) -> Res
     if slot.lost {
         return Err(Error::SlotLost { slot: name.to_owned() });
     }
-    match recorded {
+    match stored {
         None => Ok(SlotStep::OpenEpochAt(slot.confirmed)),
-        Some(recorded) if slot.confirmed > recorded => {
-            Err(Error::SlotAhead { slot: name.to_owned(), confirmed: slot.confirmed, recorded })
+        Some(stored) if slot.confirmed > stored => {
+            Err(Error::SlotAhead { slot: name.to_owned(), confirmed: slot.confirmed, stored })
         }
         Some(_) => Ok(SlotStep::Continue),
     }
@@ -272,8 +272,8 @@ mod tests {
     fn a_slot_goes_on_only_where_the_store_ends() {
         let slot =
             |confirmed| Slot { plugin: PLUGIN.to_owned(), confirmed: Lsn::new(confirmed), lost: false };
-        let check = |slot: Option<Slot>, recorded: Option<u64>| {
-            check_slot("cloudsync_1", slot.as_ref(), recorded.map(Lsn::new))
+        let check = |slot: Option<Slot>, stored: Option<u64>| {
+            check_slot("cloudsync_1", slot.as_ref(), stored.map(Lsn::new))
         };
         assert_eq!(check(None, None).unwrap(), SlotStep::Create);
         assert_eq!(check(Some(slot(7)), None).unwrap(), SlotStep::OpenEpochAt(Lsn::new(7)));

@@ -123,14 +123,14 @@ pub enum Error {
         slot: String,
     },
     /// The slot was moved by somebody else, or made anew.
-    #[error("slot {slot} is confirmed up to {confirmed}, the store has records up to {recorded} only")]
+    #[error("slot {slot} is confirmed up to {confirmed}, the store ends at {stored}")]
     SlotAhead {
         /// The slot's name.
         slot: String,
         /// Where the slot stands.
         confirmed: Lsn,
         /// Where the store ends.
-        recorded: Lsn,
+        stored: Lsn,
     },
     /// The slot was made for another output plugin.
     #[error("slot {slot} uses output plugin {found}, wanted pg_sync")]

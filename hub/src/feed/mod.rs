@@ -21,7 +21,7 @@ use crate::config::DatabaseConfig;
 use crate::cursor::{Cursor, SnapshotId};
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
-use crate::ingest::records::Records;
+use crate::ingest::archive::Archive;
 use crate::ingest::{Ingest, IngestStatus};
 use crate::keys::Keys;
 use crate::metrics::Metrics;
@@ -105,12 +105,12 @@ impl Feed {
     ) -> Arc<Feed> {
         let name = database.name.as_str().to_owned();
         let keys = Keys::new(&name);
-        let records = Records::new(Arc::clone(&store), keys.clone());
+        let archive = Archive::new(Arc::clone(&store), keys.clone());
         let log = Arc::new(Log::new());
         let snapshots = Snapshots::new(database.url.clone(), store, keys, Arc::clone(&log));
         let ingest = Arc::new(Ingest {
             database,
-            records: records.clone(),
+            archive: archive.clone(),
             log: Arc::clone(&log),
             metrics: metrics.database(&name),
             status: Mutex::new(IngestStatus::default()),
@@ -118,8 +118,8 @@ impl Feed {
         });
         let task = tokio::spawn(Arc::clone(&ingest).run());
         Arc::new(Feed {
-            reader: Reader::new(Arc::clone(&log), records.clone()),
-            refresh: Refresh::new(Arc::clone(&log), records),
+            reader: Reader::new(Arc::clone(&log), archive.clone()),
+            refresh: Refresh::new(Arc::clone(&log), archive),
             log,
             ingest,
             snapshots,

@@ -7,7 +7,7 @@ use super::log::{Log, Step};
 use super::tail::LogRead;
 use crate::epoch::EpochId;
 use crate::error::{Error, Result};
-use crate::ingest::records::Records;
+use crate::ingest::archive::Archive;
 use crate::keys::SegmentName;
 use crate::position::Position;
 use crate::segment::{SCOPE_EVERYBODY, Segment};
@@ -21,13 +21,13 @@ const SEGMENTS_KEPT: usize = 8;
 /// Reads the log of one database.
 pub(super) struct Reader {
     log: Arc<Log>,
-    records: Records,
+    archive: Archive,
     kept: Mutex<VecDeque<(EpochId, Arc<Segment>)>>,
 }
 
 impl Reader {
-    pub(super) fn new(log: Arc<Log>, records: Records) -> Reader {
-        Reader { log, records, kept: Mutex::default() }
+    pub(super) fn new(log: Arc<Log>, archive: Archive) -> Reader {
+        Reader { log, archive, kept: Mutex::default() }
     }
 
     /// Reads on from a place, and says whether there is more; None if the place is too old.
@@ -65,7 +65,7 @@ impl Reader {
         if let Some(segment) = self.kept(epoch, name) {
             return Ok(segment);
         }
-        let segment = self.records.segment(epoch.number(), name).await?;
+        let segment = self.archive.segment(epoch.number(), name).await?;
         let segment = Arc::new(segment.ok_or(Error::LogGap { after: name.previous })?);
         let mut kept = self.kept.lock().expect("nothing panics with the kept segments");
         kept.push_front((epoch, Arc::clone(&segment)));
@@ -118,14 +118,14 @@ mod tests {
     async fn reader(segments: &[Segment]) -> (tempfile::TempDir, Reader) {
         let folder = tempfile::tempdir().unwrap();
         let store = DirectoryStore::open(folder.path().to_owned()).await.unwrap();
-        let records = Records::new(Arc::new(store), Keys::new("demo"));
+        let archive = Archive::new(Arc::new(store), Keys::new("demo"));
         for segment in segments {
-            records.put_segment(1, segment).await.unwrap();
+            archive.put_segment(1, segment).await.unwrap();
         }
         let log = Arc::new(Log::new());
-        let index: SegmentIndex = records.segments(&epoch()).await.unwrap();
+        let index: SegmentIndex = archive.segments(&epoch()).await.unwrap();
         log.open(epoch(), index);
-        (folder, Reader::new(log, records))
+        (folder, Reader::new(log, archive))
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::log::Log;
 use crate::error::Result;
-use crate::ingest::records::{LIST_TRIES, Records};
+use crate::ingest::archive::{Archive, LIST_TRIES};
 
 /// Time between two LISTs: it begins here after news, and doubles up to `INTERVAL_MAX`.
 const INTERVAL_MIN: Duration = Duration::from_secs(2);
@@ -17,7 +17,7 @@ const INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Looks for news in the store, for all waiting clients of one database together.
 pub(super) struct Refresh {
     log: Arc<Log>,
-    records: Records,
+    archive: Archive,
     pace: Mutex<Pace>,
 }
 
@@ -40,8 +40,8 @@ impl Pace {
 }
 
 impl Refresh {
-    pub(super) fn new(log: Arc<Log>, records: Records) -> Refresh {
-        Refresh { log, records, pace: Mutex::new(Pace { last: None, interval: INTERVAL_MIN }) }
+    pub(super) fn new(log: Arc<Log>, archive: Archive) -> Refresh {
+        Refresh { log, archive, pace: Mutex::new(Pace { last: None, interval: INTERVAL_MIN }) }
     }
 
     /// Waits until it is time to look.
@@ -74,15 +74,15 @@ impl Refresh {
 
     /// Takes what is new in the store; says whether there was anything.
     async fn look(&self) -> Result<bool> {
-        let Some(newest) = self.records.newest_epoch().await? else { return Ok(false) };
+        let Some(newest) = self.archive.newest_epoch().await? else { return Ok(false) };
         let mut news = false;
         for _ in 0..LIST_TRIES {
             let Some((epoch, after)) = self.log.unbroken().filter(|(epoch, _)| *epoch == newest.id) else {
-                let index = self.records.segments(&newest).await?;
+                let index = self.archive.segments(&newest).await?;
                 self.log.open(newest, index);
                 return Ok(true);
             };
-            for name in self.records.segments_after(epoch.number(), after.as_ref()).await? {
+            for name in self.archive.segments_after(epoch.number(), after.as_ref()).await? {
                 news |= self.log.add_segment(epoch, name);
             }
             if !self.log.is_broken() {

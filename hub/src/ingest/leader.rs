@@ -94,13 +94,13 @@ struct Ground {
     epoch: Epoch,
     index: SegmentIndex,
     /// The end of the last segment or idle marker.
-    recorded: Lsn,
+    stored: Lsn,
 }
 
 impl Ingest {
     /// Leads until something ends it. The lock is held by `control`.
     pub(super) async fn lead(&self, control: &Arc<Control>) -> Result<Ended> {
-        let Ground { connection, slot, epoch, index, recorded } = self.find_ground(control).await?;
+        let Ground { connection, slot, epoch, index, stored } = self.find_ground(control).await?;
         let epoch = &epoch;
         // Taken after the store's end was read, so all that was decoded before is below it.
         let snapshot = control.snapshot().await?;
@@ -117,7 +117,7 @@ impl Ingest {
         let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&outbox).run(Destination {
-            records: self.records.clone(),
+            archive: self.archive.clone(),
             log: Arc::clone(&self.log),
             metrics: self.metrics.clone(),
             definitions: Arc::clone(&definitions),
@@ -138,7 +138,7 @@ impl Ingest {
             gatherer: Gatherer::default(),
             transaction: None,
             skip_up_to: end,
-            received: recorded,
+            received: stored,
             heard: Instant::now(),
             marked_idle: None,
             next_epoch: None,
@@ -154,36 +154,36 @@ impl Ingest {
         let database_oid = control.database_oid().await?;
         let server = ServerIdentity { system: identity.system, timeline: identity.timeline, database_oid };
         let slot = format!("cloudsync_{database_oid}");
-        let newest = self.records.newest_epoch().await?;
+        let newest = self.archive.newest_epoch().await?;
         let known = match newest {
             Some(epoch) => {
                 epoch.check_server(&server)?;
-                let index = self.records.segments(&epoch).await?;
-                let idle = self.records.idle_up_to(epoch.id.number()).await?;
-                let recorded = index.last().commit_end.max(idle);
-                Some((epoch, index, recorded))
+                let index = self.archive.segments(&epoch).await?;
+                let idle = self.archive.idle_up_to(epoch.id.number()).await?;
+                let stored = index.last().commit_end.max(idle);
+                Some((epoch, index, stored))
             }
             None => None,
         };
-        let recorded = known.as_ref().map(|(_epoch, _index, recorded)| *recorded);
-        let start = match check_slot(&slot, control.slot(&slot).await?.as_ref(), recorded)? {
+        let stored = known.as_ref().map(|(_epoch, _index, stored)| *stored);
+        let start = match check_slot(&slot, control.slot(&slot).await?.as_ref(), stored)? {
             SlotStep::Create => {
                 connection.create_slot(&slot, PLUGIN, SlotKind::Lasting).await?.consistent_point
             }
             SlotStep::OpenEpochAt(confirmed) => confirmed,
             SlotStep::Continue => Lsn::ZERO,
         };
-        let (epoch, index, recorded) = match known {
+        let (epoch, index, stored) = match known {
             Some(known) => known,
             None => {
                 let definitions = control.definitions().await?;
                 let epoch = Epoch { id: EpochId::new(1, random_tag()?), server, start, definitions };
-                self.records.open_epoch(&epoch).await?;
+                self.archive.open_epoch(&epoch).await?;
                 let index = SegmentIndex::new(epoch.start_position());
                 (epoch, index, start)
             }
         };
-        Ok(Ground { connection, slot, epoch, index, recorded })
+        Ok(Ground { connection, slot, epoch, index, stored })
     }
 
     /// Definitions of the catalog, of the epoch object and of the newest segment.
@@ -196,7 +196,7 @@ impl Ingest {
         let mut definitions = Definitions::default();
         definitions.add_payload(&epoch.definitions)?;
         if let Some(name) = index.newest()
-            && let Some(segment) = self.records.segment(epoch.id.number(), *name).await?
+            && let Some(segment) = self.archive.segment(epoch.id.number(), *name).await?
         {
             definitions.add_payload(&segment.definitions)?;
         }
@@ -385,7 +385,7 @@ impl Leader<'_> {
         let definitions = self.control.definitions().await?;
         let server = self.epoch.server.clone();
         let epoch = Epoch { id: EpochId::new(number, random_tag()?), server, start, definitions };
-        self.ingest.records.open_epoch(&epoch).await?;
+        self.ingest.archive.open_epoch(&epoch).await?;
         Ok(true)
     }
 

@@ -4,11 +4,11 @@
 //! only an operator can mend stops ingest, with the reason in the status and once in the log. Nothing here is
 //! needed to serve what the store holds.
 
+pub(crate) mod archive;
 mod control;
 mod gather;
 mod leader;
 mod outbox;
-pub(crate) mod records;
 mod verify;
 
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::metrics::DatabaseMetrics;
 use crate::shutdown::asked;
-use records::Records;
+use archive::Archive;
 
 /// How often a follower asks whether it may lead.
 const LOCK_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub(crate) struct IngestStatus {
 /// Everything that ingest of one database works with.
 pub(crate) struct Ingest {
     pub(crate) database: DatabaseConfig,
-    pub(crate) records: Records,
+    pub(crate) archive: Archive,
     pub(crate) log: Arc<Log>,
     pub(crate) metrics: DatabaseMetrics,
     pub(crate) status: Mutex<IngestStatus>,
@@ -110,9 +110,9 @@ impl Ingest {
     /// Lets a node that has never led serve what another one stored.
     async fn open_from_store(&self) -> Result<()> {
         if self.log.epoch_id().is_none()
-            && let Some(epoch) = self.records.newest_epoch().await?
+            && let Some(epoch) = self.archive.newest_epoch().await?
         {
-            let index = self.records.segments(&epoch).await?;
+            let index = self.archive.segments(&epoch).await?;
             self.log.open(epoch, index);
         }
         Ok(())

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use super::archive::Archive;
 use super::gather::Gathered;
-use super::records::Records;
 use crate::definitions::Definitions;
 use crate::epoch::EpochId;
 use crate::feed::log::Log;
@@ -63,7 +63,7 @@ pub(crate) struct Outbox {
 
 /// Where and for whom an outbox writes.
 pub(crate) struct Destination {
-    pub(crate) records: Records,
+    pub(crate) archive: Archive,
     pub(crate) log: Arc<Log>,
     pub(crate) metrics: DatabaseMetrics,
     pub(crate) definitions: Arc<Mutex<Definitions>>,
@@ -172,8 +172,8 @@ impl Destination {
         let epoch = self.epoch.number();
         loop {
             let outcome = match write {
-                Write::Segment(segment) => self.records.put_segment(epoch, segment).await,
-                Write::Idle(lsn) => self.records.put_idle(epoch, self.fence, *lsn).await,
+                Write::Segment(segment) => self.archive.put_segment(epoch, segment).await,
+                Write::Idle(lsn) => self.archive.put_idle(epoch, self.fence, *lsn).await,
             };
             let Err(error) = outcome else { return };
             tracing::warn!(problem = error.logged(), "store refused a write of ingest, trying again");

@@ -1,7 +1,7 @@
 //! Writes a snapshot: reads pages from Postgres and puts them into parts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use shared_format::payload::encode_frame;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::anchor::Anchored;
 use super::manifest::Manifest;
-use super::{EVERYBODY, Progress};
+use super::{EVERYBODY, Progress, expire, since_1970_ms};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::store::Store;
@@ -31,12 +31,15 @@ pub(super) struct Writer {
     pub(super) keys: Keys,
     pub(super) manifest: Manifest,
     pub(super) progress: watch::Sender<Progress>,
+    /// Old snapshots are removed afterwards.
+    pub(super) expire: bool,
 }
 
 impl Writer {
     /// Writes all parts, then the manifest.
-    pub(super) async fn run(mut self, anchored: Anchored, begun: Instant) {
-        let outcome = self.write(&anchored, begun).await;
+    pub(super) async fn run(mut self, anchored: Anchored) {
+        let outcome = self.write(&anchored).await;
+        drop(anchored);
         let Manifest { epoch, snapshot, parts, .. } = self.manifest;
         let ended = match outcome {
             Ok(took) => {
@@ -48,10 +51,18 @@ impl Writer {
                 Err(format!("snapshot failed: {error}"))
             }
         };
+        let made = ended.is_ok();
         self.progress.send_modify(|progress| progress.ended = Some(ended));
+        if made && self.expire {
+            let now_ms = since_1970_ms(SystemTime::now());
+            if let Err(error) = expire::run(&self.store, &self.keys, epoch, snapshot, now_ms).await {
+                tracing::warn!(%epoch, problem = error.logged(), "old snapshots stay for now");
+            }
+        }
     }
 
-    async fn write(&mut self, anchored: &Anchored, begun: Instant) -> Result<Duration> {
+    async fn write(&mut self, anchored: &Anchored) -> Result<Duration> {
+        let begun = Instant::now();
         let sql = "select table_id from cloudsync.tracked_tables order by table_id";
         let tables = anchored.client.query(sql, &[]).await.map_err(Error::Postgres)?;
         let mut part = BytesMut::new();

@@ -5,6 +5,7 @@
 
 mod anchor;
 mod build;
+mod expire;
 mod manifest;
 pub(crate) mod visibility;
 
@@ -51,7 +52,14 @@ pub(crate) struct Snapshots {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) keys: Keys,
     pub(crate) log: Arc<Log>,
-    current: Mutex<Option<Arc<Build>>>,
+    current: Mutex<Current>,
+}
+
+/// The newest snapshot that this node knows, and when it last removed old ones.
+#[derive(Debug, Default)]
+struct Current {
+    build: Option<Arc<Build>>,
+    expired: Option<Instant>,
 }
 
 /// A snapshot, finished or in the making.
@@ -92,27 +100,31 @@ pub(crate) enum PartRead {
 
 impl Snapshots {
     pub(crate) fn new(url: PostgresUrl, store: Arc<dyn Store>, keys: Keys, log: Arc<Log>) -> Snapshots {
-        Snapshots { url, store, keys, log, current: Mutex::new(None) }
+        Snapshots { url, store, keys, log, current: Mutex::default() }
     }
 
     /// A snapshot of the epoch that is new enough; one is begun if there is none. Who asks meanwhile gets the
     /// same.
     pub(crate) async fn obtain(&self, epoch: &Epoch) -> Result<Arc<Build>> {
         let mut current = self.current.lock().await;
-        if current.as_ref().is_none_or(|build| build.epoch != epoch.id) {
-            *current = self.newest_stored(epoch.id).await?.map(Arc::new);
+        if current.build.as_ref().is_none_or(|build| build.epoch != epoch.id) {
+            current.build = self.newest_stored(epoch.id).await?.map(Arc::new);
         }
-        if let Some(build) = current.as_ref().filter(|build| self.is_reusable(build)) {
+        if let Some(build) = current.build.as_ref().filter(|build| self.is_reusable(build)) {
             return Ok(Arc::clone(build));
         }
-        match self.begin(epoch).await {
+        let expire = current.expired.is_none_or(|expired| expired.elapsed() > expire::INTERVAL);
+        match self.begin(epoch, expire).await {
             Ok(build) => {
                 let build = Arc::new(build);
-                *current = Some(Arc::clone(&build));
+                current.build = Some(Arc::clone(&build));
+                if expire {
+                    current.expired = Some(Instant::now());
+                }
                 Ok(build)
             }
             // While Postgres is away, an old snapshot with a long log behind it is as true as a new one.
-            Err(error) => match current.as_ref().filter(|build| !build.has_failed()) {
+            Err(error) => match current.build.as_ref().filter(|build| !build.has_failed()) {
                 Some(build) => Ok(Arc::clone(build)),
                 None => Err(error),
             },
@@ -121,7 +133,7 @@ impl Snapshots {
 
     /// Finds the snapshot that a cursor names.
     pub(crate) async fn find(&self, epoch: EpochId, id: SnapshotId) -> Result<Option<Arc<Build>>> {
-        let current = self.current.lock().await.clone();
+        let current = self.current.lock().await.build.clone();
         if let Some(build) = current.filter(|build| build.epoch == epoch && build.id == id) {
             return Ok(Some(build));
         }
@@ -199,7 +211,7 @@ impl Snapshots {
     }
 
     /// Opens a snapshot in Postgres, and lets a task write it.
-    async fn begin(&self, epoch: &Epoch) -> Result<Build> {
+    async fn begin(&self, epoch: &Epoch, expire: bool) -> Result<Build> {
         let log_bytes = self.log.end().map(|(_end, bytes)| bytes);
         let anchored = anchor::open(self, epoch).await?;
         let build = getrandom::u64().map_err(|_unsupported| Error::RandomBytes)?;
@@ -218,9 +230,10 @@ impl Snapshots {
                 took_ms: 0,
             },
             progress: sender,
+            expire,
         };
         tracing::info!(epoch = %epoch.id, lsn = %id.lsn, "snapshot begun");
-        tokio::spawn(writer.run(anchored, Instant::now()));
+        tokio::spawn(writer.run(anchored));
         Ok(Build { epoch: epoch.id, id, begun, log_bytes, progress })
     }
 }

@@ -65,10 +65,10 @@ impl DecodedTransactions {
     /// Begins where the store ends: what committed before has an id below `xmax` of a snapshot taken after that
     /// end was read.
     #[must_use]
-    pub(crate) const fn begin(recorded: Lsn, taken_after: &PgSnapshot) -> DecodedTransactions {
+    pub(crate) const fn begin(stored: Lsn, taken_after: &PgSnapshot) -> DecodedTransactions {
         DecodedTransactions {
             shown_up_to: None,
-            inherited: Some((taken_after.xmax, recorded)),
+            inherited: Some((taken_after.xmax, stored)),
             unseen: VecDeque::new(),
         }
     }
@@ -85,7 +85,7 @@ impl DecodedTransactions {
     pub(crate) fn place_of(&self, snapshot: &PgSnapshot) -> Option<Lsn> {
         let floor = match self.inherited {
             None => self.shown_up_to,
-            Some((xid, recorded)) => snapshot.shows_all_below(xid).then_some(recorded),
+            Some((xid, stored)) => snapshot.shows_all_below(xid).then_some(stored),
         };
         let shown = self.unseen.iter().take_while(|transaction| snapshot.shows(transaction.xid));
         floor.map(|floor| shown.last().map_or(floor, |transaction| transaction.commit_end))

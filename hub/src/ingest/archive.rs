@@ -21,14 +21,14 @@ pub(crate) const LIST_TRIES: usize = 3;
 
 /// The objects of one database.
 #[derive(Clone)]
-pub(crate) struct Records {
+pub(crate) struct Archive {
     store: Arc<dyn Store>,
     keys: Keys,
 }
 
-impl Records {
-    pub(crate) fn new(store: Arc<dyn Store>, keys: Keys) -> Records {
-        Records { store, keys }
+impl Archive {
+    pub(crate) fn new(store: Arc<dyn Store>, keys: Keys) -> Archive {
+        Archive { store, keys }
     }
 
     /// The newest epoch, if any was opened yet.
