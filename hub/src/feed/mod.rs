@@ -35,6 +35,9 @@ use refresh::Refresh;
 /// Longest wait for an epoch to be opened: a hub that has just started needs a moment.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Snapshots begun for one request, where making them fails: a serialization failure passes.
+const SNAPSHOT_TRIES: usize = 3;
+
 /// The feed of one database.
 pub struct Feed {
     log: Arc<Log>,
@@ -237,18 +240,26 @@ impl Feed {
         {
             return Ok(answer);
         }
-        let build = self.snapshots.obtain(&epoch).await?;
-        let read = self.snapshots.part(&build, 0).await?;
-        self.answer_part(&epoch, build.id, 0, read).ok_or_else(|| Error::Unavailable {
-            reason: "the snapshot was removed while it was read".to_owned(),
-        })
+        let mut reason = "the snapshot was removed while it was read".to_owned();
+        for _ in 0..SNAPSHOT_TRIES {
+            let build = self.snapshots.obtain(&epoch).await?;
+            let read = self.snapshots.part(&build, 0).await?;
+            if let PartRead::Failed(why) = &read {
+                reason.clone_from(why);
+            }
+            if let Some(answer) = self.answer_part(&epoch, build.id, 0, read) {
+                return Ok(answer);
+            }
+        }
+        Err(Error::Unavailable { reason })
     }
 
+    /// The answer with a part; None if another snapshot has to be taken.
     fn answer_part(&self, epoch: &Epoch, id: SnapshotId, part: u32, read: PartRead) -> Option<ChangesAnswer> {
         let (frames, ended) = match read {
             PartRead::Part { bytes, is_last } => (vec![bytes], is_last),
             PartRead::End => (Vec::new(), true),
-            PartRead::Gone => return None,
+            PartRead::Gone | PartRead::Failed(_) => return None,
         };
         let cursor = if ended {
             Cursor::Log { epoch: epoch.id, position: Position::after(id.lsn), transaction_end: true }

@@ -96,6 +96,8 @@ pub(crate) enum PartRead {
     End,
     /// The snapshot is gone.
     Gone,
+    /// The snapshot could not be made, for this reason.
+    Failed(String),
 }
 
 impl Snapshots {
@@ -153,7 +155,7 @@ impl Snapshots {
             }
         };
         if let Some(Err(reason)) = known.ended {
-            return Err(Error::Unavailable { reason });
+            return Ok(PartRead::Failed(reason));
         }
         if part >= known.parts {
             return Ok(PartRead::End);
