@@ -36,7 +36,7 @@ check: build-tools ## Format, lints, tidy.
 	$(tidy)
 
 test-unit: build-tools ## Tests of the crates, without any service.
-	cargo test $(unit_crates)
+	cargo test $(unit_crates) --no-fail-fast
 
 test-postgres: dist ## Regression tests of the Postgres extension, in SQL on a private server.
 	pg_sync/tests/run.sh
@@ -45,7 +45,7 @@ test-store: build-tools test-tools ## The hub's object stores against the S3 API
 	cargo test --package tests --test object_stores
 
 test-e2e: dist test-tools ## The scenarios and the object stores: every part real, on private servers.
-	cargo test --package tests
+	cargo test --package tests --no-fail-fast
 
 generate: build-tools ## Writes the payload code from its schema again.
 	cargo run --package generate
