@@ -102,12 +102,7 @@ fn encode_known(
             }
             if !state.cells.is_empty() {
                 let parked = parked::cells(replica.connection, table, &encode_key(refs(&key)))?;
-                let mut cells: Vec<_> = parked
-                    .iter()
-                    .filter_map(|(id, value)| Some((table.position(*id)?, state.cell(*id)?, value.as_ref())))
-                    .collect();
-                cells.sort_by_key(|(at, _, _)| *at);
-                out.rows.push_cells(&key, &cells);
+                out.rows.parked(&state, &key, &parked);
             }
         }
         out.cut(PAYLOAD_BYTES);
@@ -332,7 +327,7 @@ fn push_logged(
         if let Some(life) = state.life.filter(|life| life.stamp.site == own) {
             out.deleted(life.stamp, &row.key);
         }
-        return Ok(());
+        return push_parked(replica, table, row, state, out);
     }
     let Some(values) = read_row(replica.connection, table, &row.key)? else { return Ok(()) };
     let at = row.entries.last().map_or(DbVersion::default(), |entry| entry.seq);
@@ -346,6 +341,24 @@ fn push_logged(
         return Ok(());
     }
     out.cells(state, &row.key, &values, &own_columns(replica, table, row));
+    Ok(())
+}
+
+/// Adds what was written here and is kept beside a deletion that came before it was sent: others have to show
+/// it too when an older creation arrives.
+fn push_parked(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    row: &LoggedRow,
+    state: &RowState,
+    out: &mut TableRows<'_>,
+) -> Result<()> {
+    let own = own_columns(replica, table, row);
+    if !state.cells.iter().any(|cell| own.contains(cell.column)) {
+        return Ok(());
+    }
+    let parked = parked::cells(replica.connection, table, &encode_key(refs(&row.key)))?;
+    out.parked(state, &row.key, parked.iter().filter(|(id, _)| own.contains(*id)));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Puts rows into a payload: which cells of a row travel, and under which stamps.
 
 use shared_format::payload::{ChangesBuilder, PayloadBuilder};
-use shared_format::{RowKind, RowState, Stamp, Value, ValueRef};
+use shared_format::{ColumnId, RowKind, RowState, Stamp, Value, ValueRef};
 
 use crate::log::ColumnSet;
 use crate::sql::refs;
@@ -70,6 +70,21 @@ impl<'t> TableRows<'t> {
             .filter(|(_, (column, _))| wanted.contains(column.id))
             .map(|(at, (column, value))| (at, state.stamp_of(column.id), value.as_ref()))
             .collect();
+        self.push_cells(key, &cells)
+    }
+
+    /// Adds cells that are kept beside a row which is not alive.
+    pub(crate) fn parked<'a>(
+        &mut self,
+        state: &RowState,
+        key: &[Value],
+        values: impl IntoIterator<Item = &'a (ColumnId, Value)>,
+    ) -> bool {
+        let mut cells: Vec<_> = values
+            .into_iter()
+            .filter_map(|(id, value)| Some((self.table.position(*id)?, state.cell(*id)?, value.as_ref())))
+            .collect();
+        cells.sort_by_key(|(at, _, _)| *at);
         self.push_cells(key, &cells)
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use cloudsync::network::{Request, Response, Transport, TransportError};
 use rusqlite::Connection;
-use support::{TODOS, World, encode, open, rows, run};
+use support::{TODOS, World, apply, encode, open, rows, run};
 
 /// A request as the script saw it: first line, headers, body.
 #[derive(Clone, Debug, Default)]
@@ -138,6 +138,29 @@ fn an_acknowledged_range_goes_and_numbers_go_on() {
         (seen[0].header("Cloudsync-Range"), seen[0].header("Cloudsync-Token")),
         ("3-3", "00000000000000000000000000000007")
     );
+}
+
+#[test]
+fn an_edit_that_a_deletion_overtook_before_it_was_sent_is_sent() {
+    let (a, script) = client();
+    run(&a, "insert into todos values ('1', 'milk', 0)");
+    script.accept(1, 7, "");
+    rows(&a, &format!("select {SEND}"), []);
+    script.seen();
+    let mut world = World::new(TODOS);
+    apply(world.replica("b"), encode(&a, 0).as_deref()).expect("apply works");
+    world.step("b: delete from todos where id = '1'");
+    let deletion = encode(world.replica("b"), 0);
+    run(&a, "update todos set title = 'oat milk'; update cloudsync_log set ms = ms + 1000");
+    apply(&a, deletion.as_deref()).expect("apply works");
+    assert_eq!(rows(&a, "select * from todos", []), "");
+    script.accept(2, 8, "");
+    rows(&a, &format!("select {SEND}"), []);
+    let seen = script.seen();
+    assert_eq!(seen.len(), 1, "the title is newer than the deletion");
+    apply(world.replica("b"), Some(&seen[0].body)).expect("apply works");
+    let parked = "select tbl, kind from cloudsync_parked";
+    assert_eq!(rows(world.replica("b"), parked, []), "1 | cells");
 }
 
 #[test]
