@@ -153,6 +153,34 @@ begin
 end
 $forget$;
 
+-- Takes tables out of the registry that were dropped.
+create function cloudsync.forget_dropped_tables()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select cloudsync.forget_table(t.table_id)
+  from cloudsync.tables as t
+  where not exists (select from pg_class as c where c.oid = t.relation);
+end;
+
+-- Writes the capture functions for the definition in the registry, and tells the clients of it.
+create function cloudsync.announce_table(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $announce$
+declare
+  v_operation text;
+begin
+  foreach v_operation in array array['insert', 'update', 'delete'] loop
+    perform cloudsync.create_capture_function(announce_table.table_id, v_operation);
+  end loop;
+  perform cloudsync.create_truncate_function(announce_table.table_id);
+  perform cloudsync.emit_definition(announce_table.table_id);
+end
+$announce$;
+
 -- Registers a table, or brings the registration to its present definition. Returns its id.
 create function cloudsync.register_table(relation regclass, algorithm text)
 returns integer
@@ -167,7 +195,6 @@ declare
   v_schema name;
   v_new boolean;
   v_filled boolean;
-  v_operation text;
 begin
   if register_table.algorithm <> 'cls' then
     raise exception 'table algorithm % is not known, use cls', quote_literal(register_table.algorithm)
@@ -181,9 +208,7 @@ begin
   from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
   where c.oid = register_table.relation;
   perform pg_advisory_xact_lock(hashtextextended('cloudsync registry', 0));
-  perform cloudsync.forget_table(t.table_id)
-  from cloudsync.tables as t
-  where not exists (select from pg_class as c where c.oid = t.relation);
+  perform cloudsync.forget_dropped_tables();
   select t.* into v_table from cloudsync.tables as t where t.relation = register_table.relation;
   v_new := not found;
   if exists (select from cloudsync.tables as t
@@ -208,11 +233,7 @@ begin
     set version = t.version + 1, schema_name = v_schema, table_name = v_name
     where t.table_id = v_table.table_id;
   end if;
-  foreach v_operation in array array['insert', 'update', 'delete'] loop
-    perform cloudsync.create_capture_function(v_table.table_id, v_operation);
-  end loop;
-  perform cloudsync.create_truncate_function(v_table.table_id);
-  perform cloudsync.emit_definition(v_table.table_id);
+  perform cloudsync.announce_table(v_table.table_id);
   if v_new then
     execute format('select exists (select from only %I.%I)', v_schema, v_name) into v_filled;
     if v_filled then

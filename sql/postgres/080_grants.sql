@@ -31,6 +31,25 @@ alter schema cloudsync owner to cloudsync_owner;
 revoke all on all functions in schema cloudsync from public;
 revoke all on function @extschema@.cloudsync_grant_hub(text) from public;
 
--- Nobody shall forge a message: the hub verifies each one, this is the first line.
-revoke execute on function pg_catalog.pg_logical_emit_message(boolean, text, text) from public;
-revoke execute on function pg_catalog.pg_logical_emit_message(boolean, text, bytea) from public;
+-- Nobody shall forge a message: the hub verifies each one, this is the first line. Its parameters differ by major.
+do $revoke$
+declare
+  v_function pg_catalog.regprocedure;
+begin
+  for v_function in
+    select p.oid from pg_catalog.pg_proc as p
+    where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace and p.proname = 'pg_logical_emit_message'
+  loop
+    execute pg_catalog.format('revoke execute on function %s from public', v_function);
+  end loop;
+end
+$revoke$;
+
+-- Commands that may change, also by a cascade, the name or the columns of a table.
+create event trigger cloudsync_definitions on ddl_command_end
+when tag in (
+  'ALTER TABLE', 'ALTER INDEX', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'DROP TABLE', 'DROP VIEW',
+  'DROP MATERIALIZED VIEW', 'DROP TYPE', 'DROP DOMAIN', 'DROP COLLATION', 'DROP FUNCTION', 'DROP SCHEMA',
+  'DROP EXTENSION', 'DROP OWNED'
+)
+execute function cloudsync.follow_definitions();
