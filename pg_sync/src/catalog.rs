@@ -6,6 +6,7 @@ use shared_format::payload::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm, 
 
 use crate::edge::codec::{self, Codec};
 use crate::edge::query::{self, Argument};
+use crate::edge::session;
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 
@@ -57,6 +58,15 @@ impl Tracked {
     /// The table's name, quoted and qualified.
     pub(crate) fn quoted(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))
+    }
+
+    /// Locks the table against changes, and makes sure that the name is still its own: whoever renames it could
+    /// else give its name to a view whose functions we would run as the owner.
+    pub(crate) fn hold(&self) -> Result<(), SyncError> {
+        if session::hold(self.relation, &self.schema, &self.name) {
+            return Ok(());
+        }
+        Err(SyncError::Moved(self.name.clone()))
     }
 
     /// The name of its metadata table.

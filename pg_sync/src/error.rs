@@ -41,6 +41,9 @@ pub(crate) enum SyncError {
     /// A relation that was dropped meanwhile.
     #[error("relation {0} does not exist")]
     NoRelation(u32),
+    /// A tracked table that another transaction renamed, dropped or changed after its registration was read.
+    #[error("table {0} was changed meanwhile")]
+    Moved(String),
     /// Metadata that this release cannot have written.
     #[error("metadata of table {table} is damaged: {detail}")]
     Damaged { table: String, detail: &'static str },
@@ -67,7 +70,7 @@ impl SyncError {
             | Self::KeyShape { .. }
             | Self::UnknownColumn { .. }
             | Self::ClockAhead { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            Self::Contention { .. } => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Self::Contention { .. } | Self::Moved(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Text(_) | Self::ZeroByte(_) => PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
             Self::PluginOption(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,

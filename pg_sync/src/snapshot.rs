@@ -43,6 +43,7 @@ pub(crate) fn part(
         });
     }
     let (table, self_ordinal) = as_owner(|| catalog::table(table_id).map(|t| (t, sites::self_ordinal())))?;
+    table.hold()?;
     let baseline =
         Metadata { alive: true, hlc: Hlc::BASELINE_CENTRE.to_sql(), site: self_ordinal, cols: Vec::new() };
     let mut changes = ChangesBuilder::new(
@@ -119,7 +120,7 @@ fn rows(table: &Tracked, dead: bool, after: Option<&[u8]>, wanted: i32) -> Resul
             });
         }
         for (part, column) in parts.iter().zip(&table.key) {
-            let datum = column.codec.datum(part.as_ref());
+            let datum = column.codec.stored_datum(part.as_ref());
             arguments.push(Argument::of(column.codec.type_oid(), datum));
         }
         let marks: Vec<String> = (2..).take(parts.len()).map(|number: usize| format!("${number}")).collect();

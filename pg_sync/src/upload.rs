@@ -7,7 +7,7 @@ use shared_format::payload::Payload;
 use crate::apply;
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
-use crate::edge::session::{self, as_owner};
+use crate::edge::session::{self, RolePart, as_owner};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::sites;
@@ -154,24 +154,18 @@ fn greatest_own(payload: &Payload<'_>, site: SiteId) -> Result<i64, SyncError> {
     Ok(greatest)
 }
 
-/// Runs `body` as the role of the request, its claims readable by policies, and switches back.
+/// Runs `body` as the role of the request, its claims readable by policies. Triggers of users run in it, in a
+/// session that may take other roles: they can neither take one nor leave a setting behind.
 fn as_role<T>(request: &Request<'_>, body: impl FnOnce() -> T) -> Result<T, SyncError> {
-    let claims_before = session::setting(c"request.jwt.claims").unwrap_or_default();
+    let part = RolePart::begin();
     if let Some(claims) = request.claims {
         session::set_local(c"request.jwt.claims", claims)?;
     }
-    let role_before = session::setting(c"role").unwrap_or_else(|| "none".into());
     if let Some(role) = request.role {
         session::set_local(c"role", role)?;
     }
-    let result = body();
-    if request.role.is_some() {
-        session::set_local(c"role", &role_before)?;
-    }
-    if request.claims.is_some() {
-        session::set_local(c"request.jwt.claims", &claims_before)?;
-    }
-    Ok(result)
+    part.confine();
+    Ok(body())
 }
 
 fn answer(request: &Request<'_>, known: &Known, status: &str, detail: Option<String>) -> Json {

@@ -37,3 +37,14 @@ select row_count, next is null from cloudsync.snapshot_part(2, false, :'next', 2
 select row_count, next is null from cloudsync.snapshot_part(2, true, null, 2);
 select row_count from cloudsync.snapshot_part(2, false, null, 0);
 select row_count from cloudsync.snapshot_part(99, false, null, 1);
+\echo == a domain that takes no null
+create domain filled as text check (value is not null);
+create table author.f (id integer primary key, x text);
+create table f (id integer primary key, x filled);
+select cloudsync_init('author.f');
+insert into author.f values (1, null), (2, 'filled');
+select author.payload() as nulls \gset
+select cloudsync_cleanup('author.f');
+select cloudsync_init('f');
+select cloudsync_payload_apply(:'nulls');
+select * from f;

@@ -1,5 +1,38 @@
 -- The trigger functions of a tracked table: written anew when its definition changes.
 
+-- Raises where a name in a capture function could mean something else than at its writing, because a view of that
+-- name would then run its functions as our owner: a table whose renaming was not followed, or a trigger without
+-- transition tables while temporary relations have their names.
+create function cloudsync.check_trigger(
+  tracked cloudsync.tables,
+  table_schema name,
+  table_name name,
+  trigger_name name,
+  operation text
+)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $check$
+begin
+  if (tracked.schema_name, tracked.table_name) <> (table_schema::text, check_trigger.table_name::text) then
+    raise exception 'table % was renamed while event triggers were off, call cloudsync_init again', tracked.relation
+      using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  if operation <> 'truncate'
+     and (to_regclass('pg_temp.cloudsync_old') is not null or to_regclass('pg_temp.cloudsync_new') is not null)
+     and not exists (
+       select from pg_trigger as g
+       where g.tgrelid = tracked.relation and g.tgname = trigger_name
+         and (operation = 'insert' or g.tgoldtable = 'cloudsync_old')
+         and (operation = 'delete' or g.tgnewtable = 'cloudsync_new'))
+  then
+    raise exception 'trigger % of table % has no transition tables', trigger_name, tracked.relation
+      using errcode = 'wrong_object_type';
+  end if;
+end
+$check$;
+
 -- Writes the capture function of one operation. A key that occurs twice in a transition
 -- table, or whose metadata this transaction has written already, takes the slow path.
 create function cloudsync.create_capture_function(table_id integer, operation text)
@@ -27,6 +60,7 @@ begin
     raise exception 'function %% captures another table than %%', 'cloudsync.capture_%1$s_%2$s', tg_relid::regclass
       using errcode = 'wrong_object_type';
   end if;
+  perform cloudsync.check_trigger(v_table, tg_table_schema, tg_table_name, tg_name, '%1$s');
   if cloudsync.staging(%2$s) then
     %3$s
     if v_left > 0 then
@@ -85,6 +119,7 @@ begin
     raise exception 'function %% captures another table than %%', 'cloudsync.capture_truncate_%1$s', tg_relid::regclass
       using errcode = 'wrong_object_type';
   end if;
+  perform cloudsync.check_trigger(v_table, tg_table_schema, tg_table_name, tg_name, 'truncate');
   v_few := (select count(*) <= 100000 from (select from only %2$s as d limit 100001) as few);
   with written as (
     insert into cloudsync.meta_%1$s as m (%3$s, alive, hlc, site)

@@ -10,12 +10,15 @@ mod local;
 mod parked;
 mod write;
 
+use std::collections::BTreeSet;
+
 use pgrx::warning;
 use serde_json::Value as Json;
 use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{Hlc, SiteId};
 
 use crate::catalog;
+use crate::edge::memory::Context;
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, as_owner};
 use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
@@ -145,8 +148,8 @@ pub(crate) fn run(payload: &Payload<'_>) -> Result<Applied, SyncError> {
     if stage::is_standing() {
         return Err(SyncError::Nested);
     }
-    let tables = as_owner(catalog::tables);
-    let mut incoming = incoming::read(payload, tables)?;
+    let mut incoming = incoming::read(payload, as_owner(catalog::tables))?;
+    hold(&incoming)?;
     check_clock(&incoming)?;
     let mut applied = Applied {
         changed: 0,
@@ -159,10 +162,23 @@ pub(crate) fn run(payload: &Payload<'_>) -> Result<Applied, SyncError> {
     }
     match settle(&incoming, &all)? {
         Ok(changed) => applied.changed = changed,
-        Err(refused) if all.len() == 1 => applied.refusals.push(refusal(&incoming, 0, refused)),
+        // A single row is tried again too: another transaction may have created it since it was read.
         Err(_) => without_the_refused(&incoming, &mut applied)?,
     }
     Ok(applied)
+}
+
+/// Keeps the tables of the payload from being changed while it is applied. One that was changed since the
+/// registry was read makes the apply fail as a whole: the next try sees the new definition.
+fn hold(incoming: &Incoming) -> Result<(), SyncError> {
+    let used: BTreeSet<usize> = incoming.rows.iter().map(|row| row.table).collect();
+    for table in used.into_iter().filter_map(|at| incoming.tables.get(at)) {
+        table.hold()?;
+        if as_owner(|| catalog::table(table.table_id))?.version != table.version {
+            return Err(SyncError::Moved(table.name.clone()));
+        }
+    }
+    Ok(())
 }
 
 /// Halves what the database refuses until the rows are found that it refuses alone. They are tried once more
@@ -214,7 +230,11 @@ fn refusal(incoming: &Incoming, at: usize, refused: Refused) -> Refusal {
 /// is ours; the inner one is why the database refuses them.
 fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<i64, Refused>, SyncError> {
     for _ in 0..ATTEMPTS_MAX {
-        match subtransaction(|| write::attempt(incoming, which)) {
+        // What a try reads goes with it: by halves a payload may be tried many times.
+        let memory = Context::new(c"cloudsync try");
+        let tried = memory.run(|| subtransaction(|| write::attempt(incoming, which)));
+        drop(memory);
+        match tried {
             Ok(changed) => return Ok(Ok(changed)),
             Err(RolledBack::GaveUp(Stop::Changed)) => {}
             Err(RolledBack::GaveUp(Stop::Broken(error))) => return Err(error),

@@ -9,10 +9,12 @@ use super::incoming::IncomingRow;
 use crate::catalog::Tracked;
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
+use crate::edge::session::as_owner;
 use crate::error::SyncError;
 use crate::stage::Expected;
 
-/// Reads the parked values of a row that metadata says has some. Runs as the owner.
+/// Reads the parked values of a row that metadata says has some. Runs as the caller: a value goes through its
+/// type's input function, which may run the checks of a user's domain.
 pub(super) fn read(
     table: &Tracked,
     row: &IncomingRow,
@@ -24,7 +26,8 @@ pub(super) fn read(
     }
     let sql = "select p.payload from cloudsync.parked as p \
                where p.table_id operator(pg_catalog.=) $1 and p.row_key operator(pg_catalog.=) $2";
-    let found = query::run(sql, &[Argument::integer(table.table_id), Argument::bytea(&row.row_key)]);
+    let place = [Argument::integer(table.table_id), Argument::bytea(&row.row_key)];
+    let found = as_owner(|| query::run(sql, &place));
     let Some(bytes) = found.first().map(codec::to_bytes) else { return Ok(values) };
     let payload = Payload::parse(&bytes)?;
     for changes in payload.changes() {

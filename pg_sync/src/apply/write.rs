@@ -69,7 +69,7 @@ fn decide_all<'a>(
     for at in which {
         let (Some(row), Some(local)) = (incoming.rows.get(*at), locals.remove(at)) else { continue };
         let table = incoming.table(row);
-        let parked = as_owner(|| parked::read(table, row, &local.state))?;
+        let parked = parked::read(table, row, &local.state)?;
         let decision = decide(table, row, &local, parked)?;
         if decision.changed {
             decided.push(Decided { table, row, local, decision });

@@ -75,12 +75,38 @@ pub(crate) struct Codec {
     form: Form,
     /// A domain checks what is put into it, so its values go through its input function.
     is_domain: bool,
-    input: pg_sys::Oid,
-    input_parameter: pg_sys::Oid,
+    input: Input,
+    /// Of a domain, that of the type below it, which runs no check of a user; else the same.
+    base_input: Input,
     output: pg_sys::Oid,
     length: i16,
     by_value: bool,
     name: String,
+}
+
+/// An input function and its second argument.
+#[derive(Clone, Copy, Debug)]
+struct Input {
+    function: pg_sys::Oid,
+    parameter: pg_sys::Oid,
+}
+
+impl Input {
+    fn of(type_oid: pg_sys::Oid) -> Self {
+        let mut input = Self { function: pg_sys::InvalidOid, parameter: pg_sys::InvalidOid };
+        // SAFETY: the type exists: a column of an open relation has it. Both are valid for writing.
+        unsafe {
+            pg_sys::getTypeInputInfo(type_oid, &raw mut input.function, &raw mut input.parameter);
+        }
+        input
+    }
+
+    /// Calls it; without text, for a null, which a domain may refuse.
+    fn call(self, text: Option<&CStr>) -> Datum {
+        let text = text.map_or(std::ptr::null_mut(), |text| text.as_ptr().cast_mut());
+        // SAFETY: the function is the input function of a type, and reads the text only.
+        unsafe { pg_sys::OidInputFunctionCall(self.function, text, self.parameter, -1) }
+    }
 }
 
 impl Codec {
@@ -89,9 +115,7 @@ impl Codec {
         // SAFETY: the type exists: a column of an open relation has it.
         let base = unsafe { pg_sys::getBaseType(type_oid) };
         let form = Form::of(base);
-        let (mut input, mut input_parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
-        // SAFETY: as above; both are valid for writing.
-        unsafe { pg_sys::getTypeInputInfo(type_oid, &raw mut input, &raw mut input_parameter) };
+        let (input, base_input) = (Input::of(type_oid), Input::of(base));
         let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
         // SAFETY: as above.
         unsafe { pg_sys::getTypeOutputInfo(type_oid, &raw mut output, &raw mut is_varlena) };
@@ -100,7 +124,7 @@ impl Codec {
         unsafe { pg_sys::get_typlenbyval(type_oid, &raw mut length, &raw mut by_value) };
         let name = if form == Form::Other { type_name(base) } else { String::new() };
         let is_domain = base != type_oid;
-        Self { type_oid, form, is_domain, input, input_parameter, output, length, by_value, name }
+        Self { type_oid, form, is_domain, input, base_input, output, length, by_value, name }
     }
 
     /// The type.
@@ -140,25 +164,22 @@ impl Codec {
     }
 
     /// Makes a datum of this type, by the type's input function where nothing simpler is exact. Raises what
-    /// the input function raises.
+    /// the input function raises. A domain's checks are code of a user: never called as the owner.
     pub(crate) fn datum(&self, value: ValueRef<'_>) -> Option<Datum> {
-        if let Some(exact) = self.exact(value) {
-            return Some(exact);
+        if !self.is_domain {
+            return self.stored_datum(value);
         }
-        let text = or_raise(to_postgres_text(value).map_err(SyncError::Text))?;
-        let text = CString::new(text.as_ref()).map_err(|error| SyncError::ZeroByte(error.nul_position()));
-        let text = or_raise(text);
-        // SAFETY: the function is the type's own input function, and reads the text only.
-        let datum = unsafe {
-            pg_sys::OidInputFunctionCall(self.input, text.as_ptr().cast_mut(), self.input_parameter, -1)
-        };
-        Some(datum)
+        let text = input_text(value);
+        let datum = self.input.call(text.as_deref());
+        text.map(|_| datum)
+    }
+
+    /// Makes a datum from a value that a column of this type holds already, without a domain's checks.
+    pub(crate) fn stored_datum(&self, value: ValueRef<'_>) -> Option<Datum> {
+        self.exact(value).or_else(|| Some(self.base_input.call(Some(&input_text(value)?))))
     }
 
     fn exact(&self, value: ValueRef<'_>) -> Option<Datum> {
-        if self.is_domain {
-            return None;
-        }
         match (self.form, value) {
             (Form::Int2, ValueRef::Integer(v)) => i16::try_from(v).ok().map(Datum::from),
             (Form::Int4, ValueRef::Integer(v)) => i32::try_from(v).ok().map(Datum::from),
@@ -209,6 +230,13 @@ impl Codec {
         // SAFETY: output functions return a C string in the current memory context.
         unsafe { CStr::from_ptr(text) }.to_bytes()
     }
+}
+
+/// A value as input functions read it; None for a null.
+fn input_text(value: ValueRef<'_>) -> Option<CString> {
+    let text = or_raise(to_postgres_text(value).map_err(SyncError::Text))?;
+    let text = CString::new(text.as_ref()).map_err(|error| SyncError::ZeroByte(error.nul_position()));
+    Some(or_raise(text))
 }
 
 fn text_or_raw<'a>(bytes: &'a [u8], wrap: impl FnOnce(&'a str) -> ValueRef<'a>) -> ValueRef<'a> {

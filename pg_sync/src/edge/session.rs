@@ -1,6 +1,6 @@
 //! Who is running: user ids, settings, transaction ids, clocks, and the log.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -157,6 +157,44 @@ pub(crate) fn as_owner<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
+/// A part that runs under other settings, the role among them: the drop puts back what its begin found, and
+/// takes away what anybody set since.
+pub(crate) struct RolePart {
+    context: i32,
+    guc_level: i32,
+}
+
+impl RolePart {
+    /// Starts it, nothing changed yet.
+    pub(crate) fn begin() -> Self {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        // SAFETY: both are valid for writing.
+        unsafe { pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context) };
+        // SAFETY: opens a level that the drop, or the abort, closes.
+        let guc_level = unsafe { pg_sys::NewGUCNestLevel() };
+        Self { context, guc_level }
+    }
+
+    /// From now on nobody changes the role, as inside a SECURITY DEFINER function.
+    pub(crate) fn confine(&self) {
+        let local = self.context.cast_unsigned() | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+        // SAFETY: the user stays; the context comes back in the drop, or by the abort.
+        unsafe { pg_sys::SetUserIdAndSecContext(current_user(), local.cast_signed()) };
+    }
+}
+
+impl Drop for RolePart {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: puts back the context that `begin` found, so that the role may change again.
+        unsafe { pg_sys::SetUserIdAndSecContext(current_user(), self.context) };
+        // SAFETY: closes the level that `begin` opened.
+        unsafe { pg_sys::AtEOXact_GUC(false, self.guc_level) };
+    }
+}
+
 fn set_config(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
     // SAFETY: both strings are valid, and the server copies them.
     unsafe {
@@ -171,18 +209,6 @@ fn set_config(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
             false,
         )
     };
-}
-
-/// Reads a setting; None when it is not known.
-pub(crate) fn setting(name: &CStr) -> Option<String> {
-    // SAFETY: the name is a C string; the answer is null or lives until the next change, and is copied.
-    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
-    if value.is_null() {
-        return None;
-    }
-    // SAFETY: not null, and the server ends it with NUL.
-    let value = unsafe { CStr::from_ptr(value) };
-    Some(value.to_string_lossy().into_owned())
 }
 
 /// Sets a setting for the rest of the transaction, with the rights of the session.
@@ -208,6 +234,25 @@ pub(crate) fn has_right(relation: pg_sys::Oid, user: pg_sys::Oid, right: u32) ->
     // SAFETY: as above.
     let column = unsafe { pg_sys::pg_attribute_aclcheck_all(relation, user, mode, any) };
     column == pg_sys::AclResult::ACLCHECK_OK
+}
+
+/// Locks a relation against being changed or renamed, and tells whether it has the name. A name that is
+/// looked up later in this transaction is then this very relation, and no view put in its place.
+pub(crate) fn hold(relation: pg_sys::Oid, schema: &str, name: &str) -> bool {
+    let mode = i32::try_from(pg_sys::AccessShareLock).expect("lock modes are small");
+    // SAFETY: takes a lock that lasts until the transaction ends; the relation need not exist.
+    unsafe { pg_sys::LockRelationOid(relation, mode) };
+    // SAFETY: a missing relation gives the invalid oid.
+    let namespace = unsafe { pg_sys::get_rel_namespace(relation) };
+    // SAFETY: as above, null.
+    let found_name = unsafe { pg_sys::get_rel_name(relation) };
+    // SAFETY: as above, null.
+    let found_schema = unsafe { pg_sys::get_namespace_name(namespace) };
+    let is = |found: *const c_char, wanted: &str| {
+        // SAFETY: not null, so a C string.
+        !found.is_null() && unsafe { CStr::from_ptr(found) }.to_bytes() == wanted.as_bytes()
+    };
+    is(found_name, name) && is(found_schema, schema)
 }
 
 /// Names this installation of the extension: what a session remembers of another one is void.
