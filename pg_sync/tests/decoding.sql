@@ -58,6 +58,22 @@ select count(*) from (select pg_logical_emit_message(true, 'cloudsync', 'broken'
 select count(*) from frames;
 select count(*) from pg_logical_slot_get_binary_changes(:'slot', null, null, 'option', 'x');
 select count(*) from frames;
+\echo == text does not depend on the settings of the writer
+create table moments (id integer primary key, days date[], moments timestamptz[], took interval);
+select cloudsync_init('moments');
+set datestyle = 'German';
+set timezone = 'Asia/Tokyo';
+set intervalstyle = 'sql_standard';
+insert into moments values (1, '{2026-02-03}', '{2026-02-03 04:05:06+09}', '-1 day');
+select payload as german from cloudsync.snapshot_part(2, false, null, 10) \gset
+reset datestyle;
+reset timezone;
+reset intervalstyle;
+select payload = :'german' as same from cloudsync.snapshot_part(2, false, null, 10);
+select position('{2026-02-03}' in data) > 0 as days, position('{"2026-02-02 19:05:06+00"}' in data) > 0 as moments,
+  position('-1 days' in data) > 0 as took
+from frames;
+drop table moments;
 \echo == a truncated table, and one too long to be told row by row
 truncate t;
 select messages > 1 as row_by_row from frames;

@@ -107,6 +107,10 @@ create function cloudsync.snapshot_part(table_id integer, dead boolean, after by
 returns table (payload bytea, next bytea, row_count integer)
 language c volatile parallel unsafe
 set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
 as 'MODULE_PATHNAME', 'snapshot_part_wrapper';
 
 create function cloudsync.apply_upload(

@@ -34,7 +34,8 @@ end
 $check$;
 
 -- Writes the capture function of one operation. A key that occurs twice in a transition
--- table, or whose metadata this transaction has written already, takes the slow path.
+-- table, or whose metadata this transaction has written already, takes the slow path. Values
+-- that travel as text are printed alike whatever the session has set.
 create function cloudsync.create_capture_function(table_id integer, operation text)
 returns void
 language plpgsql
@@ -45,6 +46,10 @@ begin
     $function$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
 as $capture$
 #variable_conflict use_variable
 declare
