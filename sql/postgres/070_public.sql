@@ -36,7 +36,9 @@ set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'uuid_wrapper';
 
 -- Merges a payload (a file, or bare bytes) with the caller's rights. Returns how many rows
--- changed; refused rows are warned of and kept in cloudsync.rejected.
+-- changed; refused rows are warned of and kept in cloudsync.rejected. Deferred constraints are
+-- checked here, row by row if need be, by SET CONSTRAINTS ALL IMMEDIATE: that setting stays for
+-- the rest of the caller's transaction, since Postgres tells nobody what it was before.
 create function @extschema@.cloudsync_payload_apply(payload bytea) returns bigint
 language c volatile strict parallel unsafe
 as 'MODULE_PATHNAME', 'payload_apply_wrapper';
