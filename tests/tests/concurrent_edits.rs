@@ -1,6 +1,9 @@
 //! Edits of one row on several replicas at once: columns merge one by one, and in each the later write stays.
 
-use tests::stage::{Scenario, Setting};
+use std::thread;
+
+use tests::stage::{Scenario, Setting, Stage};
+use tests::wait;
 
 /// Plays lines on clients that all hold one row, and checks the rows that every side ends with.
 fn check(lines: &[&str], rows: &[&str]) {
@@ -109,4 +112,43 @@ fn several_edits_between_two_syncs_travel_as_their_end() {
         ],
         &["t|three|NULL|0"],
     );
+}
+
+#[test]
+fn an_equal_value_that_was_written_later_stands_against_one_between() {
+    check(
+        &[
+            "c: update todo set done = 20 where id = 't'",
+            "all: tick",
+            "b: update todo set done = 19 where id = 't'",
+            "all: tick",
+            "a: update todo set done = 20 where id = 't'",
+            "c: sync",
+            "a: sync",
+            "b: sync",
+        ],
+        &["t|title|note|20"],
+    );
+}
+
+#[test]
+fn a_row_that_was_created_while_the_same_row_arrives_is_merged_and_not_refused() {
+    let mut stage = Stage::new(Setting::PLAIN);
+    stage.play(&["a: sync", "a: insert into todo values ('k', 'from a', null, 1)", "all: tick"]);
+    let writer = stage.database.session();
+    let watcher = stage.database.session();
+    writer.run("begin; insert into todo values ('k', 'from pg', null, 2)");
+    let answer = thread::scope(|scope| {
+        scope.spawn(move || {
+            wait::until("apply waits for the other transaction", || {
+                let waiting = "select count(*) from pg_stat_activity
+                    where datname = current_database() and wait_event_type = 'Lock'";
+                (watcher.value(waiting) == "1").then_some(())
+            });
+            writer.run("commit");
+        });
+        stage.client("a").sync()
+    });
+    assert!(answer.contains("\"rejected\":0"), "nothing of it is refused: {answer}");
+    stage.settles_at(&["k|from pg|NULL|2"]);
 }

@@ -75,6 +75,11 @@ fn play(seed: u64) {
         stage.play(&[&line]);
     }
     stage.settle();
+    // A row that is refused would differ until its author writes it again.
+    for name in ["a", "b", "c"] {
+        let refused = stage.client(name).rows("select key, sqlstate, message from cloudsync_rejected");
+        assert_eq!(refused, Vec::<String>::new(), "rows of {name} that Postgres refused");
+    }
     stage.all_equal();
     let (in_postgres, in_clients) = lives(&mut stage);
     for (name, lives) in ["a", "b", "c"].iter().zip(in_clients) {
