@@ -42,7 +42,8 @@ impl Metadata {
             })?;
             Ok::<_, SyncError>(Stamp { hlc: Hlc::from_sql(hlc), site })
         };
-        if self.hlc != 0 {
+        // Hlc 0 is a seed that a client had before its first sync; dead, the row was never seen.
+        if self.alive || self.hlc != 0 {
             state.life = Some(Life { alive: self.alive, stamp: stamp(self.hlc, self.site)? });
         }
         for column in &table.columns {

@@ -103,3 +103,23 @@ select cloudsync_payload_apply(:'nowhere');
 select * from t where id = 7;
 select table_name, column_name from cloudsync.skipped_columns;
 select table_name, sqlstate, message from cloudsync.rejected order by rejection_id desc limit 1;
+\echo == of two seeds of one row, the one of the greater site stays, whatever comes first
+drop table author.t;
+select cloudsync_cleanup('t');
+drop table t;
+create table author.t (id integer primary key, a text);
+select cloudsync_init('author.t');
+insert into author.t values (1, 'greater'), (2, 'greater');
+select author.stamp(1, 0, 'bb'), author.stamp(2, 0, 'bb');
+select author.payload() as greater \gset
+update author.t set a = 'smaller';
+select author.stamp(1, 0, 'aa'), author.stamp(2, 0, 'aa');
+select author.payload() as smaller \gset
+select cloudsync_cleanup('author.t');
+create table t (id integer primary key, a text);
+select cloudsync_init('t');
+select cloudsync_payload_apply(:'greater');
+select cloudsync_payload_apply(:'smaller');
+select * from t order by id;
+truncate t;
+select metadata('t');
