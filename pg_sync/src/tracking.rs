@@ -24,7 +24,7 @@ pub(crate) fn init(relation: pg_sys::Oid, algorithm: &str) -> Result<(), SyncErr
     });
     if refusal.is_none() {
         // Nobody writes between the look at the rows and the first trigger.
-        query::run(&format!("lock table {name} in share row exclusive mode"), &[]);
+        lock(relation, &name)?;
         grant_to_owner(relation, &name);
     }
     let commands = as_owner(|| {
@@ -44,7 +44,7 @@ pub(crate) fn init(relation: pg_sys::Oid, algorithm: &str) -> Result<(), SyncErr
 /// Stops tracking a table.
 pub(crate) fn cleanup(relation: pg_sys::Oid) -> Result<(), SyncError> {
     let name = owned_table(relation)?;
-    query::run(&format!("lock table {name} in share row exclusive mode"), &[]);
+    lock(relation, &name)?;
     for operation in ["insert", "update", "delete", "truncate"] {
         query::run(&format!("drop trigger if exists cloudsync_{operation} on {name}"), &[]);
     }
@@ -79,6 +79,12 @@ fn owned_table(relation: pg_sys::Oid) -> Result<String, SyncError> {
     let name = format!("{}.{}", catalog::quote(&text(1)), catalog::quote(&text(2)));
     let owns = row.attribute(3).is_some_and(codec::to_bool);
     if owns { Ok(name) } else { Err(SyncError::NotOwner(name)) }
+}
+
+/// Locks the table by its name, and makes sure that it was the table which was locked.
+fn lock(relation: pg_sys::Oid, name: &str) -> Result<(), SyncError> {
+    query::run(&format!("lock table {name} in share row exclusive mode"), &[]);
+    if owned_table(relation)? == name { Ok(()) } else { Err(SyncError::Moved(name.to_owned())) }
 }
 
 /// Lets cloudsync_owner read the table: the slow path, snapshots and apply need it.
