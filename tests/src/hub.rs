@@ -58,6 +58,13 @@ impl Hub {
         Self { process: None, home, port, database: database.name.clone(), store }
     }
 
+    /// Starts another node for the same database on the same store.
+    pub fn start_beside(&self, database: &Database) -> Self {
+        let mut other = Self::new(database, self.store.shared());
+        other.start_again();
+        other
+    }
+
     fn log(&self) -> PathBuf {
         self.home.path().join("hub.log")
     }

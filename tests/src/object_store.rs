@@ -33,6 +33,14 @@ pub struct ObjectStore {
     pub(crate) directory: Option<TempDir>,
 }
 
+impl ObjectStore {
+    /// Returns the same store for another hub; it lasts as long as this one.
+    #[must_use]
+    pub fn shared(&self) -> Self {
+        Self { url: self.url.clone(), environment: self.environment.clone(), directory: None }
+    }
+}
+
 const ACCESS_KEY: &str = "AKIAPRIVATECLUSTER";
 const SECRET_KEY: &str = "a-secret-of-the-private-object-store";
 

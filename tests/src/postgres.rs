@@ -151,7 +151,8 @@ impl Cluster {
     /// Makes a database with the extension in it, ready for a hub.
     pub fn database(&self, name: &str) -> Database {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
-        let database = Database { name: format!("{name}_{number}"), port: self.port };
+        let name = if number == 0 { name.to_owned() } else { format!("{name}_{number}") };
+        let database = Database { name, port: self.port };
         let create = format!("create database {} template template0", database.name);
         self.session(SUPERUSER, "postgres").run(&create);
         database.session().run(&format!(

@@ -12,7 +12,7 @@ use tests::client::Client;
 use tests::hub::{API_KEY, Hub};
 use tests::object_store::StoreKind;
 use tests::places;
-use tests::postgres::{Cluster, Database, Durability, PASSWORD, SUPERUSER};
+use tests::postgres::{Cluster, Database, Durability, SUPERUSER};
 
 const POSTGRES_DDL: &str = "create table todo (
     id text primary key, title text not null, assignee text, done boolean not null default false)";
@@ -185,18 +185,17 @@ impl Demo {
             ),
         )?;
         say("\nEverything is still running.")?;
-        say(&format!("  Postgres:  psql {url}"))?;
+        say(&format!("  Postgres   psql {url}"))?;
+        let library = places::artefact("sqlite/cloudsync.so").with_extension("");
+        let init = format!("select cloudsync_network_init('{address}');");
+        let key = format!("select cloudsync_network_set_apikey('{API_KEY}');");
         for device in ["phone", "laptop"] {
             let file = files.join(format!("{device}.sqlite"));
-            let library = places::artefact("sqlite/cloudsync.so");
-            let library = library.with_extension("");
-            say(&format!("  {device}:  sqlite3 {} -cmd '.load {}'", file.display(), library.display()))?;
+            say(&format!("  {device:<9}  sqlite3 {} -cmd '.load {}' \\", file.display(), library.display()))?;
+            say(&format!("                 -cmd \"{init}\" -cmd \"{key}\""))?;
         }
-        say("             then: select cloudsync_network_sync();")?;
-        say(&format!("  Hub:       curl {base}/readyz   (also /healthz and /metrics)"))?;
-        say(&format!("  New files: select cloudsync_network_init('{address}');"))?;
-        say(&format!("             select cloudsync_network_set_apikey('{API_KEY}');"))?;
-        say(&format!("  (password of every role in Postgres: {PASSWORD})"))?;
+        say("             then edit, and: select cloudsync_network_sync();")?;
+        say(&format!("  Hub        curl {base}/readyz   (also /healthz and /metrics)"))?;
         say(&format!("  Stop and remove everything:  sh {}", stop.display()))
     }
 }
