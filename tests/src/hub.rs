@@ -58,11 +58,10 @@ impl Hub {
         Self { process: None, home, port, database: database.name.clone(), store }
     }
 
-    /// Starts another node for the same database on the same store.
-    pub fn start_beside(&self, database: &Database) -> Self {
-        let mut other = Self::new(database, self.store.shared());
-        other.start_again();
-        other
+    /// Makes another hub on the same store, not started yet.
+    #[must_use]
+    pub fn beside(&self, database: &Database) -> Self {
+        Self::new(database, self.store.shared())
     }
 
     fn log(&self) -> PathBuf {

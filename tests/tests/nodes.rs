@@ -8,7 +8,8 @@ use tests::wait;
 fn a_second_node_serves_the_same_rows_and_leads_when_the_first_is_gone() {
     let mut stage = Stage::new(Setting::PLAIN);
     stage.play(&["pg: insert into todo values ('p', 'from postgres', null, 0)", "a: sync"]);
-    let second = stage.hub.start_beside(&stage.database);
+    let mut second = stage.hub.beside(&stage.database);
+    second.start_again();
     let device = stage.stranger("device");
     device.join(&second.address(), API_KEY);
     device.run("insert into todo values ('d', 'by the second node', null, 0)");
