@@ -85,6 +85,12 @@ impl Gatherer {
         self.within = true;
     }
 
+    /// Goes on within a transaction whose messages up to here are in the store, but not its end: readers wait
+    /// for that, also when no message is left.
+    pub(crate) const fn go_on_within(&mut self) {
+        self.within = true;
+    }
+
     /// Ends the transaction. `confirm` is false if the slot must not move over it yet.
     pub(crate) fn end_transaction(&mut self, commit_end: Lsn, xid: Option<u64>, confirm: bool) {
         if !self.within {
@@ -249,6 +255,18 @@ mod tests {
         let end = gatherer.cut().unwrap();
         assert!(end.frame.bytes.is_empty());
         assert_eq!((end.frame.last, end.frame.transaction_end), (Position::after(Lsn::new(20)), true));
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_whose_messages_are_stored_is_told() {
+        let mut gatherer = Gatherer::default();
+        gatherer.go_on_within();
+        gatherer.end_transaction(Lsn::new(20), Some(7), true);
+        assert!(gatherer.is_due(false));
+        let end = gatherer.cut().unwrap();
+        assert!(end.frame.bytes.is_empty());
+        assert_eq!((end.frame.last, end.frame.transaction_end), (Position::after(Lsn::new(20)), true));
+        assert_eq!(end.confirm, Some(Lsn::new(20)));
     }
 
     #[test]

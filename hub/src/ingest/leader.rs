@@ -72,6 +72,8 @@ struct Leader<'a> {
     transaction: Option<OpenTransaction>,
     /// Messages up to here are in the store already.
     skip_up_to: Position,
+    /// The store ends within a transaction, so that the end of it has still to be told.
+    stored_within: bool,
     /// All transactions that committed up to here arrived.
     received: Lsn,
     heard: Instant,
@@ -105,7 +107,7 @@ impl Ingest {
         // Taken after the store's end was read, so all that was decoded before is below it.
         let snapshot = control.snapshot().await?;
         let fence = control.next_fence().await?;
-        let definitions = self.known_definitions(control, epoch, &index).await?;
+        let (definitions, stored_within) = self.known_definitions(control, epoch, &index).await?;
         let verifier = Verifier::new(control.message_key().await?);
         let end = index.last();
         let stream = start(&self.database.url, connection, &slot).await?;
@@ -138,6 +140,7 @@ impl Ingest {
             gatherer: Gatherer::default(),
             transaction: None,
             skip_up_to: end,
+            stored_within,
             received: stored,
             heard: Instant::now(),
             marked_idle: None,
@@ -186,22 +189,25 @@ impl Ingest {
         Ok(Ground { connection, slot, epoch, index, stored })
     }
 
-    /// Definitions of the catalog, of the epoch object and of the newest segment.
+    /// Definitions of the catalog, of the epoch object and of the newest segment; and whether that one ends
+    /// within a transaction.
     async fn known_definitions(
         &self,
         control: &Control,
         epoch: &Epoch,
         index: &SegmentIndex,
-    ) -> Result<Arc<Mutex<Definitions>>> {
+    ) -> Result<(Arc<Mutex<Definitions>>, bool)> {
         let mut definitions = Definitions::default();
+        let mut ends_within = false;
         definitions.add_payload(&epoch.definitions)?;
         if let Some(name) = index.newest()
             && let Some(segment) = self.archive.segment(epoch.id.number(), *name).await?
         {
             definitions.add_payload(&segment.definitions)?;
+            ends_within = !segment.transaction_end;
         }
         definitions.add_payload(&control.definitions().await?)?;
-        Ok(Arc::new(Mutex::new(definitions)))
+        Ok((Arc::new(Mutex::new(definitions)), ends_within))
     }
 }
 
@@ -294,6 +300,9 @@ impl Leader<'_> {
         let position = frame.position(message);
         let open = self.transaction.get_or_insert_default();
         let is_stored = position <= self.skip_up_to;
+        if self.stored_within && position == self.skip_up_to {
+            self.gatherer.go_on_within();
+        }
         let verified = match self.verifier.verify(frame.top_xid, &message.body) {
             Ok(verified) => verified,
             Err(skip) => {
