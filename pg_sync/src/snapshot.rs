@@ -1,11 +1,13 @@
-//! One page of a table's merged state, in key order: live rows as whole creations, or tombstones.
+//! One page of a table's merged state, in key order: live rows as whole creations, or tombstones and what is
+//! parked beside them.
 //!
 //! Reads in the snapshot of the caller's transaction and with the caller's rights: the hub asks as
 //! cloudsync_owner with row security off, so that a filtered scan is an error.
 
-use shared_format::payload::{ChangesBuilder, PayloadBuilder};
-use shared_format::{Hlc, RowKind, Stamp, ValueRef, decode_key, encode_key};
+use shared_format::payload::{Cell, ChangesBuilder, Payload, PayloadBuilder};
+use shared_format::{Hlc, RowKind, RowState, Stamp, ValueRef, decode_key, encode_key};
 
+use crate::apply::parked;
 use crate::catalog::{self, Tracked};
 use crate::edge::query::{self, Argument};
 use crate::edge::session::as_owner;
@@ -67,7 +69,7 @@ pub(crate) fn part(
     }
     let mut payload = PayloadBuilder::new();
     payload.definition(&table.definition());
-    if row_count > 0 {
+    if changes.rows() > 0 {
         payload.push(changes);
     }
     Ok(Part { payload: payload.finish(), next: if ended { None } else { place }, row_count })
@@ -97,8 +99,48 @@ fn add(
         }
     }
     let kind = if metadata.alive { RowKind::Created } else { RowKind::Deleted };
-    changes.row(kind, life, &key, &cells);
-    Ok(encode_key(key))
+    // A row of which only cells are known has no life to tell of.
+    if metadata.alive || life.hlc > Hlc::ZERO {
+        changes.row(kind, life, &key, &cells);
+    }
+    let row_key = encode_key(key.iter().copied());
+    if !metadata.alive && !state.cells.is_empty() {
+        add_parked(changes, table, &state, &key, &row_key)?;
+    }
+    Ok(row_key)
+}
+
+/// Adds the parked cells of a row, so that whoever joins now shows the same if an older creation arrives.
+fn add_parked(
+    changes: &mut ChangesBuilder,
+    table: &Tracked,
+    state: &RowState,
+    key: &[ValueRef<'_>],
+    row_key: &[u8],
+) -> Result<(), SyncError> {
+    let Some(bytes) = as_owner(|| parked::stored(table, row_key)) else { return Ok(()) };
+    for parked in Payload::parse(&bytes)?.changes() {
+        let ids = parked.columns();
+        let mut rows = parked.rows();
+        while let Some(row) = rows.next_row()? {
+            let place = |cell: &Cell<'_>| {
+                let id = ids.get(cell.column)?;
+                let place = table.columns.iter().position(|column| column.column_id() == *id)?;
+                // An entry that a local write has overtaken is left behind: the state knows better.
+                (state.cell(*id) == Some(cell.stamp)).then_some(place)
+            };
+            let mut cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = row
+                .cells
+                .iter()
+                .filter_map(|cell| Some((place(cell)?, Some(cell.stamp), cell.value)))
+                .collect();
+            cells.sort_by_key(|(place, _, _)| *place);
+            if !cells.is_empty() {
+                changes.row(RowKind::Cells, row.stamp, key, &cells);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn rows(table: &Tracked, dead: bool, after: Option<&[u8]>, wanted: i32) -> Result<Vec<Tuple>, SyncError> {
@@ -149,7 +191,7 @@ fn live_sql(table: &Tracked, names: &[String], bound: &str) -> String {
 fn dead_sql(table: &Tracked, names: &[String], bound: &str) -> String {
     format!(
         "select m.alive, m.hlc, m.site, m.cols, {keys} from {metadata} as m \
-         where not m.alive and m.hlc > 0 and {bound} order by {keys} limit $1",
+         where not m.alive and (m.hlc > 0 or m.cols is not null) and {bound} order by {keys} limit $1",
         keys = names.join(", "),
         metadata = table.metadata(),
     )

@@ -7,7 +7,7 @@
 mod decide;
 mod incoming;
 mod local;
-mod parked;
+pub(crate) mod parked;
 mod write;
 
 use std::collections::BTreeSet;

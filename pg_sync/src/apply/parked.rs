@@ -24,11 +24,7 @@ pub(super) fn read(
     if state.is_alive() || state.cells.is_empty() {
         return Ok(values);
     }
-    let sql = "select p.payload from cloudsync.parked as p \
-               where p.table_id operator(pg_catalog.=) $1 and p.row_key operator(pg_catalog.=) $2";
-    let place = [Argument::integer(table.table_id), Argument::bytea(&row.row_key)];
-    let found = as_owner(|| query::run(sql, &place));
-    let Some(bytes) = found.first().map(codec::to_bytes) else { return Ok(values) };
+    let Some(bytes) = as_owner(|| stored(table, &row.row_key)) else { return Ok(values) };
     let payload = Payload::parse(&bytes)?;
     for changes in payload.changes() {
         let ids = changes.columns();
@@ -49,6 +45,14 @@ pub(super) fn read(
         }
     }
     Ok(values)
+}
+
+/// The payload that holds the parked cells of a row. Runs as the owner.
+pub(crate) fn stored(table: &Tracked, row_key: &[u8]) -> Option<Vec<u8>> {
+    let sql = "select p.payload from cloudsync.parked as p \
+               where p.table_id operator(pg_catalog.=) $1 and p.row_key operator(pg_catalog.=) $2";
+    let place = [Argument::integer(table.table_id), Argument::bytea(row_key)];
+    query::run(sql, &place).first().map(codec::to_bytes)
 }
 
 /// Stores the parked values of a row, or forgets them when there are none. Runs as the owner.
