@@ -22,6 +22,15 @@ until_waiting() {
     done
 }
 
+# Waits until the first session has printed $1.
+until_said() {
+    tries=0
+    until grep -qs "$1" "$work/one.out"; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 20000 ] || { echo "the first session never said $1"; exit 1; }
+    done
+}
+
 expect() {
     if [ "$2" != "$3" ]; then
         echo "$1: found '$2', wanted '$3'"
@@ -58,7 +67,7 @@ open_session one
 open_session two
 exec 3> "$work/one" 4> "$work/two"
 echo "begin; update t set a = 'one' where id = 3; select 'ready';" >&3
-until grep -q ready "$work/one.out"; do :; done
+until_said ready
 before=$(sql -c "select cloudsync.self_ordinal() is not null")
 expect "session" "$before" t
 echo "begin; select 'begun'; update t set a = 'two' where id = 3; commit; select 'done';" >&4
@@ -71,7 +80,7 @@ expect "greater stamp" "$(sql -c "select m.cols[3] > f.cols[3] and m.cols[5] = f
 # An apply finds the row locked, waits, and merges with what was committed: the local write is later.
 sql -c "insert into t values (1, 'local', 'local')"
 echo "begin; update t set a = 'local, later' where id = 1; select 'locked';" >&3
-until grep -q locked "$work/one.out"; do :; done
+until_said locked
 echo "select 'applied ' || cloudsync_payload_apply(payload) from payloads;" >&4
 until_waiting 1
 echo "commit;" >&3
@@ -82,7 +91,7 @@ expect "apply after a local write" "$(sql -c "select string_agg(id || ' ' || a |
 # A row appears while the apply wants to insert it: the merge is done again, nothing is refused.
 sql -c "delete from t where id = 2; delete from cloudsync.meta_2 where key_1 = 2"
 echo "begin; insert into t values (2, 'appeared', 'appeared'); select 'inserted';" >&3
-until grep -q inserted "$work/one.out"; do :; done
+until_said inserted
 echo "select 'again ' || cloudsync_payload_apply(payload) from payloads;" >&4
 until_waiting 1
 echo "commit;" >&3
@@ -93,7 +102,7 @@ expect "refused" "$(sql -c "select count(*) from cloudsync.rejected")" 0
 # Two applies of the same payload at once.
 sql -c "truncate t; delete from cloudsync.meta_2"
 echo "begin; select 'held ' || cloudsync_payload_apply(payload) from payloads;" >&3
-until grep -q held "$work/one.out"; do :; done
+until_said held
 echo "select 'second ' || cloudsync_payload_apply(payload) from payloads;" >&4
 until_waiting 1
 echo "commit;" >&3
