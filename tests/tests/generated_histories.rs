@@ -1,14 +1,19 @@
-//! Histories made by chance on three clients and in Postgres: whatever happened in whatever order, every side
-//! ends with the same rows and the same lives. A failure prints its seed; `SEED=…` plays it again.
+//! Histories made by chance on clients and in Postgres, with hubs that are killed: whatever happened, every side
+//! ends with the same rows and the same stamps. A failure prints its seed; `SEED=…` plays it again.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use shared_format::unpack_cells;
+use tests::client::Client;
 use tests::stage::{Setting, Stage};
 
 const HISTORIES: u64 = 6;
 const STEPS: usize = 150;
 const KEYS: u64 = 8;
-const SIDES: [&str; 4] = ["a", "b", "c", "pg"];
+/// The last one is new in the middle of the history.
+const SIDES: [&str; 5] = ["a", "b", "c", "pg", "late"];
+const CLIENTS: [&str; 4] = ["a", "b", "c", "late"];
 
 /// A small generator of numbers that follow from a seed (xorshift64*).
 struct Dice(u64);
@@ -29,7 +34,8 @@ impl Dice {
 
 /// One step of a history, as a line for the stage.
 fn step(dice: &mut Dice, number: usize) -> String {
-    let who = dice.of(&SIDES);
+    let sides = if number < STEPS / 2 { &SIDES[..4] } else { &SIDES[..] };
+    let who = dice.of(sides);
     let key = format!("k{}", dice.below(KEYS));
     let value = format!("'{who} {number}'");
     let what = match dice.below(10) {
@@ -54,16 +60,51 @@ fn step(dice: &mut Dice, number: usize) -> String {
     format!("{who}: {what}")
 }
 
-/// Every row's life as Postgres and as a client know it: whether it lives, since which stamp.
-fn lives(stage: &mut Stage) -> (Vec<String>, Vec<Vec<String>>) {
+/// Every stamp that Postgres keeps about rows, in a form that knows no ordinals and no ids: the life of each row,
+/// dead ones too, and the columns that were written after it.
+fn stamps_in_postgres(stage: &Stage) -> Vec<String> {
     let table = stage.postgres.value("select table_id from cloudsync.tracked_tables where name = 'todo'");
-    let in_postgres = stage.postgres.rows(&format!(
-        "select m.key_1, m.alive::int, m.hlc, encode(s.site, 'hex') from cloudsync.meta_{table} m
-         join cloudsync.site_dictionary s on s.ordinal = m.site where m.alive order by m.key_1"
+    let mut lives = stage.postgres.rows(&format!(
+        "select m.key_1, case when m.alive then 'alive' else 'dead' end, m.hlc, encode(s.site, 'hex')
+         from cloudsync.meta_{table} m join cloudsync.site_dictionary s on s.ordinal = m.site"
     ));
-    let in_client = "select m.pk, m.alive, m.hlc, lower(hex(s.site)) from todo_cloudsync m
-         join cloudsync_sites s on s.ordinal = m.site where m.alive order by m.pk";
-    (in_postgres, ["a", "b", "c"].map(|name| stage.client(name).rows(in_client)).to_vec())
+    lives.extend(stage.postgres.rows(&format!(
+        "select m.key_1, c.name, m.cols[2 * c.column_id - 1], encode(s.site, 'hex')
+         from cloudsync.meta_{table} m
+         join cloudsync.columns c on c.table_id = {table} and m.cols[2 * c.column_id - 1] is not null
+         join cloudsync.site_dictionary s on s.ordinal = m.cols[2 * c.column_id]
+         where m.alive"
+    )));
+    lives.sort();
+    lives
+}
+
+/// The same as a client keeps it.
+fn stamps_in_client(client: &Client) -> Vec<String> {
+    let sites: BTreeMap<String, String> =
+        pairs(client, "select ordinal, lower(hex(site)) from cloudsync_sites");
+    let columns: BTreeMap<String, String> = pairs(
+        client,
+        "select id, name from cloudsync_columns where tbl = (select id from cloudsync_tables where name = 'todo')",
+    );
+    let mut stamps = client.rows(
+        "select m.pk, case when m.alive then 'alive' else 'dead' end, m.hlc, lower(hex(s.site))
+         from todo_cloudsync m join cloudsync_sites s on s.ordinal = m.site",
+    );
+    for key in client.rows("select pk from todo_cloudsync where alive and cols is not null") {
+        let packed = client.bytes(&format!("select cols from todo_cloudsync where pk = '{key}'"));
+        for (column, hlc, ordinal) in unpack_cells(&packed).expect("the client packed them") {
+            let name = &columns[&column.get().to_string()];
+            stamps.push(format!("{key}|{name}|{}|{}", hlc.raw(), sites[&ordinal.to_string()]));
+        }
+    }
+    stamps.sort();
+    stamps
+}
+
+fn pairs(client: &Client, sql: &str) -> BTreeMap<String, String> {
+    let rows = client.rows(sql);
+    rows.iter().filter_map(|row| row.split_once('|')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
 }
 
 fn play(seed: u64) {
@@ -71,6 +112,9 @@ fn play(seed: u64) {
     let mut stage = Stage::new(Setting::PLAIN);
     stage.play(&["a: sync", "b: sync", "c: sync"]);
     for number in 0..STEPS {
+        if dice.below(50) == 0 {
+            stage.play(&["hub: kill", "hub: start"]);
+        }
         let line = step(&mut dice, number);
         stage.play(&[&line]);
     }
@@ -81,9 +125,12 @@ fn play(seed: u64) {
         assert_eq!(refused, Vec::<String>::new(), "rows of {name} that Postgres refused");
     }
     stage.all_equal();
-    let (in_postgres, in_clients) = lives(&mut stage);
-    for (name, lives) in ["a", "b", "c"].iter().zip(in_clients) {
-        assert_eq!(lives, in_postgres, "lives in {name} (left) and Postgres");
+    let wanted = stamps_in_postgres(&stage);
+    for name in CLIENTS {
+        let found = stamps_in_client(stage.client(name));
+        let more: Vec<&String> = found.iter().filter(|stamp| !wanted.contains(stamp)).collect();
+        let less: Vec<&String> = wanted.iter().filter(|stamp| !found.contains(stamp)).collect();
+        assert!(more.is_empty() && less.is_empty(), "only {name} has {more:#?}, only Postgres has {less:#?}");
     }
 }
 
