@@ -43,6 +43,13 @@ impl PgSnapshot {
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())
     }
 
+    /// Whether it shows everything that another one shows.
+    #[must_use]
+    pub(crate) fn shows_all_of(&self, other: &PgSnapshot) -> bool {
+        let mut hidden = self.running.iter().take_while(|xid| **xid < other.xmax);
+        self.xmax >= other.xmax && hidden.all(|xid| !other.shows(*xid))
+    }
+
     /// Whether it shows everything that transactions below `xid` did.
     #[must_use]
     pub(crate) const fn shows_all_below(&self, xid: u64) -> bool {
@@ -53,8 +60,8 @@ impl PgSnapshot {
 /// The transactions that this leader decoded and that no snapshot was seen to show yet, in commit order.
 #[derive(Clone, Debug)]
 pub(crate) struct DecodedTransactions {
-    /// All that committed up to here is shown by every snapshot taken from now on.
-    shown_up_to: Option<Lsn>,
+    /// All that committed up to this LSN is shown by every snapshot that shows all of this one.
+    shown: Option<(PgSnapshot, Lsn)>,
     /// What an earlier leader decoded: its ids are unknown, but all are below this one, and all committed up to
     /// this LSN.
     inherited: Option<(u64, Lsn)>,
@@ -67,7 +74,7 @@ impl DecodedTransactions {
     #[must_use]
     pub(crate) const fn begin(stored: Lsn, taken_after: &PgSnapshot) -> DecodedTransactions {
         DecodedTransactions {
-            shown_up_to: None,
+            shown: None,
             inherited: Some((taken_after.xmax, stored)),
             unseen: VecDeque::new(),
         }
@@ -80,22 +87,26 @@ impl DecodedTransactions {
 
     /// The greatest decoded LSN up to which this snapshot shows every decoded transaction.
     ///
-    /// None while it does not even show all that was decoded before this leader began.
+    /// None while it does not even show all that was decoded before this leader began, and for a snapshot that
+    /// was taken before the one by which transactions were forgotten: what is between them is not known.
     #[must_use]
     pub(crate) fn place_of(&self, snapshot: &PgSnapshot) -> Option<Lsn> {
         let floor = match self.inherited {
-            None => self.shown_up_to,
+            None => {
+                let shown = self.shown.as_ref().filter(|(by, _place)| snapshot.shows_all_of(by));
+                shown.map(|(_by, place)| *place)
+            }
             Some((xid, stored)) => snapshot.shows_all_below(xid).then_some(stored),
         };
         let shown = self.unseen.iter().take_while(|transaction| snapshot.shows(transaction.xid));
         floor.map(|floor| shown.last().map_or(floor, |transaction| transaction.commit_end))
     }
 
-    /// Forgets what this snapshot shows, since every later one will show it too.
+    /// Forgets what this snapshot shows, since every one that is taken later will show it too.
     pub(crate) fn forget_shown(&mut self, snapshot: &PgSnapshot) {
         let Some(place) = self.place_of(snapshot) else { return };
         self.inherited = None;
-        self.shown_up_to = Some(place);
+        self.shown = Some((snapshot.clone(), place));
         while self.unseen.front().is_some_and(|transaction| transaction.commit_end <= place) {
             self.unseen.pop_front();
         }
@@ -173,13 +184,25 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_that_was_taken_before_the_forgetting_has_no_place() {
+        let mut decoded = decoded(&[(51, 200), (52, 300)]);
+        // Taken when 52 was still running, and looked at after a later one was.
+        let earlier = snapshot("52:53:52");
+        decoded.forget_shown(&snapshot("53:53:"));
+        assert_eq!(decoded.place_of(&earlier), None);
+        assert_eq!(decoded.place_of(&snapshot("52:52:")), None);
+        assert_eq!(decoded.place_of(&snapshot("53:53:")), Some(Lsn::new(300)));
+        assert_eq!(decoded.place_of(&snapshot("53:60:55")), Some(Lsn::new(300)));
+    }
+
+    #[test]
     fn what_one_snapshot_showed_is_forgotten_and_stays_shown() {
         let mut decoded = decoded(&[(51, 200), (53, 300), (52, 400)]);
         decoded.forget_shown(&snapshot("49:60:49"));
         assert_eq!(decoded.place_of(&snapshot("53:54:53")), Some(Lsn::new(200)));
         decoded.forget_shown(&snapshot("53:54:53"));
         assert_eq!(decoded.unseen.len(), 2);
-        assert_eq!(decoded.place_of(&snapshot("52:54:52,53")), Some(Lsn::new(200)));
+        assert_eq!(decoded.place_of(&snapshot("53:55:53")), Some(Lsn::new(200)));
         decoded.forget_shown(&snapshot("54:54:"));
         assert!(decoded.inherited.is_none() && decoded.unseen.is_empty());
         assert_eq!(decoded.place_of(&snapshot("54:54:")), Some(Lsn::new(400)));
