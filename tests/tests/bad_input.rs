@@ -68,7 +68,7 @@ fn damaged(payload: &[u8]) -> Vec<(String, Vec<u8>)> {
         ("text".to_owned(), b"select 1".to_vec()),
         ("one byte appended".to_owned(), [payload, &[0]].concat()),
     ];
-    for length in (1..payload.len()).step_by(payload.len().div_ceil(40)) {
+    for length in (0..payload.len()).step_by(payload.len().div_ceil(40)) {
         all.push((format!("cut to {length} bytes"), payload[..length].to_vec()));
     }
     for place in (0..payload.len()).step_by(payload.len().div_ceil(80)) {

@@ -94,6 +94,10 @@ pub(crate) fn apply(
     source: Source,
 ) -> Result<Applied> {
     let connection = replica.connection;
+    if source == Source::File && frames.is_empty() {
+        // A server may have nothing to send, but a payload without bytes has lost them.
+        decode_frame(frames, &FRAME).reading("frame")?;
+    }
     fold(replica)?;
     // A caller's own transaction may have open keys already; then they are the caller's until COMMIT.
     let was_open = foreign_keys_open(connection)?;
