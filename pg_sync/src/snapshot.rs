@@ -4,7 +4,7 @@
 //! Reads in the snapshot of the caller's transaction and with the caller's rights: the hub asks as
 //! cloudsync_owner with row security off, so that a filtered scan is an error.
 
-use shared_format::payload::{Cell, ChangesBuilder, Payload, PayloadBuilder};
+use shared_format::payload::{ChangesBuilder, PayloadBuilder};
 use shared_format::{Hlc, RowKind, RowState, Stamp, ValueRef, decode_key, encode_key};
 
 use crate::apply::parked;
@@ -119,26 +119,11 @@ fn add_parked(
     row_key: &[u8],
 ) -> Result<(), SyncError> {
     let Some(bytes) = as_owner(|| parked::stored(table, row_key)) else { return Ok(()) };
-    for parked in Payload::parse(&bytes)?.changes() {
-        let ids = parked.columns();
-        let mut rows = parked.rows();
-        while let Some(row) = rows.next_row()? {
-            let place = |cell: &Cell<'_>| {
-                let id = ids.get(cell.column)?;
-                let place = table.columns.iter().position(|column| column.column_id() == *id)?;
-                // An entry that a local write has overtaken is left behind: the state knows better.
-                (state.cell(*id) == Some(cell.stamp)).then_some(place)
-            };
-            let mut cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = row
-                .cells
-                .iter()
-                .filter_map(|cell| Some((place(cell)?, Some(cell.stamp), cell.value)))
-                .collect();
-            cells.sort_by_key(|(place, _, _)| *place);
-            if !cells.is_empty() {
-                changes.row(RowKind::Cells, row.stamp, key, &cells);
-            }
-        }
+    let known = parked::known_cells(table, state, &bytes)?;
+    let cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> =
+        known.into_iter().map(|(place, stamp, value)| (place, Some(stamp), value)).collect();
+    if let Some((_, Some(first), _)) = cells.first() {
+        changes.row(RowKind::Cells, *first, key, &cells);
     }
     Ok(())
 }

@@ -25,26 +25,35 @@ pub(super) fn read(
         return Ok(values);
     }
     let Some(bytes) = as_owner(|| stored(table, &row.row_key)) else { return Ok(values) };
-    let payload = Payload::parse(&bytes)?;
-    for changes in payload.changes() {
-        let ids = changes.columns();
-        let mut rows = changes.rows();
-        while let Some(parked) = rows.next_row()? {
-            for cell in &parked.cells {
-                let place = ids
-                    .get(cell.column)
-                    .and_then(|id| table.columns.iter().position(|column| column.column_id() == *id));
-                let Some(column) = place.and_then(|place| table.columns.get(place)) else { continue };
-                // An entry that a local write has overtaken is left behind: the state knows better.
-                if state.cell(column.column_id()) == Some(cell.stamp)
-                    && let Some(place) = place
-                {
-                    values.insert(place, Expected { value: column.codec.datum(cell.value), sent: None });
-                }
-            }
+    for (place, _stamp, value) in known_cells(table, state, &bytes)? {
+        if let Some(column) = table.columns.get(place) {
+            values.insert(place, Expected { value: column.codec.datum(value), sent: None });
         }
     }
     Ok(values)
+}
+
+/// The cells in a stored payload that the state of their row still knows: place among the columns, stamp and
+/// value, in the order of places. One that a local write has overtaken is left behind.
+pub(crate) fn known_cells<'b>(
+    table: &Tracked,
+    state: &RowState,
+    bytes: &'b [u8],
+) -> Result<Vec<(usize, Stamp, ValueRef<'b>)>, SyncError> {
+    let mut cells = Vec::new();
+    for changes in Payload::parse(bytes)?.changes() {
+        let ids = changes.columns();
+        let mut rows = changes.rows();
+        while let Some(row) = rows.next_row()? {
+            cells.extend(row.cells.iter().filter_map(|cell| {
+                let id = ids.get(cell.column)?;
+                let place = table.columns.iter().position(|column| column.column_id() == *id)?;
+                (state.cell(*id) == Some(cell.stamp)).then_some((place, cell.stamp, cell.value))
+            }));
+        }
+    }
+    cells.sort_by_key(|(place, _, _)| *place);
+    Ok(cells)
 }
 
 /// The payload that holds the parked cells of a row. Runs as the owner.
