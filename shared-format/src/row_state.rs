@@ -119,7 +119,11 @@ impl RowState {
     pub fn set_cell(&mut self, column: ColumnId, stamp: Stamp) {
         let cell = CellStamp { column, stamp };
         match self.cells.binary_search_by_key(&column, |cell| cell.column) {
-            Ok(at) => self.cells.iter_mut().skip(at).take(1).for_each(|slot| *slot = cell),
+            Ok(at) => {
+                if let Some(held) = self.cells.get_mut(at) {
+                    *held = cell;
+                }
+            }
             Err(at) => self.cells.insert(at, cell),
         }
     }
