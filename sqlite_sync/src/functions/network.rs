@@ -1,0 +1,117 @@
+//! Network: where the server is, sending, receiving, both.
+
+use std::sync::PoisonError;
+
+use rusqlite::Connection;
+use rusqlite::functions::Context;
+use rusqlite::types::Value as SqlValue;
+use serde_json::{Value as Json, json};
+
+use super::arguments::{number, reach, text};
+use super::{DIRECT, Shared};
+use crate::connection::Applying;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::network::{Network, Server};
+use crate::settings;
+
+/// A function that uses what a connection remembers of its server.
+type NetworkFunction = fn(&Context<'_>, &Shared) -> Result<SqlValue>;
+
+pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Result<()> {
+    let with = |shared: &Shared, run: NetworkFunction| {
+        let shared = shared.clone();
+        move |context: &Context<'_>| Ok(run(context, &shared)?)
+    };
+    let functions: [(&str, i32, NetworkFunction); 12] = [
+        ("cloudsync_network_init", 1, network_init),
+        ("cloudsync_network_set_apikey", 1, set_api_key),
+        ("cloudsync_network_send_changes", 0, send_changes),
+        ("cloudsync_network_receive_changes", 0, receive_changes),
+        ("cloudsync_network_receive_changes", 1, receive_changes),
+        ("cloudsync_network_check_changes", 0, receive_changes),
+        ("cloudsync_network_check_changes", 1, receive_changes),
+        ("cloudsync_network_sync", 0, sync),
+        ("cloudsync_network_sync", 1, sync),
+        ("cloudsync_network_sync", 2, sync),
+        ("cloudsync_network_has_unsent_changes", 0, has_unsent_changes),
+        ("cloudsync_terminate", 0, terminate),
+    ];
+    for (name, arguments, run) in functions {
+        connection.create_scalar_function(name, arguments, DIRECT, with(shared, run))?;
+    }
+    Ok(())
+}
+
+fn network_init(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
+    let server = Server::parse(&text(context, "cloudsync_network_init", 0)?)?;
+    lock(shared).server = Some(server);
+    Ok(SqlValue::Null)
+}
+
+fn set_api_key(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
+    let function = "cloudsync_network_set_apikey";
+    let key = text(context, function, 0)?;
+    // It travels in a header, where other characters would end it.
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::Argument { function, index: 1, wanted: "visible ASCII characters" });
+    }
+    lock(shared).api_key = Some(key);
+    Ok(SqlValue::Null)
+}
+
+/// Reaches the network half outside any transaction, which a network function could not hold together.
+fn with_network(
+    context: &Context<'_>,
+    shared: &Shared,
+    function: &'static str,
+    run: impl FnOnce(&Connection, &Network, &Applying) -> Result<Json>,
+) -> Result<SqlValue> {
+    let connection = reach(context)?;
+    if !connection.is_autocommit() {
+        return Err(Error::OpenTransaction { function });
+    }
+    let json = run(&connection, &lock(shared), &shared.applying)?;
+    Ok(SqlValue::Text(json.to_string()))
+}
+
+fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Network> {
+    shared.network.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn send_changes(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
+    with_network(context, shared, "cloudsync_network_send_changes", |connection, network, _| {
+        Ok(json!({ "send": network.send(connection)? }))
+    })
+}
+
+fn receive_changes(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
+    let function = "cloudsync_network_receive_changes";
+    let chunks_max = number(context, function, 0)?;
+    with_network(context, shared, function, |connection, network, applying| {
+        Ok(json!({ "receive": network.receive(connection, applying, 0, 0, chunks_max)? }))
+    })
+}
+
+fn sync(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
+    let function = "cloudsync_network_sync";
+    let wait_ms = number(context, function, 0)?.unwrap_or(0);
+    let retries = number(context, function, 1)?.unwrap_or(0);
+    with_network(context, shared, function, |connection, network, applying| {
+        let send = network.send(connection)?;
+        let receive = network.receive(connection, applying, wait_ms, retries, None)?;
+        Ok(json!({ "send": send, "receive": receive }))
+    })
+}
+
+fn has_unsent_changes(context: &Context<'_>, _shared: &Shared) -> Result<SqlValue> {
+    let connection = reach(context)?;
+    let unsent = settings::is_set_up(&connection)? && log::has_unsent(&connection)?;
+    Ok(SqlValue::Integer(i64::from(unsent)))
+}
+
+/// Forgets the server and the key and closes what is open to it.
+fn terminate(_context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
+    lock(shared).close();
+    Ok(SqlValue::Null)
+}
