@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 unit_crates := -p shared-format -p schema-mapping -p sqlite_sync -p hub
 tidy := cargo test --package tests --test tidy
 
-.PHONY: help demo test check test-unit test-postgres test-store test-e2e generate bench dist
+.PHONY: help demo test check test-unit test-postgres test-store test-e2e fuzz generate bench dist
 .PHONY: build-tools test-tools
 
 help: ## Lists these targets.
@@ -46,6 +46,9 @@ test-store: build-tools test-tools ## The hub's object stores against the S3 API
 
 test-e2e: dist test-tools ## The scenarios and the object stores: every part real, on private servers.
 	cargo test --package tests --no-fail-fast
+
+fuzz: build-tools ## Fuzzes every reader of foreign bytes, FUZZ_SECONDS each (default 1800); needs nightly.
+	$(scripts)/fuzz.sh
 
 generate: build-tools ## Writes the payload code from its schema again.
 	cargo run --package generate

@@ -34,9 +34,14 @@ fn is_generated(path: &Path) -> bool {
     path.ends_with("payload/generated.rs") || path.ends_with("Cargo.lock")
 }
 
+/// Seeds of the fuzzers are bytes of any kind.
+fn is_seed(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "corpus")
+}
+
 /// Returns the files that people write, with their text.
 fn sources() -> Vec<(PathBuf, String)> {
-    let files = files().into_iter().filter(|path| !is_generated(path));
+    let files = files().into_iter().filter(|path| !is_generated(path) && !is_seed(path));
     let read = |path: &PathBuf| fs::read_to_string(places::workspace().join(path)).expect("files are UTF-8");
     files.map(|path| (path.clone(), read(&path))).collect()
 }
