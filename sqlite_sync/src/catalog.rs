@@ -7,6 +7,7 @@ use shared_format::payload::TableAlgorithm;
 use shared_format::{SiteId, Value, decode_key};
 
 use crate::capture;
+use crate::checks::{self, Skipped};
 use crate::error::{Doing, Error, Reading, Result, Untrackable};
 use crate::fold;
 use crate::log;
@@ -91,15 +92,61 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
     Ok(tables)
 }
 
-/// Tracks a table, or takes its columns and indexes in anew, and returns the file's site.
-pub(crate) fn init(connection: &Connection, table: &str, algorithm: TableAlgorithm) -> Result<SiteId> {
-    let shape = Shape::read(connection, table)?;
+/// Tracks every table of the user that is not tracked yet, all or none, and returns the file's site.
+pub(crate) fn init_all(
+    connection: &Connection,
+    algorithm: TableAlgorithm,
+    skipped: Skipped,
+) -> Result<SiteId> {
     let unit = Unit::begin(connection)?;
+    set_up(connection)?;
+    // Tables named after a virtual table hold what it keeps, and are not the user's to write.
+    let sql = "select s.name from main.sqlite_schema as s
+        where s.type = 'table' and s.rootpage > 0 and s.name not glob 'sqlite_*'
+          and lower(s.name) not glob 'cloudsync_*' and lower(s.name) not glob '*_cloudsync'
+          and not exists (select 1 from main.cloudsync_tables as t where t.name = s.name)
+          and not exists (select 1 from main.sqlite_schema as v
+            where v.sql like 'create virtual table%'
+              and substr(s.name, 1, length(v.name) + 1) = v.name || '_' collate nocase)
+        order by s.rowid";
+    let names = connection
+        .prepare_cached(sql)?
+        .query_map([], |row| row.get(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<String>>>)
+        .doing("list the tables")?;
+    for name in names {
+        init(connection, &name, algorithm, skipped)?;
+    }
+    let site = Sites::load(connection)?.ok_or(Error::NothingTracked)?.own();
+    unit.commit()?;
+    Ok(site)
+}
+
+/// Makes the extension's own tables and the file's site, where they are not there yet.
+fn set_up(connection: &Connection) -> Result<()> {
     connection.execute_batch(CATALOG).doing("make the extension's tables")?;
     if settings::integer(connection, Setting::Site)?.is_none() {
         Sites::renew(connection)?;
     }
+    Ok(())
+}
+
+/// Tracks a table, or takes its columns and indexes in anew, and returns the file's site.
+pub(crate) fn init(
+    connection: &Connection,
+    table: &str,
+    algorithm: TableAlgorithm,
+    skipped: Skipped,
+) -> Result<SiteId> {
+    let shape = Shape::read(connection, table)?;
+    let unit = Unit::begin(connection)?;
+    set_up(connection)?;
     let is_new = register(connection, &shape, algorithm)?;
+    if is_new {
+        checks::check_new(connection, &shape, skipped)?;
+    } else {
+        checks::check_changed(connection, &shape, skipped)?;
+    }
     number_columns(connection, &shape)?;
     capture::widen_log(connection, shape.key.len())?;
     let tracked = Replica::open(connection)?;

@@ -40,12 +40,14 @@ pub enum Error {
         wanted: &'static str,
     },
     /// An argument of the wrong type or outside its range.
-    #[error("{function}: argument {index} is wrong, wanted {wanted}")]
+    #[error("{function}: argument {index} is {found}, wanted {wanted}")]
     Argument {
         /// The SQL function.
         function: &'static str,
         /// Counted from 1.
         index: usize,
+        /// What was given: its type, or a number.
+        found: String,
         /// What it takes.
         wanted: &'static str,
     },
@@ -176,6 +178,33 @@ pub enum Untrackable {
     NameTaken {
         /// The name needed.
         name: String,
+    },
+    /// Two replicas would give the same number to different rows.
+    #[error(
+        "its key is the integer {column:?}, which two replicas may give to different rows; wanted a key that is \
+         unique everywhere (cloudsync_uuid()), or flag 1 to allow it"
+    )]
+    IntegerKey {
+        /// The key column.
+        column: String,
+    },
+    /// Rows that replicas without the column create could not be stored here.
+    #[error(
+        "new column {column:?} is NOT NULL and has no DEFAULT, so rows of replicas that do not know it yet would be \
+         refused here; wanted a DEFAULT, or flag 2 to allow it"
+    )]
+    NoDefault {
+        /// The column.
+        column: String,
+    },
+    /// Rows without a name cannot travel.
+    #[error(
+        "key column {column:?} is NULL in a row, which then has no name elsewhere; wanted a value, or flag 4 to \
+         leave such rows on this device"
+    )]
+    NullKey {
+        /// The key column.
+        column: String,
     },
 }
 

@@ -6,6 +6,7 @@ mod apply;
 mod capture;
 mod catalog;
 mod changes;
+mod checks;
 mod connection;
 mod emit;
 mod entrypoint;

@@ -73,7 +73,7 @@ fn a_damaged_payload_is_an_error_and_changes_nothing() {
     apply(b, Some(&twice)).expect_err("good frames before a bad one are not applied");
     let error =
         b.query_row("select cloudsync_payload_apply('text')", [], |_row| Ok(())).expect_err("not a blob");
-    assert!(error.to_string().contains("argument 1 is wrong, wanted a payload (BLOB)"), "{error}");
+    assert!(error.to_string().contains("argument 1 is text of 4 bytes, wanted a payload (BLOB)"), "{error}");
     let with_folded = rows(b, "select count(*) from todos", []);
     assert_eq!((dump(b), with_folded.as_str()), (before, "1"));
     assert_eq!(apply(b, Some(&payload)), Ok(2), "the good one still goes in");
@@ -86,7 +86,7 @@ fn a_column_on_one_side_only_does_not_hold_up_the_others() {
     let b = open();
     run(&b, "create table t (id integer primary key, only_b text not null default 'db', both text)");
     for connection in [&a, &b] {
-        rows(connection, "select cloudsync_init('t')", []);
+        rows(connection, "select cloudsync_init('t', 'cls', 1)", []);
     }
     run(&a, "insert into t values (1, 'x', 'a1')");
     run(&b, "insert into t values (2, 'b2', 'y')");
@@ -115,7 +115,7 @@ fn an_unknown_table_and_another_key_are_skipped_and_recorded() {
         "create table t (v, id text, other, primary key (id, other)); create table w (id integer primary key, v)",
     );
     for (connection, table) in [(&a, "t"), (&a, "u"), (&a, "w"), (&b, "t"), (&b, "w")] {
-        rows(connection, "select cloudsync_init(?1)", [table]);
+        rows(connection, "select cloudsync_init(?1, 'cls', 1)", [table]);
     }
     run(&a, "insert into t values (1, 1); insert into u values (1, 1); insert into w values (1, 1)");
     assert_eq!(apply(&b, encode(&a, 0).as_deref()), Ok(1));
@@ -354,7 +354,7 @@ fn a_key_that_would_not_come_back_is_not_written() {
     let b = open();
     run(&b, "create table t (id integer primary key, v)");
     for connection in [&a, &b] {
-        rows(connection, "select cloudsync_init('t')", []);
+        rows(connection, "select cloudsync_init('t', 'cls', 1)", []);
     }
     run(&a, "insert into t values ('01', 'x')");
     assert_eq!(apply(&b, encode(&a, 0).as_deref()), Ok(0));

@@ -229,14 +229,14 @@ fn a_table_of_very_many_columns() {
     let schema = format!("create table wide (id integer primary key, {})", columns.join(", "));
     let connection = open();
     run(&connection, &schema);
-    rows(&connection, "select cloudsync_init('wide')", []);
+    rows(&connection, "select cloudsync_init('wide', 'cls', 1)", []);
     run(
         &connection,
         "insert into wide (id) values (1); update wide set c1 = 1, c62 = 62, c63 = 63, c990 = 990",
     );
     let other = open();
     run(&other, &schema);
-    rows(&other, "select cloudsync_init('wide')", []);
+    rows(&other, "select cloudsync_init('wide', 'cls', 1)", []);
     assert_eq!(apply(&other, encode(&connection, 0).as_deref()), Ok(1));
     run(&connection, "update wide set c500 = 5");
     let set = rows(&connection, "select cols from cloudsync_log order by seq desc limit 1", []);

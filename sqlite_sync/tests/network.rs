@@ -423,7 +423,7 @@ fn rows_that_were_there_before_go_up_in_parts_below_the_limit() {
         &a,
         "with recursive n(i) as (select 1 union all select i + 1 from n where i < 40) insert into big select i, randomblob(512 * 1024) from n",
     );
-    rows(&a, "select cloudsync_init('big')", []);
+    rows(&a, "select cloudsync_init('big', 'cls', 1)", []);
     run(&a, "insert into big values (100, x'00'); update big set v = x'01' where id = 7");
     for token in 0..5 {
         script.accept(0, token, "");
@@ -432,7 +432,7 @@ fn rows_that_were_there_before_go_up_in_parts_below_the_limit() {
     let seen = script.seen();
     let b = open();
     run(&b, "create table big (id integer primary key, v blob)");
-    rows(&b, "select cloudsync_init('big')", []);
+    rows(&b, "select cloudsync_init('big', 'cls', 1)", []);
     for one in &seen {
         assert!(one.body.len() <= 8 * 1024 * 1024 + 64, "{} bytes", one.body.len());
         b.query_row("select cloudsync_payload_apply(?1)", [&one.body], |_row| Ok(())).expect("apply works");

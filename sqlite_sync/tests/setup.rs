@@ -47,6 +47,14 @@ fn what_cannot_be_tracked_is_refused_with_the_reason() {
         "create table t (a primary key, b, c as (b + 1)); create unique index i on t (c)",
         "unique index \"i\" is over an expression",
     );
+    refuse(
+        "create table t (a bigint primary key)",
+        "its key is the integer \"a\", which two replicas may give to different rows; wanted a key that is unique everywhere (cloudsync_uuid()), or flag 1 to allow it",
+    );
+    refuse(
+        "create table t (a text, b text, primary key (a, b)); insert into t values ('1', null)",
+        "key column \"b\" is NULL in a row, which then has no name elsewhere; wanted a value, or flag 4 to leave such rows on this device",
+    );
     check("select 1", "cloudsync_init('nope')", Err("no table \"nope\" in this file"));
     check("create view v as select 1", "cloudsync_init('v')", Err("no table \"v\" in this file"));
     check(
@@ -63,6 +71,49 @@ fn what_cannot_be_tracked_is_refused_with_the_reason() {
 }
 
 #[test]
+fn flags_allow_what_is_refused_without_them() {
+    let composite = "create table t (a integer, b integer, primary key (a, b))";
+    check(composite, "cast(length(cloudsync_init('t')) as text)", Ok("32"));
+    let integer = "create table t (a integer primary key)";
+    check(integer, "cast(length(cloudsync_init('t', 'cls', 1)) as text)", Ok("32"));
+    let null = "create table t (a text primary key); insert into t values (null)";
+    check(null, "cast(length(cloudsync_init('t', 'cls', 6)) as text)", Ok("32"));
+}
+
+#[test]
+fn a_required_column_is_refused_only_where_others_do_not_have_it_yet() {
+    let required = "create table t (id text primary key, title text not null, n integer not null default 0)";
+    check(required, "cast(length(cloudsync_init('t')) as text)", Ok("32"));
+    let rebuilt = "create table t (id text primary key); select cloudsync_init('t'); drop table t; create table t (id text primary key, title text not null)";
+    check(
+        rebuilt,
+        "cloudsync_init('t')",
+        Err(
+            "table \"t\" cannot be tracked: new column \"title\" is NOT NULL and has no DEFAULT, so rows of replicas that do not know it yet would be refused here; wanted a DEFAULT, or flag 2 to allow it",
+        ),
+    );
+    check(rebuilt, "cast(length(cloudsync_init('t', 'cls', 2)) as text)", Ok("32"));
+}
+
+#[test]
+fn a_star_tracks_all_tables_or_none() {
+    let connection = open();
+    run(
+        &connection,
+        "create table a (id text primary key); create table b (id text primary key); create virtual table f using fts5(x); create view v as select 1",
+    );
+    rows(&connection, "select cloudsync_init('b')", []);
+    assert_eq!(rows(&connection, "select length(cloudsync_init('*'))", []), "32");
+    assert_eq!(rows(&connection, "select name from cloudsync_tables order by name", []), "a; b");
+    check(
+        "create table a (id text primary key); create table b (id)",
+        "cloudsync_init('*')",
+        Err("table \"b\" cannot be tracked: it has no primary key"),
+    );
+    check("select 1", "cast(length(cloudsync_init('*')) as text)", Ok("32"));
+}
+
+#[test]
 fn arguments_are_checked() {
     for algorithm in ["gos", "dws", "aws", "nonsense"] {
         let call = format!("cloudsync_init('todos', '{algorithm}')");
@@ -75,15 +126,15 @@ fn arguments_are_checked() {
     check(
         TODOS,
         "cloudsync_init('todos', 'cls', 9)",
-        Err("cloudsync_init: argument 3 is wrong, wanted 0 or 1"),
+        Err("cloudsync_init: argument 3 is 9, wanted flags from 0 to 7"),
     );
-    check(TODOS, "cloudsync_init(1)", Err("cloudsync_init: argument 1 is wrong, wanted text"));
-    check(TODOS, "cast(length(cloudsync_init('todos', null, 0)) as text)", Ok("16"));
-    check(TODOS, "cast(length(cloudsync_init('TODOS', 'CLS', 1)) as text)", Ok("16"));
+    check(TODOS, "cloudsync_init(1)", Err("cloudsync_init: argument 1 is 1, wanted text"));
+    check(TODOS, "cast(length(cloudsync_init('todos', null, 0)) as text)", Ok("32"));
+    check(TODOS, "cast(length(cloudsync_init('TODOS', 'CLS', 1)) as text)", Ok("32"));
     check(
         TODOS,
         "cloudsync_payload_encode(-1)",
-        Err("cloudsync_payload_encode: argument 1 is wrong, wanted a number from 0 on"),
+        Err("cloudsync_payload_encode: argument 1 is -1, wanted a number from 0 on"),
     );
     check(
         TODOS,
@@ -93,7 +144,7 @@ fn arguments_are_checked() {
     check(
         TODOS,
         "cloudsync_network_set_apikey('a' || char(10) || 'b')",
-        Err("cloudsync_network_set_apikey: argument 1 is wrong, wanted visible ASCII characters"),
+        Err("cloudsync_network_set_apikey: argument 1 is text of 3 bytes, wanted visible ASCII characters"),
     );
     check(
         TODOS,
@@ -121,8 +172,8 @@ fn facts_are_there_before_and_after_init() {
     check("select 1", "cast(cloudsync_is_sync('t') as text)", Ok("0"));
     let connection = open();
     run(&connection, TODOS);
-    assert_eq!(rows(&connection, "select cloudsync_init('todos') = cloudsync_siteid()", []), "1");
-    assert_eq!(rows(&connection, "select cloudsync_init('todos') = cloudsync_siteid()", []), "1");
+    assert_eq!(rows(&connection, "select cloudsync_init('todos') = lower(hex(cloudsync_siteid()))", []), "1");
+    assert_eq!(rows(&connection, "select cloudsync_init('todos') = lower(hex(cloudsync_siteid()))", []), "1");
     assert_eq!(
         rows(&connection, "select count(distinct cloudsync_uuid()) from sqlite_schema", []),
         rows(&connection, "select count(*) from sqlite_schema", [])
@@ -149,7 +200,7 @@ fn rows_that_were_there_before_travel_whole() {
         &a,
         "insert into todos values ('1', 'milk', 0), ('2', 'bread', 1), ('3', 'gone', 0), (null, 'nobody', 0)",
     );
-    rows(&a, "select cloudsync_init('todos')", []);
+    rows(&a, "select cloudsync_init('todos', 'cls', 4)", []);
     run(&a, "update todos set title = 'oats' where id = '1'; delete from todos where id = '3'");
     assert_eq!(rows(&a, "select count(*) from todos_cloudsync", []), "0", "init writes no metadata");
     let b = open();

@@ -110,7 +110,7 @@ impl Stage {
         let client = Client::open(&self.home.path().join(format!("{name}.sqlite")));
         for table in &self.tables {
             client.run(table.sqlite);
-            client.run(&format!("select cloudsync_init('{}')", table.name));
+            client.run(&format!("select cloudsync_init('{}', 'cls', 1)", table.name));
         }
         client
     }

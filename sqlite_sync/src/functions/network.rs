@@ -7,7 +7,7 @@ use rusqlite::functions::Context;
 use rusqlite::types::Value as SqlValue;
 use serde_json::{Value as Json, json};
 
-use super::arguments::{number, reach, text};
+use super::arguments::{number, reach, text, wrong};
 use super::{DIRECT, Shared};
 use crate::connection::Applying;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ fn set_api_key(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
     let key = text(context, function, 0)?;
     // It travels in a header, where other characters would end it.
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::Argument { function, index: 1, wanted: "visible ASCII characters" });
+        return Err(wrong(context, function, 0, "visible ASCII characters"));
     }
     lock(shared).api_key = Some(key);
     Ok(SqlValue::Null)

@@ -4,13 +4,13 @@ use rusqlite::Connection;
 use rusqlite::functions::Context;
 use rusqlite::types::ValueRef as Argument;
 
-use super::arguments::{number, reach};
+use super::arguments::{number, reach, wrong};
 use super::{DIRECT, Shared};
 use crate::apply::{Source, apply};
 use crate::catalog::Replica;
 use crate::changes::encode;
 use crate::connection::Applying;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::DbVersion;
 use crate::sql::Unit;
 
@@ -31,10 +31,7 @@ fn payload_apply(context: &Context<'_>, applying: &Applying) -> Result<i64> {
     let frames = match context.get_raw(0) {
         Argument::Null => return Ok(0),
         Argument::Blob(frames) => frames,
-        _other => {
-            let function = "cloudsync_payload_apply";
-            return Err(Error::Argument { function, index: 1, wanted: "a payload (BLOB)" });
-        }
+        _other => return Err(wrong(context, "cloudsync_payload_apply", 0, "a payload (BLOB)")),
     };
     let connection = reach(context)?;
     let mut replica = Replica::open(&connection)?;

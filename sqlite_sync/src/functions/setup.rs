@@ -6,8 +6,9 @@ use rusqlite::types::{Value as SqlValue, ValueRef as Argument};
 use shared_format::payload::TableAlgorithm;
 
 use super::DIRECT;
-use super::arguments::{number, reach, text};
+use super::arguments::{number, reach, text, wrong};
 use crate::catalog;
+use crate::checks::Skipped;
 use crate::error::{Error, Result};
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
@@ -21,7 +22,8 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     })
 }
 
-fn init(context: &Context<'_>) -> Result<Vec<u8>> {
+/// Tracks a table, or all for `'*'`. The site is told in hexadecimal digits, `cloudsync_siteid` tells the bytes.
+fn init(context: &Context<'_>) -> Result<String> {
     let function = "cloudsync_init";
     let table = text(context, function, 0)?;
     let name = match context.len() {
@@ -35,10 +37,14 @@ fn init(context: &Context<'_>) -> Result<Vec<u8>> {
             return Err(Error::Algorithm { found: name });
         }
     }
-    // Bit 1 allows integer keys elsewhere; here they always are.
-    if number(context, function, 2)?.is_some_and(|flags| flags > 1) {
-        return Err(Error::Argument { function, index: 3, wanted: "0 or 1" });
-    }
-    let site = catalog::init(&*reach(context)?, &table, TableAlgorithm::Cls)?;
-    Ok(site.as_bytes().to_vec())
+    let wanted = "flags from 0 to 7";
+    let skipped = Skipped::from_flags(number(context, function, 2)?.unwrap_or(0))
+        .ok_or_else(|| wrong(context, function, 2, wanted))?;
+    let connection = reach(context)?;
+    let site = if table == "*" {
+        catalog::init_all(&connection, TableAlgorithm::Cls, skipped)?
+    } else {
+        catalog::init(&connection, &table, TableAlgorithm::Cls, skipped)?
+    };
+    Ok(site.to_string())
 }

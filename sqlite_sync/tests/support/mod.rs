@@ -82,7 +82,7 @@ impl World {
             run(&connection, &self.schema);
             for table in &self.tables {
                 connection
-                    .query_row("select cloudsync_init(?1)", [table], |_row| Ok(()))
+                    .query_row("select cloudsync_init(?1, 'cls', 1)", [table], |_row| Ok(()))
                     .expect("init works");
             }
             self.replicas.insert(name.to_owned(), connection);
