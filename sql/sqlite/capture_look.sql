@@ -2,8 +2,8 @@
 -- without firing any trigger, so fold looks whether they are still there.
 create trigger main.{trigger} before {event} on {table}{when_written}
 begin
-  insert into cloudsync_log (tbl, cols, ms, {log_key})
+  insert into {log} (tbl, cols, ms, {log_key})
   select {id}, {look}, {now}, {held_key}
   from {table} as held
-  where {held_equal};
+  where {held_equal}{held_shared};
 end

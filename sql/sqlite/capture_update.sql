@@ -2,6 +2,6 @@
 create trigger main.{trigger} after update of {columns} on {table}
 when {key_kept} and ({changed})
 begin
-  insert into cloudsync_log (tbl, cols, ms, {log_key})
+  insert into {log} (tbl, cols, ms, {log_key})
   values ({id}, {column_set}, {now}, {new_key});
 end

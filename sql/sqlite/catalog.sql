@@ -84,3 +84,21 @@ create table if not exists main.cloudsync_skipped (
   at_ms integer not null,
   primary key (tbl, col)
 ) without rowid;
+
+-- What was set for the whole file (`tbl` is 0), a table (`col` is '') or one of its columns; 'enabled' and 'filter' are the extension's own.
+create table if not exists main.cloudsync_table_settings (
+  tbl integer not null,
+  col text not null collate nocase,
+  key text not null collate nocase,
+  value,
+  primary key (tbl, col, key)
+) without rowid;
+
+-- Entries of tables that are disabled, in the form of the log: they move there when the table is enabled.
+create table if not exists main.cloudsync_held (
+  seq integer primary key,
+  tbl integer,
+  cols,
+  ms integer,
+  pk
+);

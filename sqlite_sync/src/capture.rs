@@ -12,6 +12,7 @@ const INSERT: &str = include_str!("../../sql/sqlite/capture_insert.sql");
 const UPDATE: &str = include_str!("../../sql/sqlite/capture_update.sql");
 const REKEY: &str = include_str!("../../sql/sqlite/capture_rekey.sql");
 const DELETE: &str = include_str!("../../sql/sqlite/capture_delete.sql");
+const ENTER: &str = include_str!("../../sql/sqlite/capture_enter.sql");
 const LOOK_UP: &str = include_str!("../../sql/sqlite/capture_look.sql");
 
 /// Beginning of the name of every trigger that this crate makes.
@@ -49,15 +50,16 @@ fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
     let new_key = table.key_columns("NEW.");
     let old_key = table.key_columns("OLD.");
     let key_columns = key_columns_written(table);
-    let when_new = when(&key_whole(table, "NEW"));
-    let when_old = when(&key_whole(table, "OLD"));
-    let key_kept = join(&table.key, " and ", |_, column| format!("not {}", changed(column)));
+    let when_new = when(&both(key_whole(table, "NEW"), table.shares("NEW")));
+    let when_old = when(&both(key_whole(table, "OLD"), table.shares("OLD")));
     let key_changed = join(&table.key, " or ", |_, column| changed(column));
-    let new_key_whole = key_whole(table, "NEW").unwrap_or_else(|| String::from("true"));
+    let new_key_whole =
+        both(key_whole(table, "NEW"), table.shares("NEW")).unwrap_or_else(|| String::from("true"));
     let old_key_whole = key_whole(table, "OLD").unwrap_or_else(|| String::from("true"));
-    let names = ["insert", "update", "rekey", "delete"].map(|what| trigger(table, what));
+    let names = ["insert", "rekey", "delete"].map(|what| trigger(table, what));
     let shared = [
         ("table", quoted.as_str()),
+        ("log", if table.enabled { "cloudsync_log" } else { "cloudsync_held" }),
         ("id", &id),
         ("inserted", &numbers[0]),
         ("deleted", &numbers[1]),
@@ -73,31 +75,28 @@ fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
         with(
             REKEY,
             &[
-                ("trigger", &names[2]),
+                ("trigger", &names[1]),
                 ("key_columns", &key_columns),
                 ("key_changed", &key_changed),
                 ("new_key_whole", &new_key_whole),
                 ("old_key_whole", &old_key_whole),
             ],
         ),
-        with(DELETE, &[("trigger", &names[3]), ("when_key", &when_old)]),
+        // Whether a row matches the filter is asked of the table, where a deleted row is no more.
+        with(
+            DELETE,
+            &[
+                ("trigger", &names[2]),
+                ("when", if table.filter.is_some() { "before" } else { "after" }),
+                ("when_key", &when_old),
+            ],
+        ),
     ];
-    if !table.columns.is_empty() {
-        let own = [
-            ("trigger", names[1].as_str()),
-            ("columns", &table.other_columns("")),
-            (
-                "key_kept",
-                &match key_whole(table, "NEW") {
-                    Some(whole) => format!("{whole} and {key_kept}"),
-                    None => key_kept,
-                },
-            ),
-            ("changed", &balanced(&table.columns.iter().map(changed).collect::<Vec<_>>(), "or")),
-            ("column_set", &column_set(table)),
-        ];
-        all.push(with(UPDATE, &own));
+    if let Some(shared) = table.shares("OLD") {
+        let not_shared = both(key_whole(table, "OLD"), Some(format!("not {shared}"))).unwrap_or_default();
+        all.push(with(ENTER, &[("trigger", &trigger(table, "enter")), ("not_shared", &not_shared)]));
     }
+    all.extend(update_statement(table, &with));
     for (at, unique) in uniques.iter().enumerate() {
         all.extend(look_statements(table, at, unique, &with));
     }
@@ -107,6 +106,27 @@ fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
 /// Fills a template with the parts that all triggers of a table share, and with its own.
 type Filler<'a> = &'a dyn Fn(&str, &[(&str, &str)]) -> String;
 
+/// The trigger that logs which columns changed; None for a table of nothing but its key.
+fn update_statement(table: &TrackedTable, with: Filler<'_>) -> Option<String> {
+    if table.columns.is_empty() {
+        return None;
+    }
+    let name = trigger(table, "update");
+    let key_kept = join(&table.key, " and ", |_, column| format!("not {}", changed(column)));
+    let key_kept = match both(key_whole(table, "NEW"), table.shares("NEW")) {
+        Some(whole) => format!("{whole} and {key_kept}"),
+        None => key_kept,
+    };
+    let own = [
+        ("trigger", name.as_str()),
+        ("columns", &table.other_columns("")),
+        ("key_kept", &key_kept),
+        ("changed", &balanced(&table.columns.iter().map(changed).collect::<Vec<_>>(), "or")),
+        ("column_set", &column_set(table)),
+    ];
+    Some(with(UPDATE, &own))
+}
+
 /// Triggers that log which rows hold the values of one UNIQUE index.
 fn look_statements(table: &TrackedTable, at: usize, unique: &UniqueIndex, with: Filler<'_>) -> [String; 2] {
     let columns = join(&unique.parts, ", ", |_, (column, _)| quote(column));
@@ -115,6 +135,7 @@ fn look_statements(table: &TrackedTable, at: usize, unique: &UniqueIndex, with: 
     });
     let written = join(&unique.parts, " or ", |_, (column, _)| changed_value(column));
     let held_key = table.key_columns("held.");
+    let held_shared = table.shares("held").map(|shared| format!("\n  and {shared}")).unwrap_or_default();
     let look = |what: &str, event: &str, when_written: &str| {
         let name = trigger(table, &format!("{what}_{at}"));
         let own = [
@@ -123,6 +144,7 @@ fn look_statements(table: &TrackedTable, at: usize, unique: &UniqueIndex, with: 
             ("when_written", when_written),
             ("held_key", &held_key),
             ("held_equal", &held_equal),
+            ("held_shared", &held_shared),
         ];
         with(LOOK_UP, &own)
     };
@@ -188,17 +210,26 @@ fn key_whole(table: &TrackedTable, row: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(" and "))
 }
 
+fn both(one: Option<String>, other: Option<String>) -> Option<String> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(format!("{one} and {other}")),
+        (one, other) => one.or(other),
+    }
+}
+
 fn when(condition: &Option<String>) -> String {
     condition.as_ref().map(|condition| format!("\nwhen {condition}")).unwrap_or_default()
 }
 
 /// Adds columns to the log when a wider key than any before is tracked.
 pub(crate) fn widen_log(connection: &Connection, parts: usize) -> Result<()> {
-    let sql = "select count(*) from pragma_table_info('cloudsync_log', 'main') where name glob 'pk*'";
-    let found: u32 = connection.query_row(sql, [], |row| row.get(0))?;
-    for at in usize::try_from(found).unwrap_or(0)..parts {
-        let sql = format!("alter table main.cloudsync_log add column {}", log_key_name(at));
-        connection.execute_batch(&sql).doing("widen the capture log")?;
+    for log in ["cloudsync_log", "cloudsync_held"] {
+        let sql = "select count(*) from pragma_table_info(?1, 'main') where name glob 'pk*'";
+        let found: u32 = connection.query_row(sql, [log], |row| row.get(0))?;
+        for at in usize::try_from(found).unwrap_or(0)..parts {
+            let sql = format!("alter table main.{log} add column {}", log_key_name(at));
+            connection.execute_batch(&sql).doing("widen the capture log")?;
+        }
     }
     Ok(())
 }

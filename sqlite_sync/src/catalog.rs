@@ -71,8 +71,11 @@ pub(crate) fn clock_offset_ms(connection: &Connection) -> Result<i64> {
 }
 
 fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
-    let sql = "select id, name, algorithm, incarnation, version, baseline
-        from main.cloudsync_tables order by id";
+    let sql = "select t.id, t.name, t.algorithm, t.incarnation, t.version, t.baseline, e.value, f.value
+        from main.cloudsync_tables as t
+        left join main.cloudsync_table_settings as e on e.tbl = t.id and e.col = '' and e.key = 'enabled'
+        left join main.cloudsync_table_settings as f on f.tbl = t.id and f.col = '' and f.key = 'filter'
+        order by t.id";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let mut tables = Vec::new();
@@ -84,6 +87,8 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
             incarnation: row.get::<_, i64>(3)?.cast_unsigned(),
             version: row.get(4)?,
             baseline: row.get(5)?,
+            enabled: row.get::<_, Option<bool>>(6)?.unwrap_or(true),
+            filter: row.get(7)?,
             key: Vec::new(),
             columns: Vec::new(),
             sql: RowSql::default(),
@@ -230,6 +235,18 @@ pub(crate) fn baseline_after(connection: &Connection, table: u32) -> Result<Opti
     key.map(|key| decode_key(&key).reading("place in the baseline")).transpose()
 }
 
+/// Stops tracking every table.
+pub(crate) fn cleanup_all(connection: &Connection) -> Result<()> {
+    if !settings::is_set_up(connection)? {
+        return Ok(());
+    }
+    let unit = Unit::begin(connection)?;
+    for table in registered(connection)? {
+        cleanup(connection, &table.name)?;
+    }
+    unit.commit()
+}
+
 /// Stops tracking a table: its triggers, metadata and log entries go, the user's rows stay.
 pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
     if !settings::is_set_up(connection)? {
@@ -254,6 +271,8 @@ pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
         connection.execute("delete from main.cloudsync_parked where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_rejected where tbl = ?1", [&name])?;
         connection.execute("delete from main.cloudsync_columns where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_held where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_table_settings where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_tables where id = ?1", [id])?;
     }
     unit.commit()

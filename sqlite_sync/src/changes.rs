@@ -17,6 +17,7 @@ use crate::outbox::{self, Upload};
 use crate::parked;
 use crate::rejected::{self, Rejection, printed_key};
 use crate::sql::{Unit, binds, columns, join, refs};
+use crate::table_settings;
 use crate::tracked_table::{TrackedTable, log_key_name};
 
 /// Bytes of rows in one payload. Below the 8 MiB that an upload may have even when nothing compresses.
@@ -37,7 +38,7 @@ pub(crate) fn encode(connection: &Connection, since: DbVersion) -> Result<Option
     let unit = Unit::begin(connection)?;
     fold(&mut replica)?;
     let mut frames = Vec::new();
-    for table in &replica.tables {
+    for table in replica.tables.iter().filter(|table| table.enabled) {
         encode_known(&replica, table, since, &mut frames)?;
         if table.baseline.is_some_and(|baseline| baseline > since.get()) {
             encode_baseline(&replica, table, &mut frames)?;
@@ -76,7 +77,7 @@ fn encode_known(
 ) -> Result<()> {
     let key_len = table.key.len();
     let sql = format!(
-        "select {}, t.{} is not null, {}{} from {} as m left join {} as t on {} where m.seq > ?1",
+        "select {}, t.{} is not null, {}{} from {} as m left join {} as t on {} where m.seq > ?1{}",
         metadata::state_columns("m."),
         table.key[0].quoted(),
         table.log_key("m."),
@@ -84,6 +85,7 @@ fn encode_known(
         table.metadata(),
         table.quoted(),
         table.key_equals_log("t", "m"),
+        table.shares("t").map(|shared| format!(" and (m.alive = 0 or {shared})")).unwrap_or_default(),
     );
     let mut statement = replica.connection.prepare(&sql).doing("read changed rows")?;
     let mut rows = statement.query([since.get()])?;
@@ -140,13 +142,14 @@ fn for_each_baseline_row(
     let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
     let beyond = after.map(|_| format!("({key}) > ({places}) and ")).unwrap_or_default();
     let sql = format!(
-        "select {}, {key}{} from {} as t left join {} as m on {} where {beyond}{} order by {key}",
+        "select {}, {key}{} from {} as t left join {} as m on {} where {beyond}{}{} order by {key}",
         metadata::state_columns("m."),
         table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
         table.quoted(),
         table.metadata(),
         join(&table.key, " and ", |at, column| format!("m.{} = t.{}", log_key_name(at), column.quoted())),
         join(&table.key, " and ", |_, column| format!("t.{} is not null", column.quoted())),
+        table.shares("t").map(|shared| format!(" and {shared}")).unwrap_or_default(),
     );
     let mut statement = replica.connection.prepare(&sql).doing("read the baseline")?;
     let mut rows = statement.query(rusqlite::params_from_iter(binds(after.unwrap_or_default())))?;
@@ -331,7 +334,9 @@ fn push_logged(
     }
     let Some(values) = read_row(replica.connection, table, &row.key)? else { return Ok(()) };
     let at = row.entries.last().map_or(DbVersion::default(), |entry| entry.seq);
-    if !fits(replica, table, &row.key, &values, at)? {
+    if !table_settings::is_shared(replica.connection, table, &row.key)?
+        || !fits(replica, table, &row.key, &values, at)?
+    {
         return Ok(());
     }
     let is_inserted = row.entries.iter().any(|entry| entry.captured == Captured::Inserted);

@@ -139,6 +139,36 @@ pub enum Error {
     /// The operating system gave no random bytes.
     #[error("no random bytes")]
     Random,
+    /// A table that is not tracked.
+    #[error("table {table:?} is not tracked, call cloudsync_init({table:?}) first")]
+    NotTracked {
+        /// The name as given.
+        table: String,
+    },
+    /// A column that the table does not have.
+    #[error("table {table:?} has no column {column:?}")]
+    ColumnMissing {
+        /// The table.
+        table: String,
+        /// The name as given.
+        column: String,
+    },
+    /// A key that the extension keeps for itself.
+    #[error("{function}: key {key:?} is the extension's own, wanted another key")]
+    OwnKey {
+        /// The SQL function.
+        function: &'static str,
+        /// The key.
+        key: &'static str,
+    },
+    /// A filter that is no expression over one row.
+    #[error("filter of table {table:?} cannot be used: {reason}")]
+    Filter {
+        /// The table.
+        table: String,
+        /// What SQLite said, or what was wanted.
+        reason: String,
+    },
 }
 
 /// What stands in the way of tracking a table.
@@ -232,6 +262,10 @@ impl Error {
             | Self::Refused { .. }
             | Self::Answer { .. }
             | Self::ClockAhead { .. }
+            | Self::NotTracked { .. }
+            | Self::ColumnMissing { .. }
+            | Self::OwnKey { .. }
+            | Self::Filter { .. }
             | Self::Random => ffi::SQLITE_ERROR,
         }
     }

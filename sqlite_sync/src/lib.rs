@@ -22,6 +22,7 @@ mod rejected;
 mod restamp;
 mod settings;
 mod sql;
+mod table_settings;
 mod tracked_table;
 
 pub use entrypoint::sqlite3_cloudsync_init;

@@ -48,6 +48,10 @@ pub(crate) struct TrackedTable {
     pub(crate) version: u32,
     /// Number of the baseline entry, if the table was filled at `cloudsync_init`.
     pub(crate) baseline: Option<i64>,
+    /// Whether it is sent and received; what is written to a disabled table is held back.
+    pub(crate) enabled: bool,
+    /// Expression over its columns: rows that do not match it stay in this file.
+    pub(crate) filter: Option<String>,
     pub(crate) key: Vec<Column>,
     pub(crate) columns: Vec<Column>,
     pub(crate) sql: RowSql,
@@ -313,6 +317,17 @@ impl TrackedTable {
     /// Place of a column among those that are no key.
     pub(crate) fn position(&self, id: ColumnId) -> Option<usize> {
         self.columns.iter().position(|column| column.id == id)
+    }
+
+    /// Says that the row with the key of `row` (NEW, OLD or an alias) matches the filter; None without one.
+    ///
+    /// Asked of the table itself, since values of NEW and OLD compare without the type of their column.
+    pub(crate) fn shares(&self, row: &str) -> Option<String> {
+        let filter = self.filter.as_ref()?;
+        let key =
+            join(&self.key, " and ", |_, column| format!("cloudsync_row.{0} = {row}.{0}", column.quoted()));
+        let table = quote(&self.name);
+        Some(format!("exists (select 1 from {table} as cloudsync_row where {key} and ({filter}\n))"))
     }
 
     /// The user's table, quoted.

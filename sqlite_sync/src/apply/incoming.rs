@@ -77,6 +77,10 @@ fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Map
         skip(replica, &definition.name, "", "no such tracked table here")?;
         return Ok(None);
     };
+    if !table.enabled {
+        skip(replica, &definition.name, "", "disabled here")?;
+        return Ok(None);
+    }
     let place = |name: &str| definition.key.iter().position(|part| part.name.eq_ignore_ascii_case(name));
     let key: Option<Vec<usize>> = table.key.iter().map(|column| place(&column.name)).collect();
     let Some(key) = key.filter(|key| key.len() == definition.key.len()) else {
