@@ -45,6 +45,19 @@ impl SqliteValue<'_> {
     pub fn to_value(&self) -> Value {
         self.as_value().to_owned_value()
     }
+
+    /// The same value with bytes of its own.
+    #[must_use]
+    pub fn into_owned(self) -> SqliteValue<'static> {
+        match self {
+            Self::Null => SqliteValue::Null,
+            Self::Integer(v) => SqliteValue::Integer(v),
+            Self::Real(v) => SqliteValue::Real(v),
+            Self::Text(v) => SqliteValue::Text(Cow::Owned(v.into_owned())),
+            Self::Blob(v) => SqliteValue::Blob(Cow::Owned(v.into_owned())),
+            Self::RawText(v) => SqliteValue::RawText(Cow::Owned(v.into_owned())),
+        }
+    }
 }
 
 /// Maps a value to what SQLite stores for it.

@@ -22,7 +22,7 @@ mod value;
 
 pub use clock::{Hlc, SiteId, Stamp};
 pub use error::FormatError;
-pub use merge::{CellOutcome, Incoming, Plan, RowKind, RowWrite, merge};
+pub use merge::{CellOutcome, Incoming, Plan, RowKind, RowWrite, merge, merge_unseen};
 pub use message::{MESSAGE_PREFIX, Message, encode_message, signed_parts};
 pub use row_key::{decode_key, encode_key};
 pub use row_state::{CellStamp, ColumnId, Life, LocalWrite, RowState, pack_cells, unpack_cells};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, params};
 use shared_format::payload::{PayloadBuilder, encode_frame};
-use shared_format::{ColumnId, RowKind, RowState, Stamp, Value, encode_key};
+use shared_format::{ColumnId, RowKind, RowState, Stamp, Value, ValueRef, encode_key};
 
 use crate::catalog::{Replica, baseline_after};
 use crate::emit::TableRows;
@@ -440,11 +440,11 @@ pub(crate) fn single_row(
     kind: RowKind,
     stamp: Stamp,
     key: &[Value],
-    cells: &[(usize, Stamp, &Value)],
+    cells: &[(usize, Stamp, ValueRef<'_>)],
 ) -> Vec<u8> {
     let mut rows = TableRows::new(table);
     let cells: Vec<_> =
-        cells.iter().map(|(at, own, value)| (*at, (*own != stamp).then_some(*own), value.as_ref())).collect();
+        cells.iter().map(|(at, own, value)| (*at, (*own != stamp).then_some(*own), *value)).collect();
     rows.row(kind, stamp, key, &cells);
     rows.into_payload()
 }

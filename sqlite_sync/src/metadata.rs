@@ -10,6 +10,32 @@ use crate::settings::Sites;
 use crate::sql::{Bind, binds, column};
 use crate::tracked_table::TrackedTable;
 
+/// How many columns [`state`] reads.
+pub(crate) const STATE_COLUMNS: usize = 4;
+
+/// A state in the form of the metadata columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) alive: bool,
+    pub(crate) hlc: i64,
+    pub(crate) site: u32,
+    pub(crate) cols: Option<Vec<u8>>,
+}
+
+impl Stored {
+    /// Brings a state into the form of the metadata columns; sites that are new here get an ordinal.
+    pub(crate) fn of(connection: &Connection, sites: &mut Sites, state: &RowState) -> Result<Self> {
+        let life = state.life.unwrap_or(Life { alive: false, stamp: Stamp::ZERO });
+        let site = sites.ordinal(connection, life.stamp.site)?;
+        let mut cells = Vec::with_capacity(state.cells.len());
+        for cell in &state.cells {
+            cells.push((cell.column, cell.stamp.hlc, sites.ordinal(connection, cell.stamp.site)?));
+        }
+        let cols = (!cells.is_empty()).then(|| pack_cells(&cells));
+        Ok(Self { alive: life.alive, hlc: life.stamp.hlc.to_sql(), site, cols })
+    }
+}
+
 /// Columns that [`state`] reads, each after `prefix`.
 pub(crate) fn state_columns(prefix: &str) -> String {
     ["alive", "hlc", "site", "cols"].map(|name| format!("{prefix}{name}")).join(", ")
@@ -34,21 +60,6 @@ pub(crate) fn state(sites: &Sites, row: &Row<'_>, first: usize) -> Result<Option
     Ok(Some(state))
 }
 
-/// Reads the metadata of one row.
-pub(crate) fn read(
-    connection: &Connection,
-    sites: &Sites,
-    table: &TrackedTable,
-    key: &[Value],
-) -> Result<Option<RowState>> {
-    let mut statement = connection.prepare_cached(&table.sql.metadata_read)?;
-    let mut rows = statement.query(rusqlite::params_from_iter(binds(key)))?;
-    match rows.next().doing("read metadata")? {
-        Some(row) => state(sites, row, 0),
-        None => Ok(None),
-    }
-}
-
 /// Writes the metadata of one row; `seq` says when it last changed here.
 pub(crate) fn write(
     connection: &Connection,
@@ -58,18 +69,11 @@ pub(crate) fn write(
     state: &RowState,
     seq: DbVersion,
 ) -> Result<()> {
-    let life = state.life.unwrap_or(Life { alive: false, stamp: Stamp::ZERO });
-    let ordinal = sites.ordinal(connection, life.stamp.site)?;
-    let mut cells = Vec::with_capacity(state.cells.len());
-    for cell in &state.cells {
-        cells.push((cell.column, cell.stamp.hlc, sites.ordinal(connection, cell.stamp.site)?));
-    }
-    let packed = (!cells.is_empty()).then(|| pack_cells(&cells));
-    let hlc = life.stamp.hlc.to_sql();
+    let stored = Stored::of(connection, sites, state)?;
     let seq = seq.get();
     let key = binds(key);
     let mut parameters: Vec<&dyn ToSql> = key.iter().map(|bind: &Bind<'_>| bind as &dyn ToSql).collect();
-    parameters.extend([&life.alive as &dyn ToSql, &hlc, &ordinal, &packed, &seq]);
+    parameters.extend([&stored.alive as &dyn ToSql, &stored.hlc, &stored.site, &stored.cols, &seq]);
     let mut statement = connection.prepare_cached(&table.sql.metadata_write)?;
     let written = statement.execute(parameters.as_slice()).doing("write metadata")?;
     if written == 1 {

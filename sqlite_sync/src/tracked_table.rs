@@ -60,8 +60,6 @@ pub(crate) struct TrackedTable {
 /// Statements on one row, found by its key in the first parameters.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RowSql {
-    /// State of the row: see [`crate::metadata::state`].
-    pub(crate) metadata_read: String,
     /// Key, then alive, hlc, site, cols, seq.
     pub(crate) metadata_write: String,
     /// All columns that are no key.
@@ -284,7 +282,6 @@ impl TrackedTable {
         let read = if self.columns.is_empty() { String::from("null") } else { self.other_columns("") };
         let places: Vec<String> = (1..=parts + 5).map(|at| format!("?{at}")).collect();
         RowSql {
-            metadata_read: format!("select {state} from {metadata} where {}", self.log_key_is(1)),
             metadata_write: format!(
                 "insert into {metadata} ({log_key}, {state}, seq) values ({})
                  on conflict ({log_key}) do update set alive = excluded.alive, hlc = excluded.hlc,

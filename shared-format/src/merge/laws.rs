@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::convert::Infallible;
 
-use super::{CellOutcome, Incoming, RowKind, RowWrite, merge};
+use super::{CellOutcome, Incoming, RowKind, RowWrite, merge, merge_unseen};
 use crate::clock::{Hlc, SiteId, Stamp};
 use crate::row_state::{CellStamp, ColumnId, LocalWrite, RowState};
 
@@ -224,4 +224,26 @@ fn real_histories_give_one_result_in_any_order() {
             check_any_order(seed, random, &changes);
         }
     });
+}
+
+#[test]
+fn what_needs_no_look_at_the_cells_is_what_merge_decides() {
+    let mut plain = 0;
+    for_each_seed(|seed, random| {
+        let mut change = wild_change(random);
+        if random.below(2) == 0 {
+            change.cells.iter_mut().for_each(|(cell, _)| cell.stamp = change.stamp);
+        }
+        let cells: Vec<CellStamp> = change.cells.iter().map(|(cell, _)| *cell).collect();
+        let uncarried = &COLUMNS[cells.len().max(random.below(COLUMNS.len() + 1))..];
+        let incoming = Incoming { kind: change.kind, stamp: change.stamp, cells: &cells, uncarried };
+        let mut tie = |_: usize| -> Result<Ordering, Infallible> { panic!("SEED={seed}: nothing is held") };
+        let plan = merge(&RowState::unseen(), &incoming, &mut tie).unwrap();
+        let Some(state) = merge_unseen(&incoming) else { return };
+        plain += 1;
+        assert_eq!((plan.write, &plan.state), (RowWrite::Insert, &state), "SEED={seed}: {change:?}");
+        assert!(plan.cells.iter().all(|outcome| *outcome == CellOutcome::Taken), "SEED={seed}: {change:?}");
+        assert!(plan.changed && plan.park.is_empty() && plan.show.is_empty(), "SEED={seed}: {change:?}");
+    });
+    assert!(plain > 100 || std::env::var("SEED").is_ok(), "the case has to occur, it did {plain} times");
 }

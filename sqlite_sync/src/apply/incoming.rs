@@ -5,46 +5,101 @@ use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 use rusqlite::params;
-use schema_mapping::to_sqlite;
+use schema_mapping::{SqliteValue, to_sqlite};
 use shared_format::payload::{Changes, Payload, Row, TableDefinition};
-use shared_format::{ColumnId, FormatError, RowKind, SiteId, Stamp, Value};
+use shared_format::{CellStamp, ColumnId, FormatError, RowKind, SiteId, Stamp, Value, ValueRef, encode_key};
 
 use super::Source;
 use crate::catalog::Replica;
 use crate::error::{Doing, Reading, Result};
 use crate::sql::wall_ms;
-use crate::tracked_table::{Affinity, TrackedTable};
+use crate::tracked_table::{Affinity, Column, TrackedTable};
 
 /// A change of one row in the form of this file.
 #[derive(Clone, Debug)]
-pub(super) struct Change {
+pub(super) struct Change<'a> {
     pub(super) table: Rc<TrackedTable>,
+    /// Place of the table among those of the replica.
+    pub(super) table_at: usize,
     pub(super) kind: RowKind,
     pub(super) stamp: Stamp,
-    pub(super) key: Vec<Value>,
-    /// Place among the table's columns, stamp, value; by ascending place.
-    pub(super) cells: Vec<(usize, Stamp, Value)>,
+    pub(super) key: Vec<SqliteValue<'a>>,
+    /// Places of the cells among the table's columns, ascending.
+    pub(super) places: Vec<usize>,
+    /// Columns and stamps of the cells.
+    pub(super) stamps: Vec<CellStamp>,
+    /// Values of the cells.
+    pub(super) values: Vec<SqliteValue<'a>>,
     /// Whether the key would come back as it is written.
     pub(super) key_survives: bool,
 }
 
+impl Change<'_> {
+    /// The row key as bytes.
+    pub(super) fn pk(&self) -> Vec<u8> {
+        encode_key(self.key.iter().map(SqliteValue::as_value))
+    }
+
+    /// The parts of the row key.
+    pub(super) fn key_values(&self) -> Vec<Value> {
+        self.key.iter().map(SqliteValue::to_value).collect()
+    }
+
+    /// The cells: place, column and stamp, value.
+    pub(super) fn cells(&self) -> impl Iterator<Item = (usize, CellStamp, ValueRef<'_>)> {
+        let cells = self.places.iter().zip(&self.stamps).zip(&self.values);
+        cells.map(|((at, cell), value)| (*at, *cell, value.as_value()))
+    }
+
+    /// Columns of ours that a creation's author does not know.
+    pub(super) fn uncarried(&self) -> Vec<ColumnId> {
+        let columns = &self.table.columns;
+        if self.kind != RowKind::Created || self.places.len() == columns.len() {
+            return Vec::new();
+        }
+        let carried = |at: usize| self.places.binary_search(&at).is_ok();
+        columns.iter().enumerate().filter(|(at, _)| !carried(*at)).map(|(_, column)| column.id).collect()
+    }
+
+    /// The same change with bytes of its own.
+    pub(super) fn into_owned(self) -> Change<'static> {
+        let owned = |values: Vec<SqliteValue<'_>>| values.into_iter().map(SqliteValue::into_owned).collect();
+        Change {
+            table: self.table,
+            table_at: self.table_at,
+            kind: self.kind,
+            stamp: self.stamp,
+            key: owned(self.key),
+            places: self.places,
+            stamps: self.stamps,
+            values: owned(self.values),
+            key_survives: self.key_survives,
+        }
+    }
+}
+
 /// How one author's table maps to ours.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Mapping {
     table: Rc<TrackedTable>,
+    table_at: usize,
     /// For each of our key columns, its place in the author's key.
     key: Vec<usize>,
+    affinities: Vec<Affinity>,
     columns: HashMap<ColumnId, usize>,
 }
 
 /// All tables whose definitions were seen so far; None for those that this file does not have.
 #[derive(Debug, Default)]
-pub(super) struct Mappings(HashMap<(u32, u64, u32), Option<Mapping>>);
+pub(super) struct Mappings(HashMap<(u32, u64, u32), Option<Rc<Mapping>>>);
 
 /// Rows of one batch, mapped.
 pub(super) struct Batch<'a> {
-    mapping: Mapping,
-    columns: Vec<Option<usize>>,
+    mapping: Rc<Mapping>,
+    /// For each column of the batch, its place and number here.
+    columns: Vec<Option<(usize, ColumnId)>>,
+    /// Whether the columns of the batch stand in the order of ours.
+    is_ordered: bool,
     pub(super) changes: Changes<'a>,
 }
 
@@ -54,7 +109,7 @@ impl Mappings {
         for definition in payload.definitions().reading("definition")? {
             let name = (definition.table, definition.incarnation, definition.version);
             if let Entry::Vacant(place) = self.0.entry(name) {
-                place.insert(map(replica, &definition)?);
+                place.insert(map(replica, &definition)?.map(Rc::new));
             }
         }
         Ok(())
@@ -67,16 +122,20 @@ impl Mappings {
         let Some(mapping) = self.0.get(&name).ok_or(unknown).reading("payload")?.clone() else {
             return Ok(None);
         };
-        let columns = changes.columns().iter().map(|id| mapping.columns.get(id).copied()).collect();
-        Ok(Some(Batch { mapping, columns, changes }))
+        let place = |id: &ColumnId| mapping.columns.get(id).map(|at| (*at, mapping.table.columns[*at].id));
+        let columns: Vec<_> = changes.columns().iter().map(place).collect();
+        let is_ordered = columns.iter().flatten().is_sorted_by(|a, b| a.0 < b.0);
+        Ok(Some(Batch { mapping, columns, is_ordered, changes }))
     }
 }
 
 fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Mapping>> {
-    let Some(table) = replica.table_named(&definition.name) else {
+    let is_it = |table: &Rc<TrackedTable>| table.name.eq_ignore_ascii_case(&definition.name);
+    let Some(table_at) = replica.tables.iter().position(is_it) else {
         skip(replica, &definition.name, "", "no such tracked table here")?;
         return Ok(None);
     };
+    let table = &replica.tables[table_at];
     if !table.enabled {
         skip(replica, &definition.name, "", "disabled here")?;
         return Ok(None);
@@ -95,7 +154,8 @@ fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Map
             None => skip(replica, &definition.name, &column.name, "no such column here")?,
         }
     }
-    Ok(Some(Mapping { table: Rc::clone(table), key, columns }))
+    let affinities = table.key.iter().map(Column::affinity).collect();
+    Ok(Some(Mapping { table: Rc::clone(table), table_at, key, affinities, columns }))
 }
 
 /// Records what was skipped, so that a later change of this file's tables can fetch it.
@@ -107,54 +167,90 @@ fn skip(replica: &Replica<'_>, table: &str, column: &str, reason: &str) -> Resul
     Ok(())
 }
 
-impl Batch<'_> {
-    /// Brings one row into our form; None when it says nothing here.
-    pub(super) fn change(&self, row: &Row<'_>, source: Source, own: SiteId) -> Option<Change> {
+impl<'a> Batch<'a> {
+    /// An empty change of this batch's table, to be filled row by row.
+    pub(super) fn blank(&self) -> Change<'a> {
+        Change {
+            table: Rc::clone(&self.mapping.table),
+            table_at: self.mapping.table_at,
+            kind: RowKind::Cells,
+            stamp: Stamp::ZERO,
+            key: Vec::new(),
+            places: Vec::new(),
+            stamps: Vec::new(),
+            values: Vec::new(),
+            key_survives: true,
+        }
+    }
+
+    /// Brings one row into our form; false when it says nothing here.
+    pub(super) fn fill(&self, change: &mut Change<'a>, row: &Row<'a>, source: Source, own: SiteId) -> bool {
         let is_echo = source == Source::Log && row.stamp.site == own;
-        let kind = match row.kind {
-            RowKind::Deleted if is_echo => return None,
+        change.kind = match row.kind {
+            RowKind::Deleted if is_echo => return false,
             RowKind::Created if is_echo => RowKind::Cells,
             kind => kind,
         };
-        let drops_echo = source == Source::Log && kind == RowKind::Cells;
-        let mut cells: Vec<(usize, Stamp, Value)> = row
-            .cells
-            .iter()
-            .filter(|cell| !(drops_echo && cell.stamp.site == own))
-            .filter_map(|cell| {
-                let at = self.columns.get(cell.column).copied().flatten()?;
-                Some((at, cell.stamp, to_sqlite(cell.value).to_value()))
-            })
-            .collect();
-        if kind == RowKind::Cells && cells.is_empty() {
-            return None;
+        change.stamp = row.stamp;
+        let drops_echo = source == Source::Log && change.kind == RowKind::Cells;
+        change.places.clear();
+        change.stamps.clear();
+        change.values.clear();
+        for cell in &row.cells {
+            let Some(Some((at, column))) = self.columns.get(cell.column).copied() else { continue };
+            if !(drops_echo && cell.stamp.site == own) {
+                change.places.push(at);
+                change.stamps.push(CellStamp { column, stamp: cell.stamp });
+                change.values.push(to_sqlite(cell.value));
+            }
         }
-        cells.sort_by_key(|(at, _, _)| *at);
-        let mut key = Vec::with_capacity(self.mapping.key.len());
-        for at in &self.mapping.key {
-            key.push(to_sqlite(*row.key.get(*at)?).to_value());
+        if change.kind == RowKind::Cells && change.places.is_empty() {
+            return false;
         }
-        let table = Rc::clone(&self.mapping.table);
-        let survives =
-            |(column, part): (&crate::tracked_table::Column, &Value)| comes_back(column.affinity(), part);
-        let key_survives = table.key.iter().zip(&key).all(survives);
-        Some(Change { table, kind, stamp: row.stamp, key, cells, key_survives })
+        if !self.is_ordered {
+            change.order();
+        }
+        change.key.clear();
+        change.key_survives = true;
+        for (at, affinity) in self.mapping.key.iter().zip(&self.mapping.affinities) {
+            let Some(part) = row.key.get(*at) else { return false };
+            let part = to_sqlite(*part);
+            change.key_survives &= comes_back(*affinity, part.as_value());
+            change.key.push(part);
+        }
+        true
+    }
+}
+
+impl Change<'_> {
+    /// Brings the cells into the order of our columns.
+    fn order(&mut self) {
+        let stamps = self.stamps.drain(..).zip(self.values.drain(..));
+        let mut cells: Vec<_> = self.places.drain(..).zip(stamps).collect();
+        cells.sort_by_key(|(at, _)| *at);
+        // No author of ours says a column twice.
+        cells.dedup_by_key(|(at, _)| *at);
+        for (at, (stamp, value)) in cells {
+            self.places.push(at);
+            self.stamps.push(stamp);
+            self.values.push(value);
+        }
     }
 }
 
 /// Whether a column of this affinity stores a key part as it is written. Conservative: text that might be
 /// read as a number does not come back from a numeric column.
-fn comes_back(affinity: Affinity, part: &Value) -> bool {
+fn comes_back(affinity: Affinity, part: ValueRef<'_>) -> bool {
     match (affinity, part) {
-        (_, Value::Null) => false,
-        (Affinity::Blob, _) | (_, Value::Blob(_)) | (Affinity::Text, Value::Text(_) | Value::RawText(_)) => {
-            true
-        }
+        (_, ValueRef::Null) => false,
+        (Affinity::Blob, _)
+        | (_, ValueRef::Blob(_))
+        | (Affinity::Text, ValueRef::Text(_) | ValueRef::RawText(_)) => true,
         (Affinity::Text, _) => false,
-        (Affinity::Integer | Affinity::Numeric, Value::Integer(_)) => true,
-        (Affinity::Integer | Affinity::Numeric, Value::Real(real)) => real.fract() != 0.0,
-        (Affinity::Real, Value::Real(_)) => true,
-        (Affinity::Integer | Affinity::Numeric | Affinity::Real, Value::Text(text)) => {
+        (Affinity::Integer | Affinity::Numeric, ValueRef::Integer(_)) => true,
+        (Affinity::Integer | Affinity::Numeric, ValueRef::Real(real)) => real.fract() != 0.0,
+        (Affinity::Real, ValueRef::Real(_)) => true,
+        (Affinity::Integer | Affinity::Numeric | Affinity::Real, ValueRef::Text(text)) => {
             !text.trim().starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first))
         }
         (Affinity::Integer | Affinity::Numeric | Affinity::Real, _) => false,
@@ -195,7 +291,7 @@ mod tests {
                 let came_back = connection
                     .query_row("select k from t", [], |row| Ok(column(row, 0).unwrap().to_owned_value()))
                     .unwrap();
-                if comes_back(affinity, part) {
+                if comes_back(affinity, part.as_ref()) {
                     assert_eq!(&came_back, part, "{affinity:?}");
                 }
                 connection.execute_batch("drop table temp.t").unwrap();

@@ -1,12 +1,14 @@
 //! Merges remote changes into the file: everything of one call in one atomic unit.
 //!
-//! Rows are merged one by one by `shared-format`; the user's triggers and cascades run as for any write, and
+//! Rows are merged one by one by `shared-format` and written whole, by statements that are prepared once; a
+//! payload is read in place, so that what is held does not grow with the number of its rows. The user's triggers and cascades run as for any write, and
 //! what they do to other rows stays a local write. Creations and updates come first, deletions last. A row
 //! that this file's own constraints refuse is parked and tried again at each sync; it never holds up others.
 
 mod incoming;
 mod row;
 mod settle;
+mod statements;
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -17,6 +19,7 @@ use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{RowKind, Value};
 
 use self::incoming::{Change, Mappings};
+use self::statements::RowStatements;
 use crate::capture::TRIGGER_PREFIX;
 use crate::catalog::Replica;
 use crate::changes::single_row;
@@ -64,7 +67,7 @@ struct Staged {
 
 /// A change that a constraint refused, waiting for its next try.
 struct Waiting {
-    change: Change,
+    change: Change<'static>,
     reason: String,
     /// Its number, if it was parked by an earlier apply.
     parked: Option<i64>,
@@ -81,7 +84,10 @@ struct Session<'r, 'c> {
     is_careful: bool,
     mark: Option<DbVersion>,
     staged: HashMap<(u32, Vec<u8>), Staged>,
-    statements: HashMap<(u32, &'static str, Vec<usize>), Rc<str>>,
+    /// One entry for each table of the replica.
+    statements: Vec<RowStatements<'c>>,
+    /// Whether the row before was new here; then the next one probably is.
+    expects_unseen: bool,
     waiting: Vec<Waiting>,
     applied: Applied,
 }
@@ -131,6 +137,8 @@ fn attempt(
     let connection = replica.connection;
     let is_watched = has_foreign_effects(connection)?;
     let _writing = applying.begin();
+    let statements =
+        replica.tables.iter().map(|table| RowStatements::new(connection, Rc::clone(table))).collect();
     let mut session = Session {
         corrected_ms: replica.corrected_ms()?,
         replica,
@@ -139,7 +147,8 @@ fn attempt(
         is_careful,
         mark: None,
         staged: HashMap::new(),
-        statements: HashMap::new(),
+        statements,
+        expects_unseen: true,
         waiting: Vec::new(),
         applied: Applied::default(),
     };
@@ -175,11 +184,12 @@ impl Session<'_, '_> {
             for changes in payload.changes() {
                 let Some(batch) = mappings.batch(changes)? else { continue };
                 let mut rows = batch.changes.rows();
+                let mut change = batch.blank();
                 while let Some(row) = rows.next_row().reading("row")? {
                     if !wants(row.kind) {
                         has_others = true;
-                    } else if let Some(change) = batch.change(row, self.source, own) {
-                        self.take(change)?;
+                    } else if batch.fill(&mut change, row, self.source, own) {
+                        self.take(&change)?;
                     }
                 }
             }
@@ -188,15 +198,16 @@ impl Session<'_, '_> {
     }
 
     /// Applies one change, or lets it wait when a constraint refuses it.
-    fn take(&mut self, change: Change) -> Result<()> {
-        if let Some(reason) = self.try_change(&change)? {
+    fn take(&mut self, change: &Change<'_>) -> Result<()> {
+        if let Some(reason) = self.try_change(change)? {
+            let change = change.clone().into_owned();
             self.waiting.push(Waiting { change, reason, parked: None });
         }
         Ok(())
     }
 
     /// Applies one change; returns the reason when this file refuses it.
-    fn try_change(&mut self, change: &Change) -> Result<Option<String>> {
+    fn try_change(&mut self, change: &Change<'_>) -> Result<Option<String>> {
         if !change.key_survives {
             return Ok(Some(String::from("the row key would not come back as it was sent")));
         }
@@ -230,10 +241,10 @@ impl Session<'_, '_> {
     }
 
     /// Brings memory back in line after a row was undone.
-    fn forget_rolled_back(&mut self, change: &Change) -> Result<()> {
+    fn forget_rolled_back(&mut self, change: &Change<'_>) -> Result<()> {
         let connection = self.replica.connection;
         self.replica.sites = Sites::load(connection)?.ok_or(Error::NothingTracked)?;
-        self.staged.remove(&(change.table.id, shared_format::encode_key(refs(&change.key))));
+        self.staged.remove(&(change.table.id, change.pk()));
         self.mark = self.mark.filter(|mark| log::newest(connection).is_ok_and(|newest| newest >= *mark));
         Ok(())
     }
@@ -249,9 +260,11 @@ impl Session<'_, '_> {
                 let Some(batch) = mappings.batch(changes)? else { continue };
                 let mut rows = batch.changes.rows();
                 while let Some(row) = rows.next_row().reading("parked change")? {
-                    let change = batch.change(row, Source::Snapshot, self.replica.own());
-                    let parked = Some(refused.id);
-                    waiting.extend(change.map(|change| Waiting { change, reason: String::new(), parked }));
+                    let mut change = batch.blank();
+                    if batch.fill(&mut change, row, Source::Snapshot, self.replica.own()) {
+                        let (change, parked) = (change.into_owned(), Some(refused.id));
+                        waiting.push(Waiting { change, reason: String::new(), parked });
+                    }
                 }
             }
         }
@@ -271,9 +284,10 @@ impl Session<'_, '_> {
         }
         for one in waiting.iter().filter(|one| one.parked.is_none()) {
             let change = &one.change;
-            let cells: Vec<_> = change.cells.iter().map(|(at, stamp, value)| (*at, *stamp, value)).collect();
-            let bytes = single_row(&change.table, change.kind, change.stamp, &change.key, &cells);
-            parked::refuse(connection, &change.table, &refs(&change.key), &bytes, &one.reason)?;
+            let cells: Vec<_> = change.cells().map(|(at, cell, value)| (at, cell.stamp, value)).collect();
+            let key = change.key_values();
+            let bytes = single_row(&change.table, change.kind, change.stamp, &key, &cells);
+            parked::refuse(connection, &change.table, &refs(&key), &bytes, &one.reason)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use rusqlite::params;
 use rusqlite::types::ToSql;
 use shared_format::{Value, encode_key};
 
-use super::row::rewrite_sql;
+use super::statements::rewrite_sql;
 use super::{Session, Staged, TriggersOff};
 use crate::changes::read_row;
 use crate::connection::foreign_keys_open;
