@@ -24,12 +24,15 @@ create table if not exists main.cloudsync_tables (
   baseline_after blob
 );
 
--- Ids are never used again, so a column that went away keeps its line.
+-- Ids are never used again, so a column that went away keeps its line. `added` is the newest number of the
+-- log when a column came later than its table: rows that were last written before do not speak for it.
 create table if not exists main.cloudsync_columns (
   tbl integer not null,
   id integer not null,
   name text not null collate nocase,
-  primary key (tbl, name)
+  added integer not null default 0,
+  dropped integer not null default 0,
+  primary key (tbl, id)
 ) without rowid;
 
 -- Written by triggers alone, also by tools that never heard of the extension. `cols` is a set of column ids
@@ -101,4 +104,20 @@ create table if not exists main.cloudsync_held (
   cols,
   ms integer,
   pk
+);
+
+-- The capture triggers of a table as they were made, and the ids of its key: what a later look at the file is
+-- compared with. `altering` says that they are those of cloudsync_begin_alter.
+create table if not exists main.cloudsync_shapes (
+  tbl integer primary key,
+  triggers text not null,
+  key_ids text not null,
+  altering integer not null default 0
+);
+
+-- Tables that were written to without capture. A gap closes when the table was compared with the server.
+create table if not exists main.cloudsync_gaps (
+  tbl integer primary key,
+  reason text not null,
+  at_ms integer not null
 );

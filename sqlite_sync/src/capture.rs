@@ -1,10 +1,11 @@
 //! Writes the capture triggers of a tracked table: pure SQL, so that every SQLite tool can go on writing to
 //! the file.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use crate::error::{Doing, Result};
-use crate::log::{DELETED, INSERTED, LOOK, WORD_COLUMNS};
+use crate::log::{ColumnSet, DELETED, INSERTED, LOOK, WORD_COLUMNS};
+use crate::schema;
 use crate::sql::{NOW_MS, balanced, fill, join, quote};
 use crate::tracked_table::{Affinity, Column, TrackedTable, UniqueIndex, log_key_name};
 
@@ -14,9 +15,26 @@ const REKEY: &str = include_str!("../../sql/sqlite/capture_rekey.sql");
 const DELETE: &str = include_str!("../../sql/sqlite/capture_delete.sql");
 const ENTER: &str = include_str!("../../sql/sqlite/capture_enter.sql");
 const LOOK_UP: &str = include_str!("../../sql/sqlite/capture_look.sql");
+const ALTER: &str = include_str!("../../sql/sqlite/capture_alter.sql");
+
+/// Beginning of a trigger's text where this crate makes it.
+const MADE: &str = "create trigger main.";
+
+/// Beginning of a trigger's text where SQLite holds it.
+const HELD: &str = "CREATE TRIGGER ";
 
 /// Beginning of the name of every trigger that this crate makes.
 pub(crate) const TRIGGER_PREFIX: &str = "cloudsync_capture_";
+
+/// A capture trigger as the file holds it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) name: String,
+    /// The table it is on.
+    pub(crate) table: String,
+    /// Its text from its name on.
+    pub(crate) text: String,
+}
 
 /// Makes the triggers of a table anew.
 pub(crate) fn install(connection: &Connection, table: &TrackedTable, uniques: &[UniqueIndex]) -> Result<()> {
@@ -24,10 +42,62 @@ pub(crate) fn install(connection: &Connection, table: &TrackedTable, uniques: &[
     for sql in statements(table, uniques) {
         connection.execute_batch(&sql).doing("make a capture trigger")?;
     }
-    Ok(())
+    schema::note(connection, table, false)
 }
 
-/// Removes the triggers of a table.
+/// Puts triggers in place that let every column be dropped; assigned columns count as changed.
+pub(crate) fn install_altering(connection: &Connection, table: &TrackedTable) -> Result<()> {
+    remove(connection, &table.name)?;
+    for sql in statements(table, &[]).into_iter().filter(|sql| !sql.contains(&trigger(table, "update"))) {
+        connection.execute_batch(&sql).doing("make a capture trigger")?;
+    }
+    for column in &table.columns {
+        let set: ColumnSet = [column.id].into_iter().collect();
+        let parts = [
+            ("trigger", trigger(table, &format!("alter_{}", column.id.get()))),
+            ("column", column.quoted()),
+            ("log", table.log_name().to_owned()),
+            ("table", quote(&table.name)),
+            ("when_key", when(&both(key_whole(table, "NEW"), table.shares("NEW")))),
+            ("log_key", table.log_key("")),
+            ("id", table.id.to_string()),
+            ("column_set", set.to_log_sql()),
+            ("now", NOW_MS.to_owned()),
+            ("new_key", table.key_columns("NEW.")),
+        ];
+        let parts: Vec<(&str, &str)> = parts.iter().map(|(name, part)| (*name, part.as_str())).collect();
+        connection.execute_batch(&fill(ALTER, &parts)).doing("make a capture trigger")?;
+    }
+    schema::note(connection, table, true)
+}
+
+/// The triggers of a table, wherever they are, by name.
+pub(crate) fn held(connection: &Connection, table: u32) -> Result<Vec<Held>> {
+    let sql = "select name, tbl_name, sql from main.sqlite_schema
+        where type = 'trigger' and name glob ?1 order by name";
+    let read = |row: &Row<'_>| {
+        let sql: String = row.get(2)?;
+        let text = sql.strip_prefix(HELD).unwrap_or(&sql).to_owned();
+        Ok(Held { name: row.get(0)?, table: row.get(1)?, text })
+    };
+    connection
+        .prepare_cached(sql)?
+        .query_map([format!("{TRIGGER_PREFIX}{table}_*")], read)
+        .and_then(Iterator::collect)
+        .doing("look for capture triggers")
+}
+
+/// The texts that [`install`] would make now, as SQLite would hold them.
+pub(crate) fn texts(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
+    let mut texts: Vec<String> = statements(table, uniques)
+        .iter()
+        .filter_map(|sql| Some(sql.split_once(MADE)?.1.trim_end().to_owned()))
+        .collect();
+    texts.sort_unstable();
+    texts
+}
+
+/// Removes the triggers of a table; from then on nobody misses them.
 pub(crate) fn remove(connection: &Connection, table: &str) -> Result<()> {
     let sql = "select name from main.sqlite_schema
         where type = 'trigger' and tbl_name = ?1 collate nocase and name glob ?2";
@@ -39,7 +109,7 @@ pub(crate) fn remove(connection: &Connection, table: &str) -> Result<()> {
     for name in names {
         connection.execute_batch(&format!("drop trigger main.{}", quote(&name)))?;
     }
-    Ok(())
+    schema::forget(connection, table)
 }
 
 fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
@@ -59,7 +129,7 @@ fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
     let names = ["insert", "rekey", "delete"].map(|what| trigger(table, what));
     let shared = [
         ("table", quoted.as_str()),
-        ("log", if table.enabled { "cloudsync_log" } else { "cloudsync_held" }),
+        ("log", table.log_name()),
         ("id", &id),
         ("inserted", &numbers[0]),
         ("deleted", &numbers[1]),

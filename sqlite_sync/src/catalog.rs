@@ -11,6 +11,7 @@ use crate::checks::{self, Skipped};
 use crate::error::{Doing, Error, Reading, Result, Untrackable};
 use crate::fold;
 use crate::log;
+use crate::schema;
 use crate::settings::{self, Setting, Sites};
 use crate::sql::{Unit, fill, join};
 use crate::tracked_table::{RowSql, Shape, TrackedTable, find, log_key_name, metadata_name};
@@ -37,6 +38,17 @@ impl<'c> Replica<'c> {
             tables.extend(registered.read_columns(connection)?.map(Rc::new));
         }
         Ok(Some(Self { connection, sites, tables }))
+    }
+
+    /// Reads the registry after bringing it up to the tables that the file has now.
+    pub(crate) fn load_current(connection: &'c Connection) -> Result<Option<Self>> {
+        schema::refresh(connection)?;
+        Self::load(connection)
+    }
+
+    /// The same, of a file that has a registry.
+    pub(crate) fn current(connection: &'c Connection) -> Result<Self> {
+        Self::load_current(connection)?.ok_or(Error::NothingTracked)
     }
 
     /// Reads the registry of a file that has one.
@@ -91,6 +103,7 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
             filter: row.get(7)?,
             key: Vec::new(),
             columns: Vec::new(),
+            later: Vec::new(),
             sql: RowSql::default(),
         });
     }
@@ -146,30 +159,29 @@ pub(crate) fn init(
     let shape = Shape::read(connection, table)?;
     let unit = Unit::begin(connection)?;
     set_up(connection)?;
+    schema::refresh(connection)?;
     let is_new = register(connection, &shape, algorithm)?;
+    let id = connection.query_row(
+        "select id from main.cloudsync_tables where name = ?1",
+        [&shape.name],
+        |row| row.get(0),
+    )?;
+    schema::number_columns(connection, id, &shape, !is_new)?;
     if is_new {
         checks::check_new(connection, &shape, skipped)?;
     } else {
         checks::check_changed(connection, &shape, skipped)?;
     }
-    number_columns(connection, &shape)?;
     capture::widen_log(connection, shape.key.len())?;
     let tracked = Replica::open(connection)?;
     let table = tracked.table_named(&shape.name).ok_or(Error::NothingTracked)?;
     if is_new {
-        let definitions = join(&table.key, ",\n  ", |at, column| {
-            format!("{} {} not null", log_key_name(at), column.affinity().type_name())
-        });
-        let parts = [
-            ("metadata", crate::sql::quote(&metadata_name(&table.name))),
-            ("key_definitions", definitions),
-            ("log_key", table.log_key("")),
-        ];
-        let parts: Vec<(&str, &str)> = parts.iter().map(|(name, part)| (*name, part.as_str())).collect();
-        connection.execute_batch(&fill(METADATA, &parts)).doing("make the metadata table")?;
+        make_metadata(connection, table)?;
         begin_baseline(connection, table)?;
     }
     capture::install(connection, table, &shape.uniques)?;
+    schema::fetch_what_was_skipped(connection)?;
+    schema::seen(connection)?;
     let site = tracked.own();
     unit.commit()?;
     Ok(site)
@@ -196,23 +208,39 @@ fn register(connection: &Connection, shape: &Shape, algorithm: TableAlgorithm) -
     Ok(true)
 }
 
-/// Gives ids to columns that have none; a table with new columns has a new version.
-fn number_columns(connection: &Connection, shape: &Shape) -> Result<()> {
-    let id = "(select id from main.cloudsync_tables where name = ?1)";
-    let sql = format!(
-        "insert into main.cloudsync_columns (tbl, id, name)
-         select {id}, coalesce((select max(id) from main.cloudsync_columns where tbl = {id}), 0) + 1, ?2
-         where true on conflict (tbl, name) do nothing"
-    );
-    let mut statement = connection.prepare(&sql)?;
-    let mut added = 0;
-    for column in shape.key.iter().chain(&shape.columns) {
-        added += statement.execute(params![shape.name, column.name]).doing("number the columns")?;
-    }
-    if added > 0 {
-        let sql = "update main.cloudsync_tables set version = version + 1 where name = ?1";
-        connection.execute(sql, [&shape.name])?;
-    }
+fn make_metadata(connection: &Connection, table: &TrackedTable) -> Result<()> {
+    let definitions = join(&table.key, ",\n  ", |at, column| {
+        format!("{} {} not null", log_key_name(at), column.affinity().type_name())
+    });
+    let parts = [
+        ("metadata", crate::sql::quote(&metadata_name(&table.name))),
+        ("key_definitions", definitions),
+        ("log_key", table.log_key("")),
+    ];
+    let parts: Vec<(&str, &str)> = parts.iter().map(|(name, part)| (*name, part.as_str())).collect();
+    connection.execute_batch(&fill(METADATA, &parts)).doing("make the metadata table")
+}
+
+/// Begins the metadata of a table anew: it has another primary key, so its rows have other names.
+pub(crate) fn reset_table(connection: &Connection, table: &TrackedTable) -> Result<()> {
+    connection
+        .execute_batch(&format!("drop table main.{}", crate::sql::quote(&metadata_name(&table.name))))?;
+    forget_rows(connection, table.id, &table.name)?;
+    capture::widen_log(connection, table.key.len())?;
+    make_metadata(connection, table)?;
+    let sql = "update main.cloudsync_tables set baseline = null, baseline_after = null where id = ?1";
+    connection.execute(sql, [table.id])?;
+    begin_baseline(connection, table)
+}
+
+/// Takes the rows of a table out of everything that names them by key.
+fn forget_rows(connection: &Connection, id: u32, name: &str) -> Result<()> {
+    let newest = log::newest(connection)?.get();
+    let sql = "update main.cloudsync_log set tbl = null, cols = ?2 where tbl = ?1 and seq = ?3";
+    connection.execute(sql, params![id, log::MARK, newest])?;
+    connection.execute("delete from main.cloudsync_log where tbl = ?1", [id])?;
+    connection.execute("delete from main.cloudsync_parked where tbl = ?1", [id])?;
+    connection.execute("delete from main.cloudsync_rejected where tbl = ?1", [name])?;
     Ok(())
 }
 
@@ -253,6 +281,7 @@ pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
         return Ok(());
     }
     let unit = Unit::begin(connection)?;
+    schema::refresh(connection)?;
     if let Some(mut replica) = Replica::load(connection)? {
         fold::fold(&mut replica)?;
     }
@@ -264,16 +293,13 @@ pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
         capture::remove(connection, &name)?;
         let metadata = crate::sql::quote(&metadata_name(&name));
         connection.execute_batch(&format!("drop table if exists main.{metadata}"))?;
-        let newest = log::newest(connection)?.get();
-        let sql = "update main.cloudsync_log set tbl = null, cols = ?2 where tbl = ?1 and seq = ?3";
-        connection.execute(sql, params![id, log::MARK, newest])?;
-        connection.execute("delete from main.cloudsync_log where tbl = ?1", [id])?;
-        connection.execute("delete from main.cloudsync_parked where tbl = ?1", [id])?;
-        connection.execute("delete from main.cloudsync_rejected where tbl = ?1", [&name])?;
+        forget_rows(connection, id, &name)?;
+        connection.execute("delete from main.cloudsync_gaps where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_columns where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_held where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_table_settings where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_tables where id = ?1", [id])?;
+        schema::seen(connection)?;
     }
     unit.commit()
 }

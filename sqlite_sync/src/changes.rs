@@ -12,10 +12,11 @@ use crate::emit::TableRows;
 use crate::error::{Doing, Result};
 use crate::fold::{LoggedRow, fold, for_each_logged_row};
 use crate::log::{self, BASELINE, BASELINE_SPAN, Captured, ColumnSet, DbVersion, MARK};
-use crate::metadata;
+use crate::metadata::{self, STATE_COLUMNS};
 use crate::outbox::{self, Upload};
 use crate::parked;
 use crate::rejected::{self, Rejection, printed_key};
+use crate::settings;
 use crate::sql::{Unit, binds, columns, join, refs};
 use crate::table_settings;
 use crate::tracked_table::{TrackedTable, log_key_name};
@@ -34,8 +35,11 @@ const UPLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Encodes everything that changed here since a number, as frames; None when nothing did.
 pub(crate) fn encode(connection: &Connection, since: DbVersion) -> Result<Option<Vec<u8>>> {
-    let Some(mut replica) = Replica::load(connection)? else { return Ok(None) };
+    if !settings::is_set_up(connection)? {
+        return Ok(None);
+    }
     let unit = Unit::begin(connection)?;
+    let Some(mut replica) = Replica::load_current(connection)? else { return Ok(None) };
     fold(&mut replica)?;
     let mut frames = Vec::new();
     for table in replica.tables.iter().filter(|table| table.enabled) {
@@ -91,11 +95,11 @@ fn encode_known(
     let mut rows = statement.query([since.get()])?;
     let mut out = Frames::new(table, frames);
     while let Some(row) = rows.next().doing("read changed rows")? {
-        let Some(state) = metadata::state(&replica.sites, row, 0)? else { continue };
-        let key = columns(row, 5, key_len)?;
+        let Some(state) = metadata::state(&replica.sites, table, row, 0)? else { continue };
+        let key = columns(row, STATE_COLUMNS + 1, key_len)?;
         if state.is_alive() {
-            let values = columns(row, 5 + key_len, table.columns.len())?;
-            if row.get(4)? && fits(replica, table, &key, &values, since)? {
+            let values = columns(row, STATE_COLUMNS + 1 + key_len, table.columns.len())?;
+            if row.get(STATE_COLUMNS)? && fits(replica, table, &key, &values, since)? {
                 out.rows.whole(&state, &key, &values);
             }
         } else {
@@ -153,15 +157,15 @@ fn for_each_baseline_row(
     );
     let mut statement = replica.connection.prepare(&sql).doing("read the baseline")?;
     let mut rows = statement.query(rusqlite::params_from_iter(binds(after.unwrap_or_default())))?;
-    let baseline = RowState::baseline(Stamp { site: replica.own(), ..Stamp::ZERO });
+    let baseline = metadata::baseline(table, replica.own());
     while let Some(row) = rows.next().doing("read the baseline")? {
-        let state = metadata::state(&replica.sites, row, 0)?;
+        let state = metadata::state(&replica.sites, table, row, 0)?;
         let is_baseline = |state: &RowState| state.is_alive() && state.life_stamp() == baseline.life_stamp();
         if state.as_ref().is_some_and(|state| !is_baseline(state)) {
             continue;
         }
-        let key = columns(row, 4, key_len)?;
-        let values = columns(row, 4 + key_len, table.columns.len())?;
+        let key = columns(row, STATE_COLUMNS, key_len)?;
+        let values = columns(row, STATE_COLUMNS + key_len, table.columns.len())?;
         if !each(state.is_some(), &key, &values, state.as_ref().unwrap_or(&baseline))? {
             return Ok(false);
         }

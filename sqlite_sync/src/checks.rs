@@ -62,14 +62,14 @@ pub(crate) fn check_changed(connection: &Connection, shape: &Shape, skipped: Ski
     }
     let sql = "select exists (select 1 from main.cloudsync_columns as c
         join main.cloudsync_tables as t on t.id = c.tbl
-        where t.name = ?1 and c.name = ?2)";
+        where t.name = ?1 and c.name = ?2 and c.added > 0 and not c.dropped)";
     let mut statement = connection.prepare_cached(sql)?;
     for column in &shape.columns {
         let has_default = column.default.as_ref().is_some_and(|text| !text.eq_ignore_ascii_case("null"));
         if column.may_be_null || has_default {
             continue;
         }
-        if !statement.query_row(params![shape.name, column.name], |row| row.get(0))? {
+        if statement.query_row(params![shape.name, column.name], |row| row.get(0))? {
             let reason = Untrackable::NoDefault { column: column.name.clone() };
             return Err(Error::Untrackable { table: shape.name.clone(), reason });
         }

@@ -4,7 +4,7 @@
 //! columns were written and when.
 
 use rusqlite::{Row, params};
-use shared_format::{ColumnId, LocalWrite, RowState, SiteId, Stamp, Value, encode_key};
+use shared_format::{ColumnId, LocalWrite, RowState, SiteId, Value, encode_key};
 
 use crate::catalog::{Replica, clock_offset_ms};
 use crate::error::{Doing, Result};
@@ -83,7 +83,7 @@ fn fold_row(
 ) -> Option<RowState> {
     let is_rewritten = |entry: &Entry| matches!(entry.captured, Captured::Inserted | Captured::Deleted);
     let had_baseline = row.state.is_none() && table.baseline.is_some();
-    let baseline = || RowState::baseline(Stamp { site: own, ..Stamp::ZERO });
+    let baseline = || metadata::baseline(table, own);
     let last = row.entries.last()?;
     let at = |entry: &Entry| entry.wall_ms.saturating_add(offset_ms);
     let mut state = row.state.clone().unwrap_or_else(RowState::unseen);
@@ -144,7 +144,7 @@ pub(crate) fn for_each_logged_row(
                     key,
                     entries: vec![entry],
                     is_present: row.get(3)?,
-                    state: metadata::state(&replica.sites, row, 4)?,
+                    state: metadata::state(&replica.sites, table, row, 4)?,
                 };
                 if let Some(done) = before.replace(next) {
                     each(replica, &done)?;
@@ -185,5 +185,5 @@ fn read_entry(row: &Row<'_>, key_len: usize) -> Result<(Vec<Value>, Entry)> {
         wall_ms: row.get(2)?,
         seq: DbVersion::new(row.get(0)?),
     };
-    Ok((columns(row, 8, key_len)?, entry))
+    Ok((columns(row, 4 + metadata::STATE_COLUMNS, key_len)?, entry))
 }

@@ -8,7 +8,7 @@ use shared_format::{ColumnId, ValueRef};
 
 use crate::error::{Doing, Error, Result};
 use crate::settings::{self, Setting};
-use crate::sql::wall_ms;
+use crate::sql::{join, wall_ms};
 
 /// Code of a created row.
 pub(crate) const INSERTED: i64 = -1;
@@ -94,6 +94,15 @@ impl ColumnSet {
                 let words: Vec<String> = words.iter().map(u64::to_string).collect();
                 shared_format::Value::Text(words.join(","))
             }
+        }
+    }
+
+    /// The same as SQL text.
+    pub(crate) fn to_log_sql(&self) -> String {
+        match self.0.as_slice() {
+            [] => String::from("0"),
+            [word] => word.to_string(),
+            words => format!("'{}'", join(words, ",", |_, word| word.to_string())),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Row};
-use shared_format::{CellStamp, Hlc, Life, RowState, Stamp, Value, ValueRef, pack_cells, unpack_cells};
+use shared_format::{
+    CellStamp, ColumnId, Hlc, Life, RowState, SiteId, Stamp, Value, ValueRef, pack_cells, unpack_cells,
+};
 
 use crate::error::{Doing, Error, Reading, Result};
 use crate::log::DbVersion;
@@ -11,7 +13,7 @@ use crate::sql::{Bind, binds, column};
 use crate::tracked_table::TrackedTable;
 
 /// How many columns [`state`] reads.
-pub(crate) const STATE_COLUMNS: usize = 4;
+pub(crate) const STATE_COLUMNS: usize = 5;
 
 /// A state in the form of the metadata columns.
 #[derive(Clone, Debug)]
@@ -38,13 +40,19 @@ impl Stored {
 
 /// Columns that [`state`] reads, each after `prefix`.
 pub(crate) fn state_columns(prefix: &str) -> String {
-    ["alive", "hlc", "site", "cols"].map(|name| format!("{prefix}{name}")).join(", ")
+    ["alive", "hlc", "site", "cols", "seq"].map(|name| format!("{prefix}{name}")).join(", ")
 }
 
 /// Reads the state that begins at column `first`; None when there is no metadata row.
 ///
-/// A row that was never seen created, but has parked cells, is stored as dead at clock zero.
-pub(crate) fn state(sites: &Sites, row: &Row<'_>, first: usize) -> Result<Option<RowState>> {
+/// A row that was never seen created, but has parked cells, is stored as dead at clock zero. A row that was
+/// last written before a column came does not speak for it: that is how adding a column touches no row.
+pub(crate) fn state(
+    sites: &Sites,
+    table: &TrackedTable,
+    row: &Row<'_>,
+    first: usize,
+) -> Result<Option<RowState>> {
     let ValueRef::Integer(alive) = column(row, first)? else { return Ok(None) };
     let hlc = Hlc::from_sql(row.get(first + 1)?);
     let life = Life { alive: alive != 0, stamp: sites.stamp(hlc, row.get(first + 2)?)? };
@@ -57,7 +65,27 @@ pub(crate) fn state(sites: &Sites, row: &Row<'_>, first: usize) -> Result<Option
             state.cells.push(CellStamp { column, stamp: sites.stamp(hlc, ordinal)? });
         }
     }
+    if life.alive && !table.later.is_empty() {
+        let seq = DbVersion::new(row.get(first + 4)?);
+        leave_out(&mut state, table.later.iter().filter(|(_, added)| seq < *added));
+    }
     Ok(Some(state))
+}
+
+/// State of a row that was there before its table was tracked, and so before any column that came later.
+pub(crate) fn baseline(table: &TrackedTable, own: SiteId) -> RowState {
+    let mut state = RowState::baseline(Stamp { site: own, ..Stamp::ZERO });
+    leave_out(&mut state, table.later.iter());
+    state
+}
+
+/// Says that the base does not speak for columns.
+fn leave_out<'c>(state: &mut RowState, columns: impl Iterator<Item = &'c (ColumnId, DbVersion)>) {
+    for (column, _) in columns {
+        if state.cell(*column).is_none() {
+            state.set_cell(*column, Stamp::ZERO);
+        }
+    }
 }
 
 /// Writes the metadata of one row; `seq` says when it last changed here.

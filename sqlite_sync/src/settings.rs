@@ -25,6 +25,10 @@ pub(crate) enum Setting {
     Cursor,
     /// The greatest number of a rejection that was stored.
     RejectedSeen,
+    /// SQLite's number of the file's schema when tables and triggers were last looked at.
+    SchemaSeen,
+    /// Whether the server's rows have to be fetched anew, because some of them were passed over.
+    Refetch,
 }
 
 impl Setting {
@@ -37,6 +41,8 @@ impl Setting {
             Self::Token => "token",
             Self::Cursor => "cursor",
             Self::RejectedSeen => "rejected_seen",
+            Self::SchemaSeen => "schema_seen",
+            Self::Refetch => "refetch",
         }
     }
 }

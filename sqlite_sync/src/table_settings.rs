@@ -14,6 +14,7 @@ use crate::log::{self, BASELINE, INSERTED, MARK};
 use crate::settings::{self, Setting};
 use crate::sql::{Bind, NOW_MS, Unit, binds, join, quote};
 use crate::tracked_table::{Shape, TrackedTable, log_key};
+use crate::trigger_text::filter_of;
 
 /// Keys of a table that have a function of their own.
 const OWN: [&str; 2] = ["enabled", "filter"];
@@ -166,6 +167,15 @@ pub(crate) fn set_filter(connection: &Connection, table: &str, filter: Option<&s
     }
     make_triggers(connection, &after.name)?;
     unit.commit()
+}
+
+/// Takes over the filter of a table from its triggers, where SQLite wrote it with the new names of columns.
+pub(crate) fn follow_filter(connection: &Connection, table: u32, triggers: &str) -> Result<()> {
+    let Some(filter) = filter_of(triggers) else { return Ok(()) };
+    let sql = "update main.cloudsync_table_settings set value = ?2
+        where tbl = ?1 and col = '' and key = 'filter'";
+    connection.execute(sql, params![table, filter]).doing("follow a filter")?;
+    Ok(())
 }
 
 /// Refuses an expression that is not over one row alone. SQLite itself says so of the condition of a partial

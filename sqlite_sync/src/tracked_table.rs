@@ -1,15 +1,25 @@
 //! One tracked table: its columns as the file has them now, with the ids of the registry, and the SQL that
 //! names them.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared_format::ColumnId;
 use shared_format::payload::{
     COLUMNS_MAX, ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition,
 };
 
 use crate::error::{Doing, Error, Result, Untrackable};
+use crate::log::DbVersion;
 use crate::metadata::state_columns;
 use crate::sql::{join, quote};
+
+/// How the condition that holds a filter begins in a trigger's text, after the table's name.
+pub(crate) const FILTER_BEGIN: &str = " as cloudsync_row where ";
+
+/// What stands between the row key and the filter.
+pub(crate) const FILTER_MIDDLE: &str = " and (";
+
+/// What stands after the filter.
+pub(crate) const FILTER_END: &str = "\n))";
 
 /// A column of a tracked table.
 #[derive(Clone, Debug)]
@@ -54,13 +64,16 @@ pub(crate) struct TrackedTable {
     pub(crate) filter: Option<String>,
     pub(crate) key: Vec<Column>,
     pub(crate) columns: Vec<Column>,
+    /// Columns that came after the table was tracked: rows last written before this number do not speak for
+    /// them.
+    pub(crate) later: Vec<(ColumnId, DbVersion)>,
     pub(crate) sql: RowSql,
 }
 
 /// Statements on one row, found by its key in the first parameters.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RowSql {
-    /// Key, then alive, hlc, site, cols, seq.
+    /// Key, then alive, hlc, site, cols, seq; `seq` never goes back.
     pub(crate) metadata_write: String,
     /// All columns that are no key.
     pub(crate) row_read: String,
@@ -250,14 +263,18 @@ impl TrackedTable {
         let Some(name) = find(connection, &self.name)? else { return Ok(None) };
         self.name = name;
         let (key, columns) = read_columns(connection, &self.name)?;
-        let sql = "select id from main.cloudsync_columns where tbl = ?1 and name = ?2";
+        let sql = "select id, added from main.cloudsync_columns where tbl = ?1 and name = ?2 and not dropped";
         let mut statement = connection.prepare_cached(sql)?;
+        let mut later = Vec::new();
         let mut with_id = |mut column: Column| -> Result<Option<Column>> {
-            let id = statement.query_row(params![self.id, column.name], |row| row.get(0)).optional()?;
-            Ok(id.map(|id| {
-                column.id = ColumnId::new(id);
-                column
-            }))
+            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let found = statement.query_row(params![self.id, column.name], read).optional()?;
+            let Some((id, added)) = found else { return Ok(None) };
+            column.id = ColumnId::new(id);
+            if added > 0 {
+                later.push((column.id, DbVersion::new(added)));
+            }
+            Ok(Some(column))
         };
         for column in key {
             match with_id(column)? {
@@ -268,6 +285,7 @@ impl TrackedTable {
         for column in columns {
             self.columns.extend(with_id(column)?);
         }
+        self.later = later;
         if self.key.is_empty() {
             return Ok(None);
         }
@@ -283,9 +301,9 @@ impl TrackedTable {
         let places: Vec<String> = (1..=parts + 5).map(|at| format!("?{at}")).collect();
         RowSql {
             metadata_write: format!(
-                "insert into {metadata} ({log_key}, {state}, seq) values ({})
+                "insert into {metadata} as m ({log_key}, {state}) values ({})
                  on conflict ({log_key}) do update set alive = excluded.alive, hlc = excluded.hlc,
-                   site = excluded.site, cols = excluded.cols, seq = excluded.seq",
+                   site = excluded.site, cols = excluded.cols, seq = max(m.seq, excluded.seq)",
                 places.join(", ")
             ),
             row_read: format!("select {read} from {table} where {key}"),
@@ -324,7 +342,12 @@ impl TrackedTable {
         let key =
             join(&self.key, " and ", |_, column| format!("cloudsync_row.{0} = {row}.{0}", column.quoted()));
         let table = quote(&self.name);
-        Some(format!("exists (select 1 from {table} as cloudsync_row where {key} and ({filter}\n))"))
+        Some(format!("exists (select 1 from {table}{FILTER_BEGIN}{key}{FILTER_MIDDLE}{filter}{FILTER_END}"))
+    }
+
+    /// Where its writes are captured.
+    pub(crate) const fn log_name(&self) -> &'static str {
+        if self.enabled { "cloudsync_log" } else { "cloudsync_held" }
     }
 
     /// The user's table, quoted.

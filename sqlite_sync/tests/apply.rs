@@ -126,9 +126,9 @@ fn an_unknown_table_and_another_key_are_skipped_and_recorded() {
 
 #[test]
 fn parked_cells_are_shown_by_a_creation_that_comes_late() {
-    let delete = format!("a: delete from todos; {}", later(100));
-    let create = format!("c: insert into todos values ('1', 'made by c', 3); {}", later(200));
-    let update = format!("b: update todos set title = 'newest'; {}", later(300));
+    let delete = format!("a: delete from todos; {}", later(10_000));
+    let create = format!("c: insert into todos values ('1', 'made by c', 3); {}", later(20_000));
+    let update = format!("b: update todos set title = 'newest'; {}", later(30_000));
     let steps = ["a: insert into todos values ('1', 'milk', 0)", "a -> b", &delete, &update, "a -> b"];
     check(TODOS, &steps, ALL, &[("a", ""), ("b", "")]);
     let mut shown = steps.to_vec();

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use schema_mapping::SqliteValue;
 use shared_format::{
-    CellOutcome, ColumnId, Hlc, Incoming, Plan, RowKind, RowState, RowWrite, Stamp, Value, ValueRef, merge,
+    CellOutcome, ColumnId, Hlc, Incoming, Plan, RowKind, RowState, RowWrite, Value, ValueRef, merge,
     merge_unseen,
 };
 
@@ -13,7 +13,7 @@ use super::incoming::Change;
 use super::statements::{RowStatements, Shape};
 use super::{Session, Source, Staged};
 use crate::error::{Error, Result};
-use crate::metadata::Stored;
+use crate::metadata::{self, Stored};
 use crate::parked;
 use crate::tracked_table::TrackedTable;
 
@@ -89,16 +89,12 @@ impl Session<'_, '_> {
     /// What this file knows of a row; a row without metadata was there before `cloudsync_init`.
     fn local_state(&mut self, change: &Change<'_>) -> Result<RowState> {
         let statements = &mut self.statements[change.table_at];
-        if let Some((state, _seq)) = statements.state(&self.replica.sites, &change.key)? {
+        if let Some(state) = statements.state(&self.replica.sites, &change.key)? {
             return Ok(state);
         }
         let is_there = statements.with_row(&change.key, |_row| Ok(()))?.is_some();
         self.expects_unseen = !is_there;
-        Ok(if is_there {
-            RowState::baseline(Stamp { site: self.replica.own(), ..Stamp::ZERO })
-        } else {
-            RowState::unseen()
-        })
+        Ok(if is_there { metadata::baseline(&change.table, self.replica.own()) } else { RowState::unseen() })
     }
 
     /// Refuses stamps from far ahead in payload files; what the server sends was checked there.

@@ -77,9 +77,9 @@ impl<'c> RowStatements<'c> {
         let key_is = table.log_key_is(1);
         Self {
             connection,
-            metadata_read: Lazy::new(format!("select {state}, seq from {metadata} where {key_is}")),
+            metadata_read: Lazy::new(format!("select {state} from {metadata} where {key_is}")),
             metadata_add: Lazy::new(format!(
-                "insert into {metadata} ({key}, {state}, seq) values ({}) on conflict ({key}) do nothing",
+                "insert into {metadata} ({key}, {state}) values ({}) on conflict ({key}) do nothing",
                 places.join(", ")
             )),
             metadata_write: Lazy::new(table.sql.metadata_write.clone()),
@@ -91,19 +91,15 @@ impl<'c> RowStatements<'c> {
         }
     }
 
-    /// Reads the metadata of a row, and when it last changed here.
-    pub(super) fn state(
-        &mut self,
-        sites: &Sites,
-        key: &[SqliteValue<'_>],
-    ) -> Result<Option<(RowState, DbVersion)>> {
+    /// Reads the metadata of a row.
+    pub(super) fn state(&mut self, sites: &Sites, key: &[SqliteValue<'_>]) -> Result<Option<RowState>> {
         let statement = self.metadata_read.get(self.connection)?;
         bind_key(statement, key)?;
         let mut rows = statement.raw_query();
-        let Some(row) = rows.next().doing("read metadata")? else { return Ok(None) };
-        let state = metadata::state(sites, row, 0)?;
-        let seq = DbVersion::new(row.get(metadata::STATE_COLUMNS)?);
-        Ok(state.map(|state| (state, seq)))
+        match rows.next().doing("read metadata")? {
+            Some(row) => metadata::state(sites, &self.table, row, 0),
+            None => Ok(None),
+        }
     }
 
     /// Writes the metadata of a row that has none; says whether it had none.

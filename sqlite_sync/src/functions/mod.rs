@@ -55,12 +55,15 @@ pub fn register_with(connection: &Connection, transport: Box<dyn Transport>) -> 
     Ok(())
 }
 
-/// Folds a long log, so that the next export does not have to. Not being able to is no reason not to load.
+/// Looks at the tables and folds a long log, so that the next export does not have to. Not being able to is no reason not to load.
 fn fold_on_open(connection: &Connection) {
     let run = || -> Result<()> {
-        let Some(mut replica) = Replica::load(connection)? else { return Ok(()) };
+        if !connection.is_autocommit() {
+            return Ok(());
+        }
+        let Some(mut replica) = Replica::load_current(connection)? else { return Ok(()) };
         let unfolded = log::newest(connection)?.get() - log::folded(connection)?.get();
-        if unfolded > fold::FOLD_ON_OPEN && connection.is_autocommit() {
+        if unfolded > fold::FOLD_ON_OPEN {
             let unit = Unit::begin(connection)?;
             fold(&mut replica)?;
             unit.commit()?;

@@ -34,8 +34,8 @@ fn payload_apply(context: &Context<'_>, applying: &Applying) -> Result<i64> {
         _other => return Err(wrong(context, "cloudsync_payload_apply", 0, "a payload (BLOB)")),
     };
     let connection = reach(context)?;
-    let mut replica = Replica::open(&connection)?;
     let unit = Unit::begin(&connection)?;
+    let mut replica = Replica::current(&connection)?;
     let applied = apply(&mut replica, applying, frames, Source::File)?;
     unit.commit()?;
     Ok(i64::try_from(applied.rows).unwrap_or(i64::MAX))

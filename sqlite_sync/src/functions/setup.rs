@@ -10,6 +10,7 @@ use super::{DIRECT, HARMLESS};
 use crate::catalog;
 use crate::checks::Skipped;
 use crate::error::{Error, Result};
+use crate::schema;
 use crate::table_settings;
 
 /// A function that changes what the file keeps.
@@ -20,7 +21,7 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
         connection
             .create_scalar_function("cloudsync_init", arguments, DIRECT, |context| Ok(init(context)?))?;
     }
-    let functions: [(&str, i32, SetupFunction); 8] = [
+    let functions: [(&str, i32, SetupFunction); 10] = [
         ("cloudsync_cleanup", 1, cleanup),
         ("cloudsync_enable", 1, enable),
         ("cloudsync_disable", 1, disable),
@@ -29,6 +30,8 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
         ("cloudsync_set_column", 4, set_column),
         ("cloudsync_set_filter", 2, set_filter),
         ("cloudsync_clear_filter", 1, clear_filter),
+        ("cloudsync_begin_alter", 1, begin_alter),
+        ("cloudsync_commit_alter", 1, commit_alter),
     ];
     for (name, arguments, run) in functions {
         connection.create_scalar_function(name, arguments, DIRECT, move |context| Ok(run(context)?))?;
@@ -124,4 +127,14 @@ fn clear_filter(context: &Context<'_>) -> Result<SqlValue> {
     let table = text(context, "cloudsync_clear_filter", 0)?;
     table_settings::set_filter(&*reach(context)?, &table, None)?;
     Ok(SqlValue::Integer(1))
+}
+
+fn begin_alter(context: &Context<'_>) -> Result<SqlValue> {
+    schema::begin_alter(&*reach(context)?, &text(context, "cloudsync_begin_alter", 0)?)?;
+    Ok(SqlValue::Null)
+}
+
+fn commit_alter(context: &Context<'_>) -> Result<SqlValue> {
+    schema::commit_alter(&*reach(context)?, &text(context, "cloudsync_commit_alter", 0)?)?;
+    Ok(SqlValue::Null)
 }

@@ -157,7 +157,7 @@ impl Answer {
             return Err(self.refused(ask));
         }
         let unit = Unit::begin(connection)?;
-        let mut replica = Replica::open(connection)?;
+        let mut replica = Replica::current(connection)?;
         let is_current = settings::text(connection, Setting::Token)?.as_deref() == ask.header(TOKEN)
             && ask.header(SITE) == Some(replica.own().to_string().as_str());
         // Otherwise another process synced this file meanwhile, and the request was merely late.

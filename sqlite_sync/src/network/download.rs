@@ -183,7 +183,7 @@ fn take_in(
         gathered.parts.push((Source::Log, Vec::new()));
     }
     let unit = Unit::begin(connection)?;
-    let mut replica = Replica::open(connection)?;
+    let mut replica = Replica::current(connection)?;
     answer.keep_clock(connection)?;
     for (source, frames) in gathered.parts.drain(..) {
         let applied = apply(&mut replica, applying, &frames, source)?;

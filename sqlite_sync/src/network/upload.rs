@@ -63,7 +63,7 @@ impl Network {
 /// The upload that is on its way, or the next one, stored before it is sent.
 fn take_upload(connection: &Connection) -> Result<Option<Upload>> {
     let unit = Unit::begin(connection)?;
-    let mut replica = Replica::open(connection)?;
+    let mut replica = Replica::current(connection)?;
     let upload = match outbox::pending(connection)? {
         Some(upload) => Some(upload),
         None => next_upload(&mut replica)?,
