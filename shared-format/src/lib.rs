@@ -16,14 +16,21 @@ mod merge;
 mod message;
 pub mod payload;
 mod reader;
+mod register;
 mod row_key;
 mod row_state;
 mod value;
 
 pub use clock::{Hlc, SiteId, Stamp};
 pub use error::FormatError;
-pub use merge::{CellOutcome, Incoming, Plan, RowKind, RowWrite, merge, merge_unseen};
+pub use merge::{
+    CellOutcome, Incoming, KeptRegister, Local, LogPlace, MergedRegister, Plan, RowKind, RowRegisters,
+    RowValues, RowWrite, Rules, RulesPlan, merge, merge_unseen, merge_with,
+};
 pub use message::{MESSAGE_PREFIX, Message, encode_message, signed_parts};
+pub use register::{ColumnRule, LostEntry, OwnEntries, Register, Written};
 pub use row_key::{decode_key, encode_key};
-pub use row_state::{CellStamp, ColumnId, Life, LocalWrite, RowState, pack_cells, unpack_cells};
+pub use row_state::{
+    CellStamp, ColumnId, Life, LocalWrite, RowState, pack_cells, pack_row, unpack_cells, unpack_registers,
+};
 pub use value::{Value, ValueRef};

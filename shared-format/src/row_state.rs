@@ -8,8 +8,14 @@ use crate::clock::{Hlc, SiteId, Stamp};
 use crate::error::FormatError;
 use crate::reader::{Reader, push_varint};
 
-/// The only layout of packed cells so far; its number leaves room for others.
+/// Layout of packed cells alone.
 const PACKED_CELLS: u8 = 1;
+
+/// Layout of packed cells with registers behind them.
+const PACKED_ROW: u8 = 2;
+
+/// A cell as metadata keeps it: the site is an ordinal of the file's dictionary.
+type PackedCell = (ColumnId, Hlc, u32);
 
 /// Number of a column within its table, given by one site and never used again there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,33 +176,83 @@ impl RowState {
 pub fn pack_cells(cells: &[(ColumnId, Hlc, u32)]) -> Vec<u8> {
     let mut out = Vec::with_capacity(cells.len().saturating_mul(12).saturating_add(1));
     out.push(PACKED_CELLS);
-    for (column, hlc, ordinal) in cells {
+    push_cells(&mut out, cells);
+    out
+}
+
+/// Packs cells and registers: another layout byte, the number of cells, the cells, then per register the column
+/// id, its length and its bytes.
+#[must_use]
+pub fn pack_row(cells: &[(ColumnId, Hlc, u32)], registers: &[(ColumnId, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let length = |length: usize| u32::try_from(length).expect("a row is below 4 GiB: see DESIGN section 15");
+    out.push(PACKED_ROW);
+    push_varint(&mut out, length(cells.len()));
+    push_cells(&mut out, cells);
+    for (column, bytes) in registers {
         push_varint(&mut out, u32::from(column.get()));
-        out.extend_from_slice(&hlc.raw().to_le_bytes());
-        push_varint(&mut out, *ordinal);
+        push_varint(&mut out, length(bytes.len()));
+        out.extend_from_slice(bytes);
     }
     out
 }
 
-/// Reads what [`pack_cells`] wrote.
+fn push_cells(out: &mut Vec<u8>, cells: &[PackedCell]) {
+    for (column, hlc, ordinal) in cells {
+        push_varint(out, u32::from(column.get()));
+        out.extend_from_slice(&hlc.raw().to_le_bytes());
+        push_varint(out, *ordinal);
+    }
+}
+
+/// Reads the cells that [`pack_cells`] or [`pack_row`] wrote.
 ///
 /// # Errors
 /// Bytes that end early, a layout of a later release, or a column id above 65,535.
 pub fn unpack_cells(bytes: &[u8]) -> Result<Vec<(ColumnId, Hlc, u32)>, FormatError> {
-    let mut reader = Reader::new("packed cells", bytes);
-    let layout = reader.byte()?;
-    if layout != PACKED_CELLS {
-        return Err(FormatError::UnknownCode { what: "layout of packed cells", code: u64::from(layout) });
-    }
-    let mut cells = Vec::new();
+    read_packed(bytes).map(|(cells, _)| cells)
+}
+
+/// Reads the registers that [`pack_row`] wrote; there are none behind cells alone.
+///
+/// # Errors
+/// As [`unpack_cells`].
+pub fn unpack_registers(bytes: &[u8]) -> Result<Vec<(ColumnId, &[u8])>, FormatError> {
+    let (_, mut reader) = read_packed(bytes)?;
+    let mut registers = Vec::new();
     while !reader.is_empty() {
-        let column = reader.varint()?;
-        let column = u16::try_from(column)
-            .map_err(|_| FormatError::UnknownCode { what: "column id", code: u64::from(column) })?;
-        let hlc = Hlc::from_raw(u64::from_le_bytes(reader.array()?));
-        cells.push((ColumnId::new(column), hlc, reader.varint()?));
+        let column = read_column(&mut reader)?;
+        let length = reader.varint()?;
+        registers.push((column, reader.take(usize::try_from(length).unwrap_or(usize::MAX))?));
     }
-    Ok(cells)
+    Ok(registers)
+}
+
+/// Reads the cells; what is left of the bytes are registers.
+fn read_packed(bytes: &[u8]) -> Result<(Vec<PackedCell>, Reader<'_>), FormatError> {
+    let mut reader = Reader::new("packed cells", bytes);
+    let mut left = match reader.byte()? {
+        PACKED_CELLS => None,
+        PACKED_ROW => Some(reader.varint()?),
+        layout => {
+            return Err(FormatError::UnknownCode { what: "layout of packed cells", code: u64::from(layout) });
+        }
+    };
+    let mut cells = Vec::new();
+    while left != Some(0) && !(left.is_none() && reader.is_empty()) {
+        let column = read_column(&mut reader)?;
+        let hlc = Hlc::from_raw(u64::from_le_bytes(reader.array()?));
+        cells.push((column, hlc, reader.varint()?));
+        left = left.map(|left| left.saturating_sub(1));
+    }
+    Ok((cells, reader))
+}
+
+fn read_column(reader: &mut Reader<'_>) -> Result<ColumnId, FormatError> {
+    let column = reader.varint()?;
+    let narrow = u16::try_from(column);
+    let unknown = FormatError::UnknownCode { what: "column id", code: u64::from(column) };
+    narrow.map(ColumnId::new).map_err(|_| unknown)
 }
 
 #[cfg(test)]
@@ -243,10 +299,18 @@ mod tests {
     #[test]
     fn packed_cells_read_back() {
         let cells = vec![(TITLE, hlc(1, 2), 0), (ColumnId::new(999), Hlc::from_raw(u64::MAX), 70_000)];
-        assert_eq!(unpack_cells(&pack_cells(&cells)), Ok(cells));
+        assert_eq!(unpack_cells(&pack_cells(&cells)), Ok(cells.clone()));
         assert_eq!(
             unpack_cells(&[9]),
             Err(FormatError::UnknownCode { what: "layout of packed cells", code: 9 })
         );
+        let registers = vec![(DONE, vec![1, 2, 3]), (TITLE, vec![])];
+        let packed = pack_row(&cells, &registers);
+        assert_eq!(unpack_cells(&packed), Ok(cells.clone()));
+        let read: Vec<(ColumnId, Vec<u8>)> =
+            unpack_registers(&packed).unwrap().into_iter().map(|(id, bytes)| (id, bytes.to_vec())).collect();
+        assert_eq!(read, registers);
+        assert_eq!(unpack_registers(&pack_cells(&cells)), Ok(vec![]));
+        assert!(matches!(unpack_registers(&packed[..packed.len() - 4]), Err(FormatError::Truncated { .. })));
     }
 }

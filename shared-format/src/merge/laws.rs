@@ -15,10 +15,10 @@ use crate::row_state::{CellStamp, ColumnId, LocalWrite, RowState};
 const COLUMNS: [ColumnId; 4] = [ColumnId::new(1), ColumnId::new(2), ColumnId::new(3), ColumnId::new(4)];
 
 /// A small random source: xorshift64*.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -26,7 +26,7 @@ impl Random {
         usize::try_from(bits).unwrap() % bound
     }
 
-    fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
         for at in (1..items.len()).rev() {
             items.swap(at, self.below(at + 1));
         }
@@ -198,19 +198,31 @@ fn check_any_order(seed: u64, random: &mut Random, changes: &[Change]) {
     }
 }
 
-fn for_each_seed(mut run: impl FnMut(u64, &mut Random)) {
+/// Names the seed of a history that fails in any way.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::eprintln!("SEED={}", self.0);
+        }
+    }
+}
+
+pub(super) fn for_each_seed(histories: u64, mut run: impl FnMut(u64, &mut Random)) {
     let seeds = match std::env::var("SEED") {
         Ok(seed) => vec![seed.parse().expect("SEED is a number")],
-        Err(_) => (1..4_000).collect::<Vec<u64>>(),
+        Err(_) => (1..histories).collect::<Vec<u64>>(),
     };
     for seed in seeds {
+        let _named = Named(seed);
         run(seed, &mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     }
 }
 
 #[test]
 fn any_set_of_changes_gives_one_result_in_any_order() {
-    for_each_seed(|seed, random| {
+    for_each_seed(4_000, |seed, random| {
         let changes: Vec<Change> = (0..2 + random.below(7)).map(|_| wild_change(random)).collect();
         check_any_order(seed, random, &changes);
     });
@@ -218,7 +230,7 @@ fn any_set_of_changes_gives_one_result_in_any_order() {
 
 #[test]
 fn real_histories_give_one_result_in_any_order() {
-    for_each_seed(|seed, random| {
+    for_each_seed(4_000, |seed, random| {
         let changes = real_history(random);
         if !changes.is_empty() {
             check_any_order(seed, random, &changes);
@@ -229,7 +241,7 @@ fn real_histories_give_one_result_in_any_order() {
 #[test]
 fn what_needs_no_look_at_the_cells_is_what_merge_decides() {
     let mut plain = 0;
-    for_each_seed(|seed, random| {
+    for_each_seed(4_000, |seed, random| {
         let mut change = wild_change(random);
         if random.below(2) == 0 {
             change.cells.iter_mut().for_each(|(cell, _)| cell.stamp = change.stamp);

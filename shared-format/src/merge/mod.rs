@@ -7,6 +7,13 @@
 mod cls;
 #[cfg(test)]
 mod laws;
+mod local;
+mod rules;
+#[cfg(test)]
+mod rules_laws;
+
+pub use local::{KeptRegister, Local, LogPlace, RowRegisters};
+pub use rules::{MergedRegister, RowValues, Rules, RulesPlan, merge_with};
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;

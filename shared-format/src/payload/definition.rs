@@ -77,6 +77,25 @@ impl TableAlgorithm {
 impl ColumnAlgorithm {
     const ALL: [Self; 6] = [Self::Lww, Self::Counter, Self::Max, Self::Min, Self::Block, Self::Group];
 
+    /// The name that users write; that of a group follows it after a colon.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lww => "lww",
+            Self::Counter => "counter",
+            Self::Max => "max",
+            Self::Min => "min",
+            Self::Block => "block",
+            Self::Group => "group",
+        }
+    }
+
+    /// Finds the algorithm that users call `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
     /// Finds the algorithm of a number on the wire.
     ///
     /// # Errors
@@ -104,7 +123,8 @@ pub struct ColumnDefinition {
     pub type_name: String,
     /// How its cells merge.
     pub algorithm: ColumnAlgorithm,
-    /// Columns of one group win or lose together.
+    /// Of `Group`, its name: columns of one group win or lose together. Of `Block`, what stands between two
+    /// blocks; None for a line feed.
     pub group: Option<String>,
 }
 
