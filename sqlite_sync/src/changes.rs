@@ -22,7 +22,7 @@ use crate::table_settings;
 use crate::tracked_table::{TrackedTable, log_key_name};
 
 /// Bytes of rows in one payload. Below the 8 MiB that an upload may have even when nothing compresses.
-const PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
+pub(crate) const PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
 
 /// Entries that are looked at for one upload.
 const UPLOAD_ENTRIES: i64 = 50_000;
@@ -33,8 +33,8 @@ const CELL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Largest upload body, compressed: see DESIGN section 15.
 const UPLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Encodes everything that changed here since a number, as frames; None when nothing did.
-pub(crate) fn encode(connection: &Connection, since: DbVersion) -> Result<Option<Vec<u8>>> {
+/// Encodes everything that changed here after a number and up to another, as frames; None when nothing did.
+pub(crate) fn encode(connection: &Connection, since: DbVersion, until: DbVersion) -> Result<Option<Vec<u8>>> {
     if !settings::is_set_up(connection)? {
         return Ok(None);
     }
@@ -43,8 +43,8 @@ pub(crate) fn encode(connection: &Connection, since: DbVersion) -> Result<Option
     fold(&mut replica)?;
     let mut frames = Vec::new();
     for table in replica.tables.iter().filter(|table| table.enabled) {
-        encode_known(&replica, table, since, &mut frames)?;
-        if table.baseline.is_some_and(|baseline| baseline > since.get()) {
+        encode_known(&replica, table, (since, until), &mut frames)?;
+        if table.baseline.is_some_and(|baseline| baseline > since.get() && baseline <= until.get()) {
             encode_baseline(&replica, table, &mut frames)?;
         }
     }
@@ -72,16 +72,16 @@ impl<'t, 'f> Frames<'t, 'f> {
     }
 }
 
-/// Rows with metadata that changed since a number, also those that came from elsewhere.
+/// Rows with metadata that changed in a range, also those that came from elsewhere.
 fn encode_known(
     replica: &Replica<'_>,
     table: &TrackedTable,
-    since: DbVersion,
+    (since, until): (DbVersion, DbVersion),
     frames: &mut Vec<u8>,
 ) -> Result<()> {
     let key_len = table.key.len();
     let sql = format!(
-        "select {}, t.{} is not null, {}{} from {} as m left join {} as t on {} where m.seq > ?1{}",
+        "select {}, t.{} is not null, {}{} from {} as m left join {} as t on {} where m.seq > ?1 and m.seq <= ?2{}",
         metadata::state_columns("m."),
         table.key[0].quoted(),
         table.log_key("m."),
@@ -92,7 +92,7 @@ fn encode_known(
         table.shares("t").map(|shared| format!(" and (m.alive = 0 or {shared})")).unwrap_or_default(),
     );
     let mut statement = replica.connection.prepare(&sql).doing("read changed rows")?;
-    let mut rows = statement.query([since.get()])?;
+    let mut rows = statement.query([since.get(), until.get()])?;
     let mut out = Frames::new(table, frames);
     while let Some(row) = rows.next().doing("read changed rows")? {
         let Some(state) = metadata::state(&replica.sites, table, row, 0)? else { continue };

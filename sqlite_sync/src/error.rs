@@ -161,6 +161,20 @@ pub enum Error {
         /// The key.
         key: &'static str,
     },
+    /// A payload file that cannot be read or written.
+    #[error("cannot {action} payload file {path:?}")]
+    File {
+        /// What was to be done.
+        action: &'static str,
+        /// The path as given.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A broken invariant of ours; the file is as it was.
+    #[error("a rule of the extension itself was broken")]
+    Panicked,
     /// A filter that is no expression over one row.
     #[error("filter of table {table:?} cannot be used: {reason}")]
     Filter {
@@ -266,6 +280,8 @@ impl Error {
             | Self::ColumnMissing { .. }
             | Self::OwnKey { .. }
             | Self::Filter { .. }
+            | Self::File { .. }
+            | Self::Panicked
             | Self::Random => ffi::SQLITE_ERROR,
         }
     }

@@ -73,6 +73,27 @@ fn fold_table(
     })
 }
 
+/// Hands over the rows that have entries which are not folded yet, as they will be then. Writes nothing.
+pub(crate) fn overlay(
+    replica: &mut Replica<'_>,
+    table: &TrackedTable,
+    each: &mut dyn FnMut(&[Value], RowState, DbVersion),
+) -> Result<()> {
+    let newest = log::newest(replica.connection)?;
+    let first = DbVersion::new(log::folded(replica.connection)?.get() + 1);
+    let offset_ms = clock_offset_ms(replica.connection)?;
+    let own = replica.own();
+    let all = table.column_ids();
+    for_each_logged_row(replica, table, first, newest, &mut |_, row| {
+        let state = fold_row(table, row, &all, own, offset_ms);
+        let seq = row.entries.last().map_or(newest, |entry| entry.seq);
+        if let Some(state) = state.filter(|state| row.state.as_ref() != Some(state)) {
+            each(&row.key, state, seq);
+        }
+        Ok(())
+    })
+}
+
 /// State of a row after its entries; None when nobody has to hear of it.
 fn fold_row(
     table: &TrackedTable,

@@ -27,6 +27,7 @@ mod sql;
 mod table_settings;
 mod tracked_table;
 mod trigger_text;
+mod virtual_tables;
 
 pub use entrypoint::sqlite3_cloudsync_init;
 pub use error::{Error, Result, Untrackable};

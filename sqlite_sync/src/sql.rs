@@ -94,6 +94,20 @@ pub(crate) fn column<'r>(row: &'r Row<'_>, at: usize) -> Result<ValueRef<'r>> {
     })
 }
 
+/// Copies a value that SQLite holds.
+pub(crate) fn owned(value: Column<'_>) -> Value {
+    match value {
+        Column::Null => Value::Null,
+        Column::Integer(number) => Value::Integer(number),
+        Column::Real(number) => Value::Real(number),
+        Column::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_other_encoding) => Value::RawText(text.to_vec()),
+        },
+        Column::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    }
+}
+
 /// Copies `count` columns of a result row, from `first` on.
 pub(crate) fn columns(row: &Row<'_>, first: usize, count: usize) -> Result<Vec<Value>> {
     (first..first + count).map(|at| Ok(column(row, at)?.to_owned_value())).collect()

@@ -12,7 +12,7 @@ use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::log::{self, BASELINE, INSERTED, MARK};
 use crate::settings::{self, Setting};
-use crate::sql::{Bind, NOW_MS, Unit, binds, join, quote};
+use crate::sql::{Bind, NOW_MS, Unit, binds, column, join, quote};
 use crate::tracked_table::{Shape, TrackedTable, log_key};
 use crate::trigger_text::filter_of;
 
@@ -49,6 +49,17 @@ pub(crate) fn set_file(connection: &Connection, key: &str, value: &Value) -> Res
         return Err(Error::NothingTracked);
     }
     store(connection, FILE, "", key, value)
+}
+
+/// Reads a setting of the whole file.
+pub(crate) fn file(connection: &Connection, key: &str) -> Result<Option<Value>> {
+    let sql = "select value from main.cloudsync_table_settings where tbl = ?1 and col = '' and key = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![FILE, key])?;
+    match rows.next().doing("read a setting of the file")? {
+        Some(row) => Ok(Some(column(row, 0)?.to_owned_value())),
+        None => Ok(None),
+    }
 }
 
 fn store(connection: &Connection, table: u32, column_name: &str, key: &str, value: &Value) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use rusqlite::functions::Context;
 use rusqlite::types::ValueRef as Argument;
-use shared_format::Value;
 
 use crate::entrypoint::connection;
 use crate::error::{Error, Result};
@@ -47,19 +46,5 @@ pub(super) fn number(context: &Context<'_>, function: &'static str, at: usize) -
         Argument::Null => Ok(None),
         Argument::Integer(number) if number >= 0 => Ok(Some(number)),
         _other => Err(wrong(context, function, at, "a number from 0 on")),
-    }
-}
-
-/// A value of its own.
-pub(super) fn owned(value: Argument<'_>) -> Value {
-    match value {
-        Argument::Null => Value::Null,
-        Argument::Integer(number) => Value::Integer(number),
-        Argument::Real(number) => Value::Real(number),
-        Argument::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) => Value::Text(text.to_owned()),
-            Err(_other_encoding) => Value::RawText(text.to_vec()),
-        },
-        Argument::Blob(bytes) => Value::Blob(bytes.to_vec()),
     }
 }

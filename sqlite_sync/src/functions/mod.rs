@@ -2,6 +2,7 @@
 
 mod arguments;
 mod facts;
+mod gather;
 mod network;
 mod payloads;
 mod setup;
@@ -18,6 +19,7 @@ use crate::fold::{self, fold};
 use crate::log;
 use crate::network::{Network, Transport, default_transport};
 use crate::sql::Unit;
+use crate::virtual_tables;
 
 /// Callable by people and programs only, never from a trigger, view or schema.
 const DIRECT: FunctionFlags = FunctionFlags::SQLITE_UTF8.union(FunctionFlags::SQLITE_DIRECTONLY);
@@ -51,6 +53,7 @@ pub fn register_with(connection: &Connection, transport: Box<dyn Transport>) -> 
     setup::register(connection)?;
     payloads::register(connection, &shared)?;
     network::register(connection, &shared)?;
+    virtual_tables::register(connection)?;
     fold_on_open(connection);
     Ok(())
 }

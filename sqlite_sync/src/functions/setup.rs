@@ -5,12 +5,13 @@ use rusqlite::functions::Context;
 use rusqlite::types::{Value as SqlValue, ValueRef as Argument};
 use shared_format::payload::TableAlgorithm;
 
-use super::arguments::{number, owned, reach, text, wrong};
+use super::arguments::{number, reach, text, wrong};
 use super::{DIRECT, HARMLESS};
 use crate::catalog;
 use crate::checks::Skipped;
 use crate::error::{Error, Result};
 use crate::schema;
+use crate::sql::owned;
 use crate::table_settings;
 
 /// A function that changes what the file keeps.
