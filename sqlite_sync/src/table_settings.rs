@@ -209,9 +209,10 @@ fn check_filter(connection: &Connection, table: &TrackedTable, filter: &str) -> 
     connection
         .execute_batch("rollback to cloudsync_filter; release cloudsync_filter")
         .doing("undo the check of a filter")?;
-    checked.map_err(|error| match error {
-        rusqlite::Error::SqlInputError { msg, .. } => refuse(msg),
-        other => refuse(other.to_string()),
+    // Newer SQLite adds the statement to what is wrong; the type that holds it is not in every build.
+    checked.map_err(|error| {
+        let text = error.to_string();
+        refuse(text.split(" in savepoint ").next().unwrap_or_default().to_owned())
     })
 }
 
