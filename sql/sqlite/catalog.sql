@@ -121,3 +121,20 @@ create table if not exists main.cloudsync_gaps (
   reason text not null,
   at_ms integer not null
 );
+
+-- Values written here that lost before the server had acknowledged them; `key` is a JSON array for people.
+create table if not exists main.cloudsync_conflicts (
+  id integer primary key,
+  tbl text not null collate nocase,
+  pk blob not null,
+  key text not null,
+  col text not null collate nocase,
+  lost_value,
+  lost_hlc integer not null,
+  lost_site blob not null,
+  won_value,
+  won_hlc integer not null,
+  won_site blob not null,
+  reason text not null,
+  at_ms integer not null
+);

@@ -7,6 +7,7 @@ mod capture;
 mod catalog;
 mod changes;
 mod checks;
+mod conflicts;
 mod connection;
 mod emit;
 mod entrypoint;

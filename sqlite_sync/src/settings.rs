@@ -29,6 +29,8 @@ pub(crate) enum Setting {
     SchemaSeen,
     /// Whether the server's rows have to be fetched anew, because some of them were passed over.
     Refetch,
+    /// How many conflicts were dropped because they were too old or too many.
+    ConflictsExpired,
 }
 
 impl Setting {
@@ -43,6 +45,7 @@ impl Setting {
             Self::RejectedSeen => "rejected_seen",
             Self::SchemaSeen => "schema_seen",
             Self::Refetch => "refetch",
+            Self::ConflictsExpired => "conflicts_expired",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! that this file's own constraints refuse is parked and tried again at each sync; it never holds up others.
 
 mod incoming;
+mod lost;
 mod row;
 mod settle;
 mod statements;
@@ -19,10 +20,12 @@ use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{RowKind, Value};
 
 use self::incoming::{Change, Mappings};
+use self::lost::Unsent;
 use self::statements::RowStatements;
 use crate::capture::TRIGGER_PREFIX;
 use crate::catalog::Replica;
 use crate::changes::single_row;
+use crate::conflicts;
 use crate::connection::{Applying, foreign_keys_open};
 use crate::error::{Doing, Error, Reading, Result};
 use crate::fold::fold;
@@ -82,6 +85,10 @@ struct Session<'r, 'c> {
     is_watched: bool,
     /// Whether every row is checked for foreign keys on its own.
     is_careful: bool,
+    /// Newest number before this apply; all up to it is folded.
+    folded: DbVersion,
+    /// What this site wrote and the server has not acknowledged, read when first needed.
+    unsent: Option<Unsent>,
     mark: Option<DbVersion>,
     staged: HashMap<(u32, Vec<u8>), Staged>,
     /// One entry for each table of the replica.
@@ -139,7 +146,10 @@ fn attempt(
     let _writing = applying.begin();
     let statements =
         replica.tables.iter().map(|table| RowStatements::new(connection, Rc::clone(table))).collect();
+    let folded = log::folded(connection)?;
     let mut session = Session {
+        folded,
+        unsent: None,
         corrected_ms: replica.corrected_ms()?,
         replica,
         source,
@@ -162,6 +172,7 @@ fn attempt(
     if is_watched {
         session.settle()?;
     }
+    conflicts::expire(connection, session.corrected_ms)?;
     Ok(session.applied)
 }
 

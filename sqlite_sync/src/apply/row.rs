@@ -34,7 +34,7 @@ impl Session<'_, '_> {
         let local = self.local_state(change)?;
         self.check_clock(change, &local)?;
         let statements = &mut self.statements[change.table_at];
-        let mut held = Held { statements, change, is_alive: local.is_alive(), read: None };
+        let mut held = Held::new(statements, change, local.is_alive());
         let mut plan = decide(change, &local, &mut held)?;
         if !plan.changed {
             return Ok(false);
@@ -42,8 +42,10 @@ impl Session<'_, '_> {
         let moved = held.moved(&plan)?;
         let parks = !plan.state.is_alive() && !plan.state.cells.is_empty();
         let kept = if parks { parked_values(change, &plan, &moved) } else { Vec::new() };
+        let losing = self.losing(change, &local, &plan)?;
         let seq = self.mark()?;
         self.write_row(change, &plan, &moved)?;
+        self.keep_lost(change, &losing)?;
         if parks {
             // A row that a user's trigger deleted meanwhile took its values along.
             plan.state.cells.retain(|cell| kept.iter().any(|(id, _)| *id == cell.column));
@@ -200,7 +202,7 @@ fn asked<'a>(
 }
 
 /// Values of a row that merge may ask for, read when first needed.
-struct Held<'h, 'c> {
+pub(super) struct Held<'h, 'c> {
     statements: &'h mut RowStatements<'c>,
     change: &'h Change<'h>,
     is_alive: bool,
@@ -208,7 +210,17 @@ struct Held<'h, 'c> {
     read: Option<Vec<(ColumnId, Value)>>,
 }
 
-impl Held<'_, '_> {
+impl<'h, 'c> Held<'h, 'c> {
+    pub(super) fn new(statements: &'h mut RowStatements<'c>, change: &'h Change<'h>, is_alive: bool) -> Self {
+        Self { statements, change, is_alive, read: None }
+    }
+
+    /// The value of a column, live or parked; None when there is none.
+    pub(super) fn value(&mut self, place: usize) -> Result<Option<Value>> {
+        let column = self.change.table.columns[place].id;
+        Ok(self.all()?.iter().find(|(id, _)| *id == column).map(|(_, value)| value.clone()))
+    }
+
     /// How the value of an incoming cell orders against the one that this file holds, live or parked.
     fn compare(&mut self, cell: usize) -> Result<Ordering> {
         let change = self.change;
