@@ -5,16 +5,16 @@ use rusqlite::{Connection, Row};
 
 use crate::error::{Doing, Result};
 use crate::log::{ColumnSet, DELETED, INSERTED, LOOK, WORD_COLUMNS};
+use crate::looks::Unshared;
 use crate::schema;
 use crate::sql::{NOW_MS, balanced, fill, join, quote};
-use crate::tracked_table::{Affinity, Column, TrackedTable, UniqueIndex, log_key_name};
+use crate::tracked_table::{Affinity, Column, TrackedTable, log_key_name};
 
 const INSERT: &str = include_str!("../../sql/sqlite/capture_insert.sql");
 const UPDATE: &str = include_str!("../../sql/sqlite/capture_update.sql");
 const REKEY: &str = include_str!("../../sql/sqlite/capture_rekey.sql");
 const DELETE: &str = include_str!("../../sql/sqlite/capture_delete.sql");
 const ENTER: &str = include_str!("../../sql/sqlite/capture_enter.sql");
-const LOOK_UP: &str = include_str!("../../sql/sqlite/capture_look.sql");
 const ALTER: &str = include_str!("../../sql/sqlite/capture_alter.sql");
 
 /// Beginning of a trigger's text where this crate makes it.
@@ -37,7 +37,7 @@ pub(crate) struct Held {
 }
 
 /// Makes the triggers of a table anew.
-pub(crate) fn install(connection: &Connection, table: &TrackedTable, uniques: &[UniqueIndex]) -> Result<()> {
+pub(crate) fn install(connection: &Connection, table: &TrackedTable, uniques: &[Unshared]) -> Result<()> {
     remove(connection, &table.name)?;
     for sql in statements(table, uniques) {
         connection.execute_batch(&sql).doing("make a capture trigger")?;
@@ -88,7 +88,7 @@ pub(crate) fn held(connection: &Connection, table: u32) -> Result<Vec<Held>> {
 }
 
 /// The texts that [`install`] would make now, as SQLite would hold them.
-pub(crate) fn texts(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
+pub(crate) fn texts(table: &TrackedTable, uniques: &[Unshared]) -> Vec<String> {
     let mut texts: Vec<String> = statements(table, uniques)
         .iter()
         .filter_map(|sql| Some(sql.split_once(MADE)?.1.trim_end().to_owned()))
@@ -112,7 +112,7 @@ pub(crate) fn remove(connection: &Connection, table: &str) -> Result<()> {
     schema::forget(connection, table)
 }
 
-fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
+fn statements(table: &TrackedTable, uniques: &[Unshared]) -> Vec<String> {
     let numbers = [INSERTED, DELETED, LOOK].map(|code| code.to_string());
     let id = table.id.to_string();
     let quoted = quote(&table.name);
@@ -167,14 +167,14 @@ fn statements(table: &TrackedTable, uniques: &[UniqueIndex]) -> Vec<String> {
         all.push(with(ENTER, &[("trigger", &trigger(table, "enter")), ("not_shared", &not_shared)]));
     }
     all.extend(update_statement(table, &with));
-    for (at, unique) in uniques.iter().enumerate() {
-        all.extend(look_statements(table, at, unique, &with));
+    for (at, unshared) in uniques.iter().enumerate() {
+        all.extend(unshared.statements(table, at, &with));
     }
     all
 }
 
 /// Fills a template with the parts that all triggers of a table share, and with its own.
-type Filler<'a> = &'a dyn Fn(&str, &[(&str, &str)]) -> String;
+pub(crate) type Filler<'a> = &'a dyn Fn(&str, &[(&str, &str)]) -> String;
 
 /// The trigger that logs which columns changed; None for a table of nothing but its key.
 fn update_statement(table: &TrackedTable, with: Filler<'_>) -> Option<String> {
@@ -197,34 +197,7 @@ fn update_statement(table: &TrackedTable, with: Filler<'_>) -> Option<String> {
     Some(with(UPDATE, &own))
 }
 
-/// Triggers that log which rows hold the values of one UNIQUE index.
-fn look_statements(table: &TrackedTable, at: usize, unique: &UniqueIndex, with: Filler<'_>) -> [String; 2] {
-    let columns = join(&unique.parts, ", ", |_, (column, _)| quote(column));
-    let held_equal = join(&unique.parts, " and ", |_, (column, collation)| {
-        format!("held.{0} collate {1} = NEW.{0}", quote(column), quote(collation))
-    });
-    let written = join(&unique.parts, " or ", |_, (column, _)| changed_value(column));
-    let held_key = table.key_columns("held.");
-    let held_shared = table.shares("held").map(|shared| format!("\n  and {shared}")).unwrap_or_default();
-    let look = |what: &str, event: &str, when_written: &str| {
-        let name = trigger(table, &format!("{what}_{at}"));
-        let own = [
-            ("trigger", name.as_str()),
-            ("event", event),
-            ("when_written", when_written),
-            ("held_key", &held_key),
-            ("held_equal", &held_equal),
-            ("held_shared", &held_shared),
-        ];
-        with(LOOK_UP, &own)
-    };
-    [
-        look("look_insert", "insert", ""),
-        look("look_update", &format!("update of {columns}"), &format!("\nwhen {written}")),
-    ]
-}
-
-fn trigger(table: &TrackedTable, what: &str) -> String {
+pub(crate) fn trigger(table: &TrackedTable, what: &str) -> String {
     quote(&format!("{TRIGGER_PREFIX}{}_{what}", table.id))
 }
 
@@ -251,7 +224,7 @@ fn changed(column: &Column) -> String {
     }
 }
 
-fn changed_value(name: &str) -> String {
+pub(crate) fn changed_value(name: &str) -> String {
     let name = quote(name);
     format!("(OLD.{name} is not NEW.{name} collate binary)")
 }

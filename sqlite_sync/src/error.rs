@@ -195,14 +195,6 @@ pub enum Untrackable {
     /// Views, virtual tables and tables of the extension itself.
     #[error("it is no ordinary table of the user")]
     NotOrdinary,
-    /// Two keys that differ here would be one row there, or the reverse.
-    #[error("key column {column:?} has collation {collation}, wanted BINARY")]
-    KeyCollation {
-        /// The key column.
-        column: String,
-        /// Its collation.
-        collation: String,
-    },
     /// See DESIGN section 15.
     #[error("it has {found} columns, limit is {max}")]
     Columns {
@@ -210,12 +202,6 @@ pub enum Untrackable {
         found: usize,
         /// Columns allowed.
         max: usize,
-    },
-    /// REPLACE deletes rows through such an index without a trace that triggers could see.
-    #[error("unique index {index:?} is over an expression")]
-    ExpressionIndex {
-        /// The index.
-        index: String,
     },
     /// Its metadata would overwrite another table.
     #[error("there is another table {name:?}")]

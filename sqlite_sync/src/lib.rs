@@ -16,6 +16,7 @@ mod fold;
 mod functions;
 mod gap;
 mod log;
+mod looks;
 mod metadata;
 pub mod network;
 mod outbox;

@@ -9,6 +9,7 @@ use shared_format::payload::{
 
 use crate::error::{Doing, Error, Result, Untrackable};
 use crate::log::DbVersion;
+use crate::looks::{Unshared, hidden_rowid};
 use crate::metadata::state_columns;
 use crate::sql::{join, quote};
 
@@ -30,13 +31,8 @@ pub(crate) struct Column {
     /// The default as SQL text.
     pub(crate) default: Option<String>,
     pub(crate) may_be_null: bool,
-}
-
-/// A UNIQUE index beside the primary key.
-#[derive(Clone, Debug)]
-pub(crate) struct UniqueIndex {
-    /// Column name and collation, in index order.
-    pub(crate) parts: Vec<(String, String)>,
+    /// How the index of the key compares it; that of any other column does not matter here.
+    pub(crate) collation: String,
 }
 
 /// What SQLite says of a table, before it has ids.
@@ -45,7 +41,7 @@ pub(crate) struct Shape {
     pub(crate) name: String,
     pub(crate) key: Vec<Column>,
     pub(crate) columns: Vec<Column>,
-    pub(crate) uniques: Vec<UniqueIndex>,
+    pub(crate) uniques: Vec<Unshared>,
 }
 
 /// A table whose writes are captured.
@@ -128,6 +124,21 @@ impl Column {
         Affinity::of(&self.type_name)
     }
 
+    /// Whether the index of the key tells any two texts apart.
+    pub(crate) fn is_binary(&self) -> bool {
+        self.collation.eq_ignore_ascii_case("binary")
+    }
+
+    /// `column = value` for a column of the key. Rows are told apart byte by byte; where the index is laxer, it
+    /// finds the row and the bytes decide.
+    fn key_is(&self, column: &str, value: &str) -> String {
+        let exact = format!("{column} = {value} collate binary");
+        if self.is_binary() {
+            return exact;
+        }
+        format!("{column} = {value} collate {} and {exact}", quote(&self.collation))
+    }
+
     fn definition(&self) -> ColumnDefinition {
         ColumnDefinition {
             id: self.id,
@@ -158,65 +169,32 @@ impl Shape {
             return Err(refuse(Untrackable::Columns { found, max: COLUMNS_MAX }));
         }
         let mut shape = Self { key, columns, uniques: Vec::new(), name: name.clone() };
-        shape.read_indexes(connection).map_err(|error| match error {
-            IndexError::Sqlite(error) => error,
-            IndexError::Refused(reason) => refuse(reason),
-        })?;
+        shape.read_uniques(connection)?;
         Ok(shape)
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.key.iter().chain(&self.columns).any(|column| column.name.eq_ignore_ascii_case(name))
-    }
-
-    fn read_indexes(&mut self, connection: &Connection) -> Result<(), IndexError> {
+    /// Reads what two rows of the table cannot share.
+    fn read_uniques(&mut self, connection: &Connection) -> Result<()> {
         let sql = "select name, origin from pragma_index_list(?1, 'main') where \"unique\" order by seq";
-        let mut statement = connection.prepare_cached(sql).map_err(Error::from)?;
+        let mut statement = connection.prepare_cached(sql)?;
         let indexes = statement
             .query_map([&self.name], |row| Ok((row.get(0)?, row.get(1)?)))
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(String, String)>>>)
             .doing("read the indexes")?;
-        let mut is_rowid = true;
-        for (index, origin) in indexes {
-            let sql = "select name, coll from pragma_index_xinfo(?1, 'main') where key order by seqno";
-            let mut statement = connection.prepare_cached(sql).map_err(Error::from)?;
-            let parts = statement
-                .query_map([&index], |row| Ok((row.get(0)?, row.get(1)?)))
-                .and_then(Iterator::collect::<rusqlite::Result<Vec<(Option<String>, String)>>>)
-                .doing("read an index")?;
-            let is_key = origin == "pk";
-            is_rowid &= !is_key;
-            let mut unique = UniqueIndex { parts: Vec::new() };
-            for (column, collation) in parts {
-                // A generated column is an expression too: triggers do not see its value in time.
-                let Some(column) = column.filter(|column| self.has(column)) else {
-                    return Err(IndexError::Refused(Untrackable::ExpressionIndex { index }));
-                };
-                if is_key && !collation.eq_ignore_ascii_case("binary") {
-                    return Err(IndexError::Refused(Untrackable::KeyCollation { column, collation }));
-                }
-                unique.parts.push((column, collation));
-            }
-            if !is_key {
-                self.uniques.push(unique);
+        for (index, origin) in &indexes {
+            // Under a binary index a row with an equal key is the same row, and its entry is a creation.
+            let is_binary = || self.key.iter().all(Column::is_binary);
+            if origin != "pk" || !is_binary() {
+                self.uniques.push(Unshared::index(connection, &self.name, index)?);
             }
         }
-        if is_rowid {
+        if indexes.iter().any(|(_, origin)| origin == "pk") {
+            self.uniques.extend(hidden_rowid(connection, &self.name)?.map(Unshared::Rowid));
+        } else {
             // INTEGER PRIMARY KEY is the rowid itself and never NULL.
             self.key.iter_mut().for_each(|column| column.may_be_null = false);
         }
         Ok(())
-    }
-}
-
-enum IndexError {
-    Sqlite(Error),
-    Refused(Untrackable),
-}
-
-impl From<Error> for IndexError {
-    fn from(error: Error) -> Self {
-        Self::Sqlite(error)
     }
 }
 
@@ -245,6 +223,7 @@ fn read_columns(connection: &Connection, table: &str) -> Result<(Vec<Column>, Ve
             type_name: row.get(1)?,
             default: row.get(2)?,
             may_be_null: !row.get::<_, bool>(3)?,
+            collation: String::from("BINARY"),
         };
         // SQLite allows no generated column in a key.
         if position != 0 {
@@ -254,7 +233,25 @@ fn read_columns(connection: &Connection, table: &str) -> Result<(Vec<Column>, Ve
         }
     }
     key.sort_by_key(|(position, _)| *position);
-    Ok((key.into_iter().map(|(_, column)| column).collect(), columns))
+    let mut key: Vec<Column> = key.into_iter().map(|(_, column)| column).collect();
+    read_collations(connection, table, &mut key)?;
+    Ok((key, columns))
+}
+
+/// Reads how the index of the key compares its columns.
+fn read_collations(connection: &Connection, table: &str, key: &mut [Column]) -> Result<()> {
+    let sql = "select x.name, x.coll from pragma_index_list(?1, 'main') as i, pragma_index_xinfo(i.name, 'main') as x
+        where i.origin = 'pk' and x.key";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([table])?;
+    while let Some(row) = rows.next().doing("read the index of the key")? {
+        let name: String = row.get(0)?;
+        let collation: String = row.get(1)?;
+        if let Some(column) = key.iter_mut().find(|column| column.name.eq_ignore_ascii_case(&name)) {
+            column.collation = collation;
+        }
+    }
+    Ok(())
 }
 
 impl TrackedTable {
@@ -377,7 +374,7 @@ impl TrackedTable {
 
     /// `"id" = ?1 and ...` for the user's table, parameters from `first` on.
     pub(crate) fn key_is(&self, first: usize) -> String {
-        join(&self.key, " and ", |at, column| format!("{} = ?{}", column.quoted(), first + at))
+        join(&self.key, " and ", |at, column| column.key_is(&column.quoted(), &format!("?{}", first + at)))
     }
 
     /// `pk = ?1 and ...` for the metadata table, parameters from `first` on.
@@ -388,7 +385,7 @@ impl TrackedTable {
     /// `t."id" = l.pk and ...`: the table's column stands on the left, so that its type rules.
     pub(crate) fn key_equals_log(&self, table: &str, log: &str) -> String {
         join(&self.key, " and ", |at, column| {
-            format!("{table}.{} = {log}.{}", column.quoted(), log_key_name(at))
+            column.key_is(&format!("{table}.{}", column.quoted()), &format!("{log}.{}", log_key_name(at)))
         })
     }
 

@@ -2,34 +2,12 @@
 
 mod support;
 
+use support::captured::captured;
 use support::{TODOS, World, apply, encode, open, rows, run};
 
-/// Runs `setup`, lets a second replica have it, runs `sql`, and expects these new entries: code or columns,
-/// then the key. Afterwards the second replica ends with the same rows.
+/// Runs `setup` and `sql` and expects these new entries in the log: code or columns, then the key.
 fn check(schema: &str, setup: &str, sql: &str, expected: &str) {
-    let mut world = World::new(schema);
-    world.step(&format!("a: {setup}"));
-    world.step("a -> b");
-    let before = rows(world.replica("a"), "select coalesce(max(seq), 0) from cloudsync_log", []);
-    world.step(&format!("a: {sql}"));
-    let parts = rows(
-        world.replica("a"),
-        "select count(*) from pragma_table_info('cloudsync_log') where name glob 'pk*'",
-        [],
-    );
-    let key =
-        (2..=parts.parse().expect("a number")).fold(String::from("pk"), |key, at| format!("{key}, pk{at}"));
-    let entries = format!("select cols, {key} from cloudsync_log where seq > {before} order by seq");
-    assert_eq!(rows(world.replica("a"), &entries, []), expected, "log after {sql}");
-    world.step("a -> b");
-    let tables = "select name from sqlite_schema where type = 'table' and name not glob '*cloudsync*' and name not glob 'sqlite*'";
-    for table in rows(world.replica("a"), tables, []).split("; ") {
-        let all = format!("select * from \"{table}\" order by 1");
-        let (a, b) = (rows(world.replica("a"), &all, []), rows(world.replica("b"), &all, []));
-        assert_eq!(a, b, "{table} on both sides after {sql}");
-    }
-    let folded = "select count(*) from cloudsync_log where seq > (select value from cloudsync_settings where key = 'folded')";
-    assert_eq!(rows(world.replica("a"), folded, []), "0", "everything is folded after {sql}");
+    assert_eq!(captured(schema, setup, sql), expected, "log after {sql}");
 }
 
 const FILLED: &str = "insert into todos values ('1', 'milk', 0), ('2', 'bread', 0)";

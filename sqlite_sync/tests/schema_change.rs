@@ -268,7 +268,7 @@ fn a_change_is_noticed_when_the_file_is_opened() {
     let connection = ours();
     assert_eq!(
         rows(&connection, "select count(*) from sqlite_schema where name glob 'cloudsync_capture_1_*'", []),
-        "4"
+        "6"
     );
     assert_eq!(gaps(&connection), "the table was made anew");
 }
