@@ -161,6 +161,16 @@ pub enum Error {
         /// The key.
         key: &'static str,
     },
+    /// A row key with too many or too few parts.
+    #[error("key of table {table:?} has {found} parts, wanted {wanted}")]
+    KeyParts {
+        /// The table.
+        table: String,
+        /// Parts given.
+        found: usize,
+        /// Parts of its primary key.
+        wanted: usize,
+    },
     /// A payload file that cannot be read or written.
     #[error("cannot {action} payload file {path:?}")]
     File {
@@ -267,6 +277,7 @@ impl Error {
             | Self::OwnKey { .. }
             | Self::Filter { .. }
             | Self::File { .. }
+            | Self::KeyParts { .. }
             | Self::Panicked
             | Self::Random => ffi::SQLITE_ERROR,
         }

@@ -98,18 +98,21 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
 
 /// Prints a key of this file for people.
 pub(crate) fn printed_key(key: &[Value]) -> Vec<Json> {
-    key.iter()
-        .map(|part| match part.as_ref() {
-            ValueRef::Integer(v) => json!(v),
-            ValueRef::Real(v) => json!(v),
-            ValueRef::Text(v) => json!(v),
-            ValueRef::Blob(v) | ValueRef::RawText(v) => {
-                let digits: String = v.iter().map(|byte| format!("{byte:02x}")).collect();
-                json!(format!("\\x{digits}"))
-            }
-            _null => Json::Null,
-        })
-        .collect()
+    key.iter().map(|part| printed(part.as_ref())).collect()
+}
+
+/// Prints a value of this file for people.
+pub(crate) fn printed(value: ValueRef<'_>) -> Json {
+    match value {
+        ValueRef::Integer(v) => json!(v),
+        ValueRef::Real(v) => json!(v),
+        ValueRef::Text(v) => json!(v),
+        ValueRef::Blob(v) | ValueRef::RawText(v) => {
+            let digits: String = v.iter().map(|byte| format!("{byte:02x}")).collect();
+            json!(format!("\\x{digits}"))
+        }
+        _null => Json::Null,
+    }
 }
 
 /// Forgets refusals of rows that an accepted upload carried, except those refused again.

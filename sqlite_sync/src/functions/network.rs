@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::network::{Network, Server};
 use crate::settings;
+use crate::status::note_sync;
 
 /// A function that uses what a connection remembers of its server.
 type NetworkFunction = fn(&Context<'_>, &Shared) -> Result<SqlValue>;
@@ -71,8 +72,11 @@ fn with_network(
     if !connection.is_autocommit() {
         return Err(Error::OpenTransaction { function });
     }
-    let json = run(&connection, &lock(shared), &shared.applying)?;
-    Ok(SqlValue::Text(json.to_string()))
+    let outcome = run(&connection, &lock(shared), &shared.applying);
+    if settings::is_set_up(&connection)? {
+        note_sync(&connection, outcome.as_ref().err().map(Error::line).as_deref());
+    }
+    Ok(SqlValue::Text(outcome?.to_string()))
 }
 
 fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Network> {
