@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 unit_crates := -p shared-format -p schema-mapping -p sqlite_sync -p hub
 tidy := cargo test --package tests --test tidy
 
-.PHONY: help demo test check test-unit test-postgres test-store test-e2e fuzz generate bench dist
+.PHONY: help demo test check test-unit test-postgres test-store test-e2e fuzz generate bench bench-sqlite dist
 .PHONY: build-tools test-tools
 
 help: ## Lists these targets.
@@ -55,6 +55,12 @@ generate: build-tools ## Writes the payload code from its schema again.
 
 bench: dist ## Prints figures of the whole stack from one run.
 	cargo run --quiet --release --package bench
+
+bench-sqlite: build-tools ## Prints figures of the SQLite side beside plain SQLite and peers (ROWS, LARGE, RUNS).
+	$(scripts)/dist_sqlite.sh
+	$(scripts)/peers.sh
+	cargo run --quiet --release --package bench --bin sqlite -- \
+		rows=$(or $(ROWS),100000) large=$(or $(LARGE),1000000) runs=$(or $(RUNS),5)
 
 dist: build-tools ## Builds the artefacts in dist/; DESTDIR=... installs them.
 	$(scripts)/dist.sh

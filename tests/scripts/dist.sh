@@ -7,13 +7,10 @@ cd "$root"
 
 cargo build --release --package hub
 cargo build --release --package pg_sync --no-default-features --features "pg$PG_MAJOR"
-# Without the variable, the library would be linked against the SQLite of this machine.
-SQLITE3_NO_PKG_CONFIG=1 cargo build --profile loadable --package sqlite_sync \
-    --no-default-features --features loadable,http
+"$root/tests/scripts/dist_sqlite.sh"
 
 # `install` puts a new file in place, so that a process which has the old one mapped is not disturbed.
 install -D -m 755 "$target/release/hub" dist/bin/hub
-install -D -m 755 "$target/loadable/libcloudsync.so" dist/sqlite/cloudsync.so
 postgres=dist/postgres/$PG_MAJOR
 rm -rf "$postgres/extension"
 pg_sync/package.sh "$postgres" "$target/release/libpg_sync.so"

@@ -21,7 +21,7 @@ impl Client {
     /// Opens a file, made when it is not there, and loads the extension.
     pub fn open(path: &Path) -> Self {
         let connection = Connection::open(path).expect("a SQLite file can be opened");
-        load_extension(&connection);
+        load_extension(&connection, &places::artefact("sqlite/cloudsync.so"));
         Self { connection, path: path.to_path_buf() }
     }
 
@@ -119,13 +119,13 @@ fn show(value: ValueRef<'_>) -> String {
     }
 }
 
+/// Loads a library into a connection; it panics when that fails.
 #[allow(unsafe_code, reason = "loading a library is unsafe by nature, and it is what a test of it must do")]
-fn load_extension(connection: &Connection) {
-    let library = places::artefact("sqlite/cloudsync.so");
+pub fn load_extension(connection: &Connection, library: &Path) {
     // SAFETY: no SQL of the file runs while extensions may be loaded.
     unsafe { connection.load_extension_enable() }.expect("extensions can be allowed");
-    // SAFETY: the library is our own artefact.
-    unsafe { connection.load_extension(&library, None::<&str>) }
+    // SAFETY: the library is our own artefact, or a peer's that is measured beside it.
+    unsafe { connection.load_extension(library, None::<&str>) }
         .unwrap_or_else(|error| panic!("cannot load {}: {error}", library.display()));
     connection.load_extension_disable().expect("extensions can be forbidden");
 }

@@ -19,10 +19,15 @@ pub fn artefact(name: &str) -> PathBuf {
     path
 }
 
+/// Returns the directory that installed tools are kept in.
+pub fn tools() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    target.join("tools")
+}
+
 /// Returns a tool that `make test-tools` installs; it panics when that was not done.
 pub fn tool(name: &str) -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    let path = target.join("tools").join(name);
+    let path = tools().join(name);
     assert!(path.exists(), "the tool {name} is missing: run `make test-tools`");
     path
 }
