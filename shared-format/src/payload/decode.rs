@@ -267,7 +267,7 @@ impl<'a> RowCursor<'a> {
     /// Reads the next row; None after the last.
     ///
     /// # Errors
-    /// A value, stamp or site that is not there, an unknown kind, or text that is not UTF-8.
+    /// A value, stamp or site that is not there, an unknown kind, text that is not UTF-8, or NULL in a key.
     pub fn next_row(&mut self) -> Result<Option<&Row<'a>>, FormatError> {
         if self.at >= self.changes.row_count() {
             return Ok(None);
@@ -284,6 +284,11 @@ impl<'a> RowCursor<'a> {
         self.row.key.clear();
         for key in &mut self.keys {
             self.row.key.push(key.next_value()?);
+        }
+        // Takes no bytes, so that alone in a payload it would not be read again; and no engine has such a key.
+        let parts = self.row.key.iter().filter(|part| !matches!(part, ValueRef::Null)).count();
+        if parts < self.keys.len() {
+            return Err(structure("row key: parts that are not NULL", parts, self.keys.len()));
         }
         self.row.cells.clear();
         for column in 0..self.values.len() {

@@ -219,6 +219,16 @@ fn a_row_count_without_bytes_behind_it_is_refused() {
 }
 
 #[test]
+fn null_in_a_row_key_is_refused() {
+    // The UUID takes the place of two parts, so that counting them does not find the missing one.
+    let key = |first| vec![first, ValueRef::Text("a")];
+    let rows = [ValueRef::Uuid([1; 16]), ValueRef::Null]
+        .map(|first| (RowKind::Deleted, stamp(1, 1), key(first), vec![]));
+    let part = "row key: parts that are not NULL";
+    assert_eq!(read_all(&encode(&rows)), Err(FormatError::Structure { part, found: 1, wanted: 2 }));
+}
+
+#[test]
 fn foreign_bytes_are_no_payload() {
     for bytes in [&b""[..], b"hello, world", &[0; 64]] {
         assert_eq!(Payload::parse(bytes).map(drop), Err(FormatError::Verifier));
