@@ -32,7 +32,7 @@ pub fn open() -> Connection {
     connection.execute_batch(SCHEMA).expect("the schema is right");
     for table in ["lists", "todos", "numbers"] {
         connection
-            .query_row("select cloudsync_init(?1)", [table], |_row| Ok(()))
+            .query_row("select cloudsync_init(?1, 'cls', 7)", [table], |_row| Ok(()))
             .expect("the table can be tracked");
     }
     connection

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef as Column};
-use rusqlite::{Connection, Row};
+use rusqlite::{CachedStatement, Connection, Row};
 use shared_format::{Value, ValueRef};
 
 use crate::error::{Doing, Error, Result};
@@ -133,6 +133,8 @@ pub(crate) fn wall_ms(connection: &Connection) -> Result<i64> {
 /// [`Unit::commit`] it leaves no trace.
 pub(crate) struct Unit<'c> {
     connection: &'c Connection,
+    /// What ends it without a trace. Ready from the start: when memory is gone nothing could be prepared.
+    undo: Vec<CachedStatement<'c>>,
     is_transaction: bool,
     is_open: bool,
 }
@@ -141,9 +143,15 @@ impl<'c> Unit<'c> {
     /// Begins; outside a transaction it takes the write lock at once, so that it cannot fail half way.
     pub(crate) fn begin(connection: &'c Connection) -> Result<Self> {
         let is_transaction = connection.is_autocommit();
-        let sql = if is_transaction { "begin immediate" } else { "savepoint cloudsync_unit" };
-        connection.execute_batch(sql).doing("begin a transaction")?;
-        Ok(Self { connection, is_transaction, is_open: true })
+        let (begin, undo): (_, &[&str]) = if is_transaction {
+            ("begin immediate", &["rollback"])
+        } else {
+            ("savepoint cloudsync_unit", &["rollback to cloudsync_unit", "release cloudsync_unit"])
+        };
+        let undo = undo.iter().map(|sql| connection.prepare_cached(sql)).collect::<rusqlite::Result<_>>();
+        let undo = undo.doing("prepare a transaction")?;
+        connection.execute_batch(begin).doing("begin a transaction")?;
+        Ok(Self { connection, undo, is_transaction, is_open: true })
     }
 
     /// Makes everything done since [`Unit::begin`] stay.
@@ -158,13 +166,8 @@ impl<'c> Unit<'c> {
 impl Drop for Unit<'_> {
     fn drop(&mut self) {
         if self.is_open && !(self.is_transaction && self.connection.is_autocommit()) {
-            let sql = if self.is_transaction {
-                "rollback"
-            } else {
-                "rollback to cloudsync_unit; release cloudsync_unit"
-            };
             // SQLite may have rolled back by itself (disk full); then there is nothing left to undo.
-            drop(self.connection.execute_batch(sql));
+            self.undo.iter_mut().for_each(|statement| drop(statement.execute([])));
         }
     }
 }
