@@ -87,6 +87,33 @@ pub(crate) fn held(connection: &Connection, table: u32) -> Result<Vec<Held>> {
         .doing("look for capture triggers")
 }
 
+/// Whether triggers of the user fire before those of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overtaken {
+    No,
+    /// They fire before, and let it pass.
+    Harmlessly,
+    /// RAISE may have kept a row and skipped the capture of it.
+    Skipping,
+}
+
+/// Asks for the user's triggers that were made after ours: SQLite fires the newest first.
+pub(crate) fn overtaken(connection: &Connection, table: &TrackedTable) -> Result<Overtaken> {
+    let sql = "select max(sql like '%after%on%raise%(%ignore%' or sql like '%after%on%raise%(%fail%')
+        from main.sqlite_schema
+        where type = 'trigger' and tbl_name = ?1 collate nocase and name not glob ?2 and rowid > (
+          select min(rowid) from main.sqlite_schema where type = 'trigger' and name glob ?2)";
+    let skips: Option<bool> = connection
+        .prepare_cached(sql)?
+        .query_row([&table.name, &format!("{TRIGGER_PREFIX}{}_*", table.id)], |row| row.get(0))
+        .doing("look for newer triggers")?;
+    Ok(match skips {
+        None => Overtaken::No,
+        Some(false) => Overtaken::Harmlessly,
+        Some(true) => Overtaken::Skipping,
+    })
+}
+
 /// The texts that [`install`] would make now, as SQLite would hold them.
 pub(crate) fn texts(table: &TrackedTable, uniques: &[Unshared]) -> Vec<String> {
     let mut texts: Vec<String> = statements(table, uniques)

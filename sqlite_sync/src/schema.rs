@@ -8,7 +8,7 @@
 use rusqlite::{Connection, params};
 use shared_format::Value;
 
-use crate::capture::{self, Held};
+use crate::capture::{self, Held, Overtaken};
 use crate::catalog::{Replica, reset_table};
 use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
@@ -236,7 +236,8 @@ fn take_in_table(connection: &Connection, found: &Found) -> Result<()> {
     let table = table_named(connection, &shape.name)?;
     let is_anew = begin_anew(connection, known, &table)?;
     let table = table_named(connection, &shape.name)?;
-    if found.triggers != capture::texts(&table, &shape.uniques) {
+    let overtaken = capture::overtaken(connection, &table)?;
+    if found.triggers != capture::texts(&table, &shape.uniques) || overtaken != Overtaken::No {
         capture::install(connection, &table, &shape.uniques)?;
     }
     if is_anew {
@@ -246,11 +247,14 @@ fn take_in_table(connection: &Connection, found: &Found) -> Result<()> {
         log_values(connection, &table, column)?;
     }
     match found.captured {
-        Captured::All => return Ok(()),
+        Captured::All if overtaken != Overtaken::Skipping => return Ok(()),
+        Captured::All => {
+            gap::open(connection, table.id, "a trigger ended statements before they were captured")?;
+        }
         Captured::InPart => gap::open(connection, table.id, "capture triggers were missing or changed")?,
         Captured::Remade => gap::open(connection, table.id, "the table was made anew")?,
     }
-    gap::log_existence(connection, &table, found.captured == Captured::InPart)?;
+    gap::log_existence(connection, &table, found.captured != Captured::Remade)?;
     fetch(connection)
 }
 
