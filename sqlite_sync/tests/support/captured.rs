@@ -68,7 +68,7 @@ pub(crate) fn entries_after(connection: &Connection, newest: &str) -> String {
     rows(connection, &format!("select cols, {key} from cloudsync_log where seq > {newest} order by seq"), [])
 }
 
-/// Every row of every table of the user, with the types of the values.
+/// Every row of every table of the user, with the types of the values. 0.0 and -0.0 are one value.
 pub(crate) fn image(connection: &Connection) -> BTreeMap<String, Vec<String>> {
     let sql = "select name from sqlite_schema where type = 'table' and sql not like 'create virtual%'
         and name not glob '*cloudsync*' and name not glob 'sqlite_*'";
@@ -83,8 +83,9 @@ pub(crate) fn image(connection: &Connection) -> BTreeMap<String, Vec<String>> {
             let mut found = Vec::new();
             let mut all = statement.query([]).expect("rows");
             while let Some(row) = all.next().expect("a row") {
-                let cells: Vec<String> =
-                    (0..width).map(|at| format!("{:?}", row.get_ref(at).expect("a cell"))).collect();
+                let cells: Vec<String> = (0..width)
+                    .map(|at| format!("{:?}", row.get_ref(at).expect("a cell")).replace("(-0.0)", "(0.0)"))
+                    .collect();
                 found.push(cells.join(", "));
             }
             found.sort_unstable();
