@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 
-use rusqlite::ffi;
+use rusqlite::{ErrorCode, ffi};
 use shared_format::FormatError;
 use thiserror::Error;
 
@@ -193,7 +193,13 @@ pub enum Error {
         /// What SQLite said, or what was wanted.
         reason: String,
     },
+    /// A row that a user's trigger ignored with RAISE(IGNORE).
+    #[error("a trigger of this file ignored the row")]
+    RowIgnored,
 }
+
+/// What is being done while one row of a user's table is written.
+pub(crate) const WRITE_ROW: &str = "write a row";
 
 /// What stands in the way of tracking a table.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -263,6 +269,7 @@ impl Error {
             Self::Argument { .. } | Self::OpenTransaction { .. } | Self::NoServer => ffi::SQLITE_MISUSE,
             Self::Format { .. } | Self::Stored { .. } => ffi::SQLITE_CORRUPT,
             Self::ForeignKeysOpen => ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
+            Self::RowIgnored => ffi::SQLITE_CONSTRAINT_TRIGGER,
             Self::TableMissing { .. }
             | Self::Untrackable { .. }
             | Self::Algorithm { .. }
@@ -283,12 +290,27 @@ impl Error {
         }
     }
 
-    /// Whether a constraint or a raising trigger of the file refused a single row.
-    pub(crate) fn is_constraint(&self) -> bool {
+    /// Whether the file refused a single row, and would again: a constraint, a raising or broken trigger, a type,
+    /// a length. Anything else (busy, full, interrupted, damaged) says nothing of the row.
+    pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::ForeignKeysOpen => true,
+            Self::ForeignKeysOpen | Self::RowIgnored => true,
+            Self::Sqlite { action, source } => match source.sqlite_error_code() {
+                Some(ErrorCode::ConstraintViolation) => true,
+                Some(ErrorCode::TypeMismatch | ErrorCode::TooBig | ErrorCode::Unknown) => {
+                    *action == WRITE_ROW
+                }
+                _other => false,
+            },
+            _other => false,
+        }
+    }
+
+    /// Whether another row has a value that has to be unique.
+    pub(crate) fn is_unique_conflict(&self) -> bool {
+        match self {
             Self::Sqlite { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
+                source.sqlite_extended_error_code() == Some(ffi::SQLITE_CONSTRAINT_UNIQUE)
             }
             _other => false,
         }

@@ -10,13 +10,6 @@ use crate::error::{Doing, Reading, Result};
 use crate::sql::{refs, wall_ms};
 use crate::tracked_table::TrackedTable;
 
-/// A change that was refused, with its number.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) id: i64,
-    pub(crate) change: Vec<u8>,
-}
-
 /// Forgets the parked cells of a row.
 pub(crate) fn forget_cells(connection: &Connection, table: &TrackedTable, pk: &[u8]) -> Result<()> {
     let sql = "delete from main.cloudsync_parked where tbl = ?1 and pk = ?2 and kind = 'cells'";
@@ -107,14 +100,34 @@ fn insert(
     Ok(())
 }
 
-/// All refused changes, oldest first.
-pub(crate) fn refused(connection: &Connection) -> Result<Vec<Refused>> {
-    let sql = "select id, change from main.cloudsync_parked where kind = 'refused' order by id";
+/// Numbers of all refused changes, oldest first.
+pub(crate) fn refused(connection: &Connection) -> Result<Vec<i64>> {
+    let sql = "select id from main.cloudsync_parked where kind = 'refused' order by id";
     connection
         .prepare_cached(sql)?
-        .query_map([], |row| Ok(Refused { id: row.get(0)?, change: row.get(1)? }))
+        .query_map([], |row| row.get(0))
         .and_then(Iterator::collect)
         .doing("read refused changes")
+}
+
+/// Numbers of the refused changes of one row.
+pub(crate) fn refused_of_row(connection: &Connection, table: &TrackedTable, pk: &[u8]) -> Result<Vec<i64>> {
+    let sql = "select id from main.cloudsync_parked where tbl = ?1 and pk = ?2 and kind = 'refused'";
+    connection
+        .prepare_cached(sql)?
+        .query_map(params![table.id, pk], |row| row.get(0))
+        .and_then(Iterator::collect)
+        .doing("read refused changes")
+}
+
+/// A refused change as payload bytes; None when it was forgotten.
+pub(crate) fn refused_change(connection: &Connection, id: i64) -> Result<Option<Vec<u8>>> {
+    let sql = "select change from main.cloudsync_parked where id = ?1";
+    connection
+        .prepare_cached(sql)?
+        .query_row([id], |row| row.get(0))
+        .optional()
+        .doing("read a refused change")
 }
 
 /// Forgets one refused change.

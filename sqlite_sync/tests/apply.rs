@@ -269,22 +269,6 @@ fn rows_of_an_undefined_table_are_an_error() {
 }
 
 #[test]
-fn a_trigger_that_rolls_everything_back_fails_the_whole_apply() {
-    let schema = "create table t (id integer primary key, v text);
-        create trigger no after insert on t when new.v = 'bad' begin select raise(rollback, 'never'); end";
-    let mut world = World::new(schema);
-    world.steps(&["a: drop trigger no", "a: insert into t values (1, 'good'), (2, 'bad'), (3, 'good')"]);
-    let payload = encode(world.replica("a"), 0);
-    let b = world.replica("b");
-    let before = dump(b);
-    for _ in 0..2 {
-        let error = apply(b, payload.as_deref());
-        assert_eq!(error, Err(String::from("cloudsync: write a row: never")));
-        assert_eq!(dump(b), before);
-    }
-}
-
-#[test]
 fn unique_values_that_move_on_within_a_payload_go_in() {
     let steps = [
         "a: insert into people values (1, 'x', 1), (2, 'y', 2)",

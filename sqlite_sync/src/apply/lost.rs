@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 use shared_format::{CellOutcome, Hlc, Plan, RowState, RowWrite, Stamp, Value, ValueRef};
 
 use super::incoming::Change;
-use super::row::Held;
+use super::row::{Held, aside_of};
 use crate::catalog::Replica;
 use crate::conflicts::{Conflict, Reason, record};
 use crate::error::{Doing, Result};
@@ -144,7 +144,7 @@ impl super::Session<'_, '_> {
             return Ok(Vec::new());
         }
         let statements = &mut self.statements[change.table_at];
-        let mut held = Held::new(statements, change, local.is_alive());
+        let mut held = Held::new(statements, change, local.is_alive(), aside_of(&self.aside, change));
         let mut losing = Vec::new();
         for (place, stamp, cell, reason) in cells {
             let Some(lost) = held.value(place)? else { continue };

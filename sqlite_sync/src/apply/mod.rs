@@ -5,34 +5,33 @@
 //! what they do to other rows stays a local write. Creations and updates come first, deletions last. A row
 //! that this file's own constraints refuse is parked and tried again at each sync; it never holds up others.
 
+mod foreign_keys;
 mod incoming;
 mod lost;
 mod row;
 mod settle;
 mod statements;
+mod triggers;
+mod waiting;
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{RowKind, Value};
 
 use self::incoming::{Change, Mappings};
 use self::lost::Unsent;
 use self::statements::RowStatements;
-use crate::capture::TRIGGER_PREFIX;
+use self::triggers::{Softened, TriggersOff, has_foreign_effects, rollback_tables};
+use self::waiting::{Aside, Refusal, Waiting};
 use crate::catalog::Replica;
-use crate::changes::single_row;
 use crate::conflicts;
 use crate::connection::{Applying, foreign_keys_open};
 use crate::error::{Doing, Error, Reading, Result};
 use crate::fold::fold;
 use crate::log::{self, DbVersion};
-use crate::parked;
 use crate::settings::{self, Setting, Sites};
-use crate::sql::refs;
 use crate::tracked_table::TrackedTable;
 
 /// What one frame may be: a message of one row with the largest cell, even where nothing compresses.
@@ -68,12 +67,16 @@ struct Staged {
     cells: Vec<(usize, Value)>,
 }
 
-/// A change that a constraint refused, waiting for its next try.
-struct Waiting {
-    change: Change<'static>,
-    reason: String,
-    /// Its number, if it was parked by an earlier apply.
-    parked: Option<i64>,
+/// Attempts without looking at foreign keys row by row: each names further rows to leave out.
+const ATTEMPTS_MAX: usize = 16;
+
+/// How an attempt goes about foreign keys.
+#[derive(Debug, Default)]
+struct Caution {
+    /// Rows that are refused because they left references to nothing.
+    refused: foreign_keys::Rows,
+    /// Whether every row is checked on its own.
+    is_careful: bool,
 }
 
 /// One attempt to apply everything.
@@ -85,6 +88,10 @@ struct Session<'r, 'c> {
     is_watched: bool,
     /// Whether every row is checked for foreign keys on its own.
     is_careful: bool,
+    /// Rows that are refused because they left references to nothing.
+    refused: &'r foreign_keys::Rows,
+    /// What rows hold in truth that were moved aside.
+    aside: Aside,
     /// Newest number before this apply; all up to it is folded.
     folded: DbVersion,
     /// What this site wrote and the server has not acknowledged, read when first needed.
@@ -116,20 +123,31 @@ pub(crate) fn apply(
     let was_open = foreign_keys_open(connection)?;
     let defers: bool = connection.query_row("pragma defer_foreign_keys", [], |row| row.get(0))?;
     connection.execute_batch("pragma defer_foreign_keys = on; savepoint cloudsync_apply")?;
-    let mut outcome = attempt(replica, applying, frames, source, false);
-    if outcome.is_ok() && !was_open && foreign_keys_open(connection)? {
+    let mut caution = Caution::default();
+    let mut outcome = attempt(replica, applying, frames, source, &caution);
+    for attempts in 1.. {
+        let Ok((_, mark)) = &outcome else { break };
+        if was_open || !foreign_keys_open(connection)? {
+            break;
+        }
+        if caution.is_careful {
+            outcome = Err(Error::ForeignKeysOpen);
+            break;
+        }
+        let known = caution.refused.len();
+        if let Some(mark) = mark.filter(|_| attempts < ATTEMPTS_MAX) {
+            caution.refused.extend(foreign_keys::offenders(replica, mark)?);
+        }
+        caution.is_careful = caution.refused.len() == known;
         connection.execute_batch("rollback to cloudsync_apply").doing("undo an apply")?;
         replica.sites = Sites::load(connection)?.ok_or(Error::NothingTracked)?;
-        outcome = attempt(replica, applying, frames, source, true);
-        if outcome.is_ok() && foreign_keys_open(connection)? {
-            outcome = Err(Error::ForeignKeysOpen);
-        }
+        outcome = attempt(replica, applying, frames, source, &caution);
     }
     let end = if outcome.is_ok() { "" } else { "rollback to cloudsync_apply;" };
     let defers = if defers { "on" } else { "off" };
     let sql = format!("{end} release cloudsync_apply; pragma defer_foreign_keys = {defers}");
     let ended = connection.execute_batch(&sql).doing("end an apply");
-    let applied = outcome?;
+    let (applied, _mark) = outcome?;
     ended?;
     Ok(applied)
 }
@@ -139,13 +157,18 @@ fn attempt(
     applying: &Applying,
     frames: &[u8],
     source: Source,
-    is_careful: bool,
-) -> Result<Applied> {
+    caution: &Caution,
+) -> Result<(Applied, Option<DbVersion>)> {
     let connection = replica.connection;
     let is_watched = has_foreign_effects(connection)?;
     let _writing = applying.begin();
-    let statements =
-        replica.tables.iter().map(|table| RowStatements::new(connection, Rc::clone(table))).collect();
+    let softened = is_watched.then(|| Softened::soften(connection)).transpose()?;
+    let aborting = rollback_tables(connection)?;
+    let statements = replica
+        .tables
+        .iter()
+        .map(|table| RowStatements::new(connection, Rc::clone(table), aborting.contains(&table.name)))
+        .collect();
     let folded = log::folded(connection)?;
     let mut session = Session {
         folded,
@@ -154,7 +177,9 @@ fn attempt(
         replica,
         source,
         is_watched,
-        is_careful,
+        is_careful: caution.is_careful,
+        refused: &caution.refused,
+        aside: Aside::new(),
         mark: None,
         staged: HashMap::new(),
         statements,
@@ -172,8 +197,9 @@ fn attempt(
     if is_watched {
         session.settle()?;
     }
+    softened.map_or(Ok(()), Softened::restore)?;
     conflicts::expire(connection, session.corrected_ms)?;
-    Ok(session.applied)
+    Ok((session.applied, session.mark))
 }
 
 impl Session<'_, '_> {
@@ -210,17 +236,19 @@ impl Session<'_, '_> {
 
     /// Applies one change, or lets it wait when a constraint refuses it.
     fn take(&mut self, change: &Change<'_>) -> Result<()> {
-        if let Some(reason) = self.try_change(change)? {
-            let change = change.clone().into_owned();
-            self.waiting.push(Waiting { change, reason, parked: None });
+        match self.try_change(change)? {
+            Some(refusal) => self.wait(change, refusal),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Applies one change; returns the reason when this file refuses it.
-    fn try_change(&mut self, change: &Change<'_>) -> Result<Option<String>> {
+    /// Applies one change; says why when this file refuses it.
+    fn try_change(&mut self, change: &Change<'_>) -> Result<Option<Refusal>> {
         if !change.key_survives {
-            return Ok(Some(String::from("the row key would not come back as it was sent")));
+            return Ok(Some(Refusal::because("the row key would not come back as it was sent")));
+        }
+        if !self.refused.is_empty() && self.refused.contains(&(change.table.id, change.pk())) {
+            return Ok(Some(Refusal::of(&Error::ForeignKeysOpen)));
         }
         let connection = self.replica.connection;
         if self.is_careful {
@@ -245,8 +273,8 @@ impl Session<'_, '_> {
                 }
                 Ok(None)
             }
-            // A raised ROLLBACK ends the whole transaction; then there is nothing to go on in.
-            Err(error) if error.is_constraint() && !connection.is_autocommit() => Ok(Some(error.line())),
+            // Where the transaction ended all the same, there is nothing to go on in.
+            Err(error) if error.is_refusal() && !connection.is_autocommit() => Ok(Some(Refusal::of(&error))),
             Err(error) => Err(error),
         }
     }
@@ -257,49 +285,6 @@ impl Session<'_, '_> {
         self.replica.sites = Sites::load(connection)?.ok_or(Error::NothingTracked)?;
         self.staged.remove(&(change.table.id, change.pk()));
         self.mark = self.mark.filter(|mark| log::newest(connection).is_ok_and(|newest| newest >= *mark));
-        Ok(())
-    }
-
-    /// Tries refused changes again, those of earlier syncs too, as long as one goes in; parks the rest.
-    fn retry(&mut self, mappings: &mut Mappings) -> Result<()> {
-        let connection = self.replica.connection;
-        let mut waiting = Vec::new();
-        for refused in parked::refused(connection)? {
-            let payload = Payload::parse(&refused.change).reading("parked change")?;
-            mappings.learn(self.replica, &payload)?;
-            for changes in payload.changes() {
-                let Some(batch) = mappings.batch(changes)? else { continue };
-                let mut rows = batch.changes.rows();
-                while let Some(row) = rows.next_row().reading("parked change")? {
-                    let mut change = batch.blank();
-                    if batch.fill(&mut change, row, Source::Snapshot, self.replica.own()) {
-                        let (change, parked) = (change.into_owned(), Some(refused.id));
-                        waiting.push(Waiting { change, reason: String::new(), parked });
-                    }
-                }
-            }
-        }
-        waiting.append(&mut self.waiting);
-        let mut before = usize::MAX;
-        while !waiting.is_empty() && waiting.len() < before {
-            before = waiting.len();
-            for mut one in std::mem::take(&mut waiting) {
-                match self.try_change(&one.change)? {
-                    None => one.parked.map_or(Ok(()), |id| parked::forget(connection, id))?,
-                    Some(reason) => {
-                        one.reason = reason;
-                        waiting.push(one);
-                    }
-                }
-            }
-        }
-        for one in waiting.iter().filter(|one| one.parked.is_none()) {
-            let change = &one.change;
-            let cells: Vec<_> = change.cells().map(|(at, cell, value)| (at, cell.stamp, value)).collect();
-            let key = change.key_values();
-            let bytes = single_row(&change.table, change.kind, change.stamp, &key, &cells);
-            parked::refuse(connection, &change.table, &refs(&key), &bytes, &one.reason)?;
-        }
         Ok(())
     }
 
@@ -314,54 +299,5 @@ impl Session<'_, '_> {
         settings::store(connection, Setting::Folded, &Value::Integer(mark.get()))?;
         self.mark = Some(mark);
         Ok(mark)
-    }
-}
-
-/// Whether a write to a tracked table can do more than was asked: users' triggers, foreign keys that act, and
-/// constraints that are declared to replace rows.
-fn has_foreign_effects(connection: &Connection) -> Result<bool> {
-    let sql = "select exists (
-        select 1 from main.sqlite_schema where type = 'trigger' and name not glob ?1
-        union all
-        select 1 from temp.sqlite_schema where type = 'trigger'
-        union all
-        select 1 from main.sqlite_schema where type = 'table' and sql like '%on conflict%')";
-    if connection.prepare_cached(sql)?.query_row([format!("{TRIGGER_PREFIX}*")], |row| row.get(0))? {
-        return Ok(true);
-    }
-    if !connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)? {
-        return Ok(false);
-    }
-    let sql = "select exists (
-        select 1 from main.sqlite_schema as s, pragma_foreign_key_list(s.name, 'main') as f
-        where s.type = 'table'
-          and (f.on_update not in ('NO ACTION', 'RESTRICT') or f.on_delete not in ('NO ACTION', 'RESTRICT')))";
-    connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).doing("look for cascades")
-}
-
-/// Keeps triggers from running until it is dropped.
-struct TriggersOff<'c> {
-    connection: &'c Connection,
-    were_on: bool,
-}
-
-impl<'c> TriggersOff<'c> {
-    fn when(connection: &'c Connection, wanted: bool) -> Result<Self> {
-        let flag = DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
-        let were_on = wanted && connection.db_config(flag)?;
-        if were_on {
-            connection.set_db_config(flag, false).doing("switch triggers off")?;
-        }
-        Ok(Self { connection, were_on })
-    }
-}
-
-impl Drop for TriggersOff<'_> {
-    fn drop(&mut self) {
-        if self.were_on {
-            let flag = DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
-            let switched = self.connection.set_db_config(flag, true);
-            debug_assert!(switched.is_ok(), "a flag that was switched off can be switched on");
-        }
     }
 }

@@ -11,6 +11,7 @@ use shared_format::{
 
 use super::incoming::Change;
 use super::statements::{RowStatements, Shape};
+use super::waiting::Aside;
 use super::{Session, Source, Staged};
 use crate::error::{Error, Result};
 use crate::metadata::{self, Stored};
@@ -34,7 +35,8 @@ impl Session<'_, '_> {
         let local = self.local_state(change)?;
         self.check_clock(change, &local)?;
         let statements = &mut self.statements[change.table_at];
-        let mut held = Held::new(statements, change, local.is_alive());
+        let aside = aside_of(&self.aside, change);
+        let mut held = Held::new(statements, change, local.is_alive(), aside);
         let mut plan = decide(change, &local, &mut held)?;
         if !plan.changed {
             return Ok(false);
@@ -43,8 +45,12 @@ impl Session<'_, '_> {
         let parks = !plan.state.is_alive() && !plan.state.cells.is_empty();
         let kept = if parks { parked_values(change, &plan, &moved) } else { Vec::new() };
         let losing = self.losing(change, &local, &plan)?;
-        let seq = self.mark()?;
+        if self.is_watched {
+            // What triggers write comes behind it.
+            self.mark()?;
+        }
         self.write_row(change, &plan, &moved)?;
+        let seq = self.mark()?;
         self.keep_lost(change, &losing)?;
         if parks {
             // A row that a user's trigger deleted meanwhile took its values along.
@@ -80,7 +86,7 @@ impl Session<'_, '_> {
             let values = change.values.iter().map(SqliteValue::as_value);
             match statements.write(shape, &change.key, values) {
                 Ok(1) => return Ok(true),
-                Err(error) if !error.is_constraint() => return Err(error),
+                Err(error) if !error.is_refusal() => return Err(error),
                 Ok(_) | Err(_) => statements.remove_state(&change.key)?,
             }
         }
@@ -89,7 +95,7 @@ impl Session<'_, '_> {
     }
 
     /// What this file knows of a row; a row without metadata was there before `cloudsync_init`.
-    fn local_state(&mut self, change: &Change<'_>) -> Result<RowState> {
+    pub(super) fn local_state(&mut self, change: &Change<'_>) -> Result<RowState> {
         let statements = &mut self.statements[change.table_at];
         if let Some(state) = statements.state(&self.replica.sites, &change.key)? {
             return Ok(state);
@@ -126,18 +132,22 @@ impl Session<'_, '_> {
         let asked = asked(change, plan, moved);
         let places: Vec<usize> = asked.iter().map(|(at, _)| *at).collect();
         let defaults = match plan.write {
-            RowWrite::Keep => return Ok(()),
-            RowWrite::Delete => {
-                statements.delete(&change.key)?;
-                return Ok(());
-            }
-            RowWrite::Insert | RowWrite::Update => Vec::new(),
             RowWrite::Replace => defaulted(&change.table, plan, &places),
+            RowWrite::Keep | RowWrite::Delete | RowWrite::Insert | RowWrite::Update => Vec::new(),
         };
         let inserts = plan.write == RowWrite::Insert;
-        if inserts || !places.is_empty() || !defaults.is_empty() {
-            let shape = Shape { inserts, places: &places, defaults: &defaults };
-            statements.write(shape, &change.key, asked.iter().map(|(_, value)| *value))?;
+        let written = match plan.write {
+            RowWrite::Keep => return Ok(()),
+            RowWrite::Delete => statements.delete(&change.key)?,
+            RowWrite::Replace if places.is_empty() && defaults.is_empty() => return Ok(()),
+            RowWrite::Insert | RowWrite::Update | RowWrite::Replace => {
+                let shape = Shape { inserts, places: &places, defaults: &defaults };
+                statements.write(shape, &change.key, asked.iter().map(|(_, value)| *value))?
+            }
+        };
+        // A row that a trigger deleted before is no longer there to be written.
+        if written == 0 && (inserts || statements.with_row(&change.key, |_row| Ok(()))?.is_some()) {
+            return Err(Error::RowIgnored);
         }
         Ok(())
     }
@@ -169,13 +179,21 @@ impl Session<'_, '_> {
     }
 }
 
+/// What a row holds in truth, where it was moved aside.
+pub(super) fn aside_of<'s>(aside: &'s Aside, change: &Change<'_>) -> &'s [(usize, Value)] {
+    if aside.is_empty() {
+        return &[];
+    }
+    aside.get(&(change.table.id, change.pk())).map_or(&[], Vec::as_slice)
+}
+
 /// A change as merge takes it.
 fn incoming<'a>(change: &'a Change<'_>, uncarried: &'a [ColumnId]) -> Incoming<'a> {
     Incoming { kind: change.kind, stamp: change.stamp, cells: &change.stamps, uncarried }
 }
 
 /// Asks merge what becomes of a change.
-fn decide(change: &Change<'_>, local: &RowState, held: &mut Held<'_, '_>) -> Result<Plan> {
+pub(super) fn decide(change: &Change<'_>, local: &RowState, held: &mut Held<'_, '_>) -> Result<Plan> {
     let uncarried = change.uncarried();
     merge(local, &incoming(change, &uncarried), &mut |at| held.compare(at))
 }
@@ -206,13 +224,20 @@ pub(super) struct Held<'h, 'c> {
     statements: &'h mut RowStatements<'c>,
     change: &'h Change<'h>,
     is_alive: bool,
+    /// Values that the row has in truth, where it was moved aside.
+    aside: &'h [(usize, Value)],
     /// Of a live row the values by place, of any other the parked ones.
     read: Option<Vec<(ColumnId, Value)>>,
 }
 
 impl<'h, 'c> Held<'h, 'c> {
-    pub(super) fn new(statements: &'h mut RowStatements<'c>, change: &'h Change<'h>, is_alive: bool) -> Self {
-        Self { statements, change, is_alive, read: None }
+    pub(super) fn new(
+        statements: &'h mut RowStatements<'c>,
+        change: &'h Change<'h>,
+        is_alive: bool,
+        aside: &'h [(usize, Value)],
+    ) -> Self {
+        Self { statements, change, is_alive, aside, read: None }
     }
 
     /// The value of a column, live or parked; None when there is none.
@@ -239,7 +264,10 @@ impl<'h, 'c> Held<'h, 'c> {
         let values = match self.read.take() {
             Some(values) => values,
             None if self.is_alive => {
-                let values = self.statements.values(&self.change.key)?.unwrap_or_default();
+                let mut values = self.statements.values(&self.change.key)?.unwrap_or_default();
+                for (at, value) in self.aside {
+                    values[*at].clone_from(value);
+                }
                 self.change.table.columns.iter().map(|column| column.id).zip(values).collect()
             }
             None => self.statements.parked(&self.change.pk())?,

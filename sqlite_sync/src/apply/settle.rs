@@ -12,7 +12,7 @@ use super::statements::rewrite_sql;
 use super::{Session, Staged, TriggersOff};
 use crate::changes::read_row;
 use crate::connection::foreign_keys_open;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Result, WRITE_ROW};
 use crate::log::{Captured, ColumnSet, DbVersion};
 use crate::sql::{Bind, binds, column, columns, refs};
 
@@ -58,9 +58,9 @@ impl Session<'_, '_> {
         connection.execute_batch("savepoint cloudsync_rewrite").doing("write a row again")?;
         let sql = rewrite_sql(&row.table, &places);
         let written = connection.prepare_cached(&sql)?.execute(parameters.as_slice());
-        let is_refused = match written.doing("write a row again") {
+        let is_refused = match written.doing(WRITE_ROW) {
             Ok(_count) => self.is_careful && foreign_keys_open(connection)?,
-            Err(error) if error.is_constraint() && !connection.is_autocommit() => true,
+            Err(error) if error.is_refusal() && !connection.is_autocommit() => true,
             Err(error) => return Err(error),
         };
         if is_refused {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row, Statement};
 use schema_mapping::SqliteValue;
 use shared_format::{ColumnId, RowState, Value, ValueRef};
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Result, WRITE_ROW};
 use crate::log::DbVersion;
 use crate::metadata::{self, Stored};
 use crate::parked;
@@ -32,6 +32,8 @@ pub(super) struct Shape<'p> {
 pub(super) struct RowStatements<'c> {
     connection: &'c Connection,
     table: Rc<TrackedTable>,
+    /// Whether something in the file asks for a ROLLBACK where a statement does not say what it wants.
+    aborts: bool,
     metadata_read: Lazy<'c>,
     metadata_add: Lazy<'c>,
     metadata_write: Lazy<'c>,
@@ -69,7 +71,7 @@ impl<'c> Lazy<'c> {
 }
 
 impl<'c> RowStatements<'c> {
-    pub(super) fn new(connection: &'c Connection, table: Rc<TrackedTable>) -> Self {
+    pub(super) fn new(connection: &'c Connection, table: Rc<TrackedTable>, aborts: bool) -> Self {
         let metadata = table.metadata();
         let places: Vec<String> = (1..=table.key.len() + 5).map(|at| format!("?{at}")).collect();
         let state = metadata::state_columns("");
@@ -77,6 +79,7 @@ impl<'c> RowStatements<'c> {
         let key_is = table.log_key_is(1);
         Self {
             connection,
+            aborts,
             metadata_read: Lazy::new(format!("select {state} from {metadata} where {key_is}")),
             metadata_add: Lazy::new(format!(
                 "insert into {metadata} ({key}, {state}) values ({}) on conflict ({key}) do nothing",
@@ -158,11 +161,18 @@ impl<'c> RowStatements<'c> {
         parked::cells(self.connection, &self.table, pk)
     }
 
+    /// Puts other values into some columns of a row.
+    pub(super) fn put_aside(&mut self, key: &[SqliteValue<'_>], cells: &[(usize, Value)]) -> Result<usize> {
+        let places: Vec<usize> = cells.iter().map(|(at, _)| *at).collect();
+        let shape = Shape { inserts: false, places: &places, defaults: &[] };
+        self.write(shape, key, cells.iter().map(|(_, value)| value.as_ref()))
+    }
+
     /// Deletes a row; says how many there were.
     pub(super) fn delete(&mut self, key: &[SqliteValue<'_>]) -> Result<usize> {
         let statement = self.row_delete.get(self.connection)?;
         bind_key(statement, key)?;
-        statement.raw_execute().doing("write a row")
+        statement.raw_execute().doing(WRITE_ROW)
     }
 
     /// Writes values into one row; says how many rows were written.
@@ -177,7 +187,7 @@ impl<'c> RowStatements<'c> {
         for (at, value) in values.enumerate() {
             bind(statement, key.len() + at, value)?;
         }
-        statement.raw_execute().doing("write a row")
+        statement.raw_execute().doing(WRITE_ROW)
     }
 
     /// The statement of a shape. The latest ones are kept.
@@ -191,16 +201,17 @@ impl<'c> RowStatements<'c> {
                 if self.writes.len() >= SHAPES_MAX {
                     self.writes.remove(0);
                 }
+                let or = if self.aborts { " or abort" } else { "" };
                 let sql = if shape.inserts {
-                    insert_sql(&self.table, shape.places)
+                    insert_sql(&self.table, or, shape.places)
                 } else {
-                    update_sql(&self.table, shape.places, shape.defaults)
+                    update_sql(&self.table, or, shape.places, shape.defaults)
                 };
                 self.writes.push(Write {
                     inserts: shape.inserts,
                     places: shape.places.to_vec(),
                     defaults: shape.defaults.to_vec(),
-                    statement: self.connection.prepare(&sql).doing("prepare a statement")?,
+                    statement: self.connection.prepare(&sql).doing(WRITE_ROW)?,
                 });
                 self.writes.len() - 1
             }
@@ -235,14 +246,14 @@ fn bind_state(
     state.into_iter().enumerate().try_for_each(|(at, value)| bind(statement, key.len() + at, value))
 }
 
-fn insert_sql(table: &TrackedTable, places: &[usize]) -> String {
+fn insert_sql(table: &TrackedTable, or: &str, places: &[usize]) -> String {
     let mut names = vec![table.key_columns("")];
     names.extend(places.iter().map(|at| table.columns[*at].quoted()));
     let values: Vec<String> = (1..=table.key.len() + places.len()).map(|at| format!("?{at}")).collect();
-    format!("insert into {} ({}) values ({})", table.quoted(), names.join(", "), values.join(", "))
+    format!("insert{or} into {} ({}) values ({})", table.quoted(), names.join(", "), values.join(", "))
 }
 
-fn update_sql(table: &TrackedTable, places: &[usize], defaults: &[usize]) -> String {
+fn update_sql(table: &TrackedTable, or: &str, places: &[usize], defaults: &[usize]) -> String {
     let mut sets: Vec<String> = places
         .iter()
         .enumerate()
@@ -252,15 +263,15 @@ fn update_sql(table: &TrackedTable, places: &[usize], defaults: &[usize]) -> Str
         let column = &table.columns[*at];
         format!("{} = ({})", column.quoted(), column.default.as_deref().unwrap_or("null"))
     }));
-    format!("update {} set {} where {}", table.quoted(), sets.join(", "), table.key_is(1))
+    format!("update{or} {} set {} where {}", table.quoted(), sets.join(", "), table.key_is(1))
 }
 
-/// Writes staged cells again where they differ from what was asked.
+/// Writes staged cells again where they differ from what was asked; no constraint may remove other rows for it.
 pub(super) fn rewrite_sql(table: &TrackedTable, places: &[usize]) -> String {
     let differs: Vec<String> = places
         .iter()
         .enumerate()
         .map(|(at, place)| format!("{} is not ?{}", table.columns[*place].quoted(), table.key.len() + at + 1))
         .collect();
-    format!("{} and ({})", update_sql(table, places, &[]), differs.join(" or "))
+    format!("{} and ({})", update_sql(table, " or abort", places, &[]), differs.join(" or "))
 }
