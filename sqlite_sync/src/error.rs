@@ -171,6 +171,23 @@ pub enum Error {
         /// Parts of its primary key.
         wanted: usize,
     },
+    /// A row that the server did not reject.
+    #[error("no such row of table {table:?} in cloudsync_rejected")]
+    NotRejected {
+        /// The table.
+        table: String,
+    },
+    /// Changes that would be lost.
+    #[error(
+        "{unsent} unsent changes and {rejected} rejected rows would be lost, wanted none: sync first, or call \
+         cloudsync_network_logout(1)"
+    )]
+    Unsent {
+        /// Entries that no upload was acknowledged for.
+        unsent: i64,
+        /// Rows that the server did not accept.
+        rejected: i64,
+    },
     /// A payload file that cannot be read or written.
     #[error("cannot {action} payload file {path:?}")]
     File {
@@ -284,6 +301,8 @@ impl Error {
             | Self::OwnKey { .. }
             | Self::Filter { .. }
             | Self::File { .. }
+            | Self::NotRejected { .. }
+            | Self::Unsent { .. }
             | Self::KeyParts { .. }
             | Self::Panicked
             | Self::Random => ffi::SQLITE_ERROR,

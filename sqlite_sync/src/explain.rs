@@ -27,9 +27,7 @@ pub(crate) fn explain(connection: &Connection, table: &str, key: &[Value]) -> Re
     let mut replica = Replica::load(connection)?.ok_or(Error::NothingTracked)?;
     let table =
         replica.table_named(table).cloned().ok_or_else(|| Error::NotTracked { table: table.to_owned() })?;
-    if key.len() != table.key.len() {
-        return Err(Error::KeyParts { table: table.name.clone(), found: key.len(), wanted: table.key.len() });
-    }
+    table.check_key(key)?;
     let key = stored_key(connection, &table, key)?;
     let pk = encode_key(refs(&key));
     let mut state = known_state(&replica, &table, &key)?;
@@ -116,7 +114,7 @@ fn known_state(replica: &Replica<'_>, table: &TrackedTable, key: &[Value]) -> Re
 }
 
 /// The key as the file stores it, of a row that it knows; otherwise as it was given.
-fn stored_key(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<Vec<Value>> {
+pub(crate) fn stored_key(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<Vec<Value>> {
     let places = [
         (table.key_columns(""), table.quoted(), table.key_is(1)),
         (table.log_key(""), table.metadata(), table.log_key_is(1)),

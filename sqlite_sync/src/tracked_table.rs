@@ -2,10 +2,10 @@
 //! names them.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use shared_format::ColumnId;
 use shared_format::payload::{
     COLUMNS_MAX, ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition,
 };
+use shared_format::{ColumnId, Value};
 
 use crate::error::{Doing, Error, Result, Untrackable};
 use crate::log::DbVersion;
@@ -329,6 +329,15 @@ impl TrackedTable {
     /// Place of a column among those that are no key.
     pub(crate) fn position(&self, id: ColumnId) -> Option<usize> {
         self.columns.iter().position(|column| column.id == id)
+    }
+
+    /// Refuses a key with too many or too few parts.
+    pub(crate) fn check_key(&self, key: &[Value]) -> Result<()> {
+        let (found, wanted) = (key.len(), self.key.len());
+        if found == wanted {
+            return Ok(());
+        }
+        Err(Error::KeyParts { table: self.name.clone(), found, wanted })
     }
 
     /// Says that the row with the key of `row` (NEW, OLD or an alias) matches the filter; None without one.

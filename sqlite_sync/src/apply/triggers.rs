@@ -45,13 +45,14 @@ pub(super) fn rollback_tables(connection: &Connection) -> Result<HashSet<String>
 }
 
 /// Keeps triggers from running until it is dropped.
-pub(super) struct TriggersOff<'c> {
+pub(crate) struct TriggersOff<'c> {
     connection: &'c Connection,
     were_on: bool,
 }
 
 impl<'c> TriggersOff<'c> {
-    pub(super) fn when(connection: &'c Connection, wanted: bool) -> Result<Self> {
+    /// Switches them off if that is wanted.
+    pub(crate) fn when(connection: &'c Connection, wanted: bool) -> Result<Self> {
         let flag = DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER;
         let were_on = wanted && connection.db_config(flag)?;
         if were_on {

@@ -3,6 +3,7 @@
 mod arguments;
 mod facts;
 mod gather;
+mod kept;
 mod network;
 mod payloads;
 mod setup;
@@ -53,6 +54,7 @@ pub fn register_with(connection: &Connection, transport: Box<dyn Transport>) -> 
     setup::register(connection)?;
     payloads::register(connection, &shared)?;
     network::register(connection, &shared)?;
+    kept::register(connection, &shared)?;
     virtual_tables::register(connection)?;
     fold_on_open(connection);
     Ok(())

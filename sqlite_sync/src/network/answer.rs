@@ -57,7 +57,8 @@ impl Ask<'_> {
 }
 
 impl Network {
-    pub(super) fn server(&self) -> Result<&Server> {
+    /// The server that was set.
+    pub(crate) fn server(&self) -> Result<&Server> {
         self.server.as_ref().ok_or(Error::NoServer)
     }
 

@@ -13,6 +13,7 @@ mod upload;
 
 pub use self::server::Server;
 pub use self::transport::{Method, Request, Response, Transport, TransportError};
+pub(crate) use self::upload::status;
 
 #[cfg(not(feature = "http"))]
 use self::transport::NoTransport;

@@ -118,7 +118,7 @@ fn rejection(json: &Json) -> Option<Rejection> {
 }
 
 /// Where file and server are, and how many rows the server refused and has not accepted since.
-fn status(connection: &Connection) -> Result<Json> {
+pub(crate) fn status(connection: &Connection) -> Result<Json> {
     let sql = "select count(*) from main.cloudsync_rejected";
     let rejected: i64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     let is_synced = !log::has_unsent(connection)?;
