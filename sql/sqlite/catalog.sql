@@ -138,3 +138,10 @@ create table if not exists main.cloudsync_conflicts (
   reason text not null,
   at_ms integer not null
 );
+
+-- What the snapshot that is being taken holds, until its end: tables that it names, and hashes of row keys.
+create table if not exists main.cloudsync_rebase (
+  part integer primary key,
+  tbl integer,
+  hashes blob not null
+);

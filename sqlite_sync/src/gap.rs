@@ -2,10 +2,11 @@
 //! values changed shows only beside the server's rows.
 
 use rusqlite::{Connection, params};
+use shared_format::Value;
 
 use crate::error::{Doing, Result};
 use crate::log::{DELETED, INSERTED};
-use crate::sql::{NOW_MS, join, wall_ms};
+use crate::sql::{NOW_MS, binds, join, wall_ms};
 use crate::tracked_table::TrackedTable;
 
 /// Reports a gap; the first reason stays.
@@ -13,6 +14,31 @@ pub(crate) fn open(connection: &Connection, table: u32, reason: &str) -> Result<
     let sql = "insert into main.cloudsync_gaps (tbl, reason, at_ms) values (?1, ?2, ?3)
         on conflict (tbl) do nothing";
     connection.execute(sql, params![table, reason, wall_ms(connection)?]).doing("report a gap")?;
+    Ok(())
+}
+
+/// Numbers of the tables that have a gap.
+pub(crate) fn tables(connection: &Connection) -> Result<Vec<u32>> {
+    connection
+        .prepare_cached("select tbl from main.cloudsync_gaps")?
+        .query_map([], |row| row.get(0))
+        .and_then(Iterator::collect)
+        .doing("read the gaps")
+}
+
+/// Logs rows that came in a gap.
+pub(crate) fn log_created(connection: &Connection, table: &TrackedTable, keys: &[Vec<Value>]) -> Result<()> {
+    let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
+    let sql = format!(
+        "insert into main.{} (tbl, cols, ms, {}) values ({}, {INSERTED}, {NOW_MS}, {places})",
+        table.log_name(),
+        table.log_key(""),
+        table.id,
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    for key in keys {
+        statement.execute(rusqlite::params_from_iter(binds(key))).doing("log rows that came in a gap")?;
+    }
     Ok(())
 }
 

@@ -88,6 +88,22 @@ fn leave_out<'c>(state: &mut RowState, columns: impl Iterator<Item = &'c (Column
     }
 }
 
+/// Reads the metadata of one row.
+pub(crate) fn read(
+    connection: &Connection,
+    sites: &Sites,
+    table: &TrackedTable,
+    key: &[Value],
+) -> Result<Option<RowState>> {
+    let sql = format!("select {} from {} where {}", state_columns(""), table.metadata(), table.log_key_is(1));
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(rusqlite::params_from_iter(binds(key)))?;
+    match rows.next().doing("read metadata")? {
+        Some(row) => state(sites, table, row, 0),
+        None => Ok(None),
+    }
+}
+
 /// Writes the metadata of one row; `seq` says when it last changed here.
 pub(crate) fn write(
     connection: &Connection,

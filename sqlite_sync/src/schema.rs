@@ -356,7 +356,7 @@ fn log_values(connection: &Connection, table: &TrackedTable, name: &str) -> Resu
 }
 
 /// Asks for the server's rows at the next sync.
-fn fetch(connection: &Connection) -> Result<()> {
+pub(crate) fn fetch(connection: &Connection) -> Result<()> {
     settings::store(connection, Setting::Refetch, &Value::Integer(1))
 }
 

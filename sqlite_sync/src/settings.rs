@@ -31,6 +31,8 @@ pub(crate) enum Setting {
     Refetch,
     /// How many conflicts were dropped because they were too old or too many.
     ConflictsExpired,
+    /// Whether a snapshot is being taken that may make rows go.
+    Rebase,
 }
 
 impl Setting {
@@ -46,6 +48,7 @@ impl Setting {
             Self::SchemaSeen => "schema_seen",
             Self::Refetch => "refetch",
             Self::ConflictsExpired => "conflicts_expired",
+            Self::Rebase => "rebase",
         }
     }
 }

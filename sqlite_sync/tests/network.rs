@@ -2,98 +2,12 @@
 
 mod support;
 
-use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 
-use cloudsync::network::{Request, Response, Transport, TransportError};
 use rusqlite::Connection;
+use support::script::{client, client_of};
 use support::{TODOS, World, apply, encode, open, rows, run};
-
-/// A request as the script saw it: first line, headers, body.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    line: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Seen {
-    fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
-    }
-}
-
-/// Gives prepared answers and keeps the requests.
-#[derive(Clone, Default)]
-struct Script {
-    /// What another process does to this file while the next request is on its way.
-    meanwhile: Arc<Mutex<Option<(PathBuf, String)>>>,
-    answers: Arc<Mutex<VecDeque<Result<Response, TransportError>>>>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Transport for Script {
-    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
-        let headers =
-            request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let line = format!("{} {}", request.method.name(), request.url);
-        self.seen.lock().expect("no panic held it").push(Seen { line, headers, body: request.body.to_vec() });
-        if let Some((path, sql)) = self.meanwhile.lock().expect("no panic held it").take() {
-            run(&Connection::open(path).expect("it opens"), &sql);
-        }
-        self.answers.lock().expect("no panic held it").pop_front().expect("the script has an answer")
-    }
-}
-
-impl Script {
-    fn answer(&self, status: u16, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        self.answers.lock().expect("no panic held it").push_back(Ok(Response {
-            status,
-            headers,
-            body: body.into(),
-        }));
-    }
-
-    fn fail(&self, reason: &str) {
-        self.answers
-            .lock()
-            .expect("no panic held it")
-            .push_back(Err(TransportError { reason: reason.to_owned() }));
-    }
-
-    /// Says yes to the next upload.
-    fn accept(&self, acked: i64, token: u32, rejected: &str) {
-        let body = format!(
-            "{{\"status\":\"applied\",\"acked\":{acked},\"token\":\"{token:032x}\",\"accepted_hlc\":1,\"server_time_ms\":1,\"rejected\":[{rejected}]}}"
-        );
-        self.answer(200, &[], body);
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut self.seen.lock().expect("no panic held it"))
-    }
-}
-
-/// A tracked table at a scripted server.
-fn client() -> (Connection, Script) {
-    client_of(Connection::open_in_memory().expect("memory is there"))
-}
-
-fn client_of(connection: Connection) -> (Connection, Script) {
-    let script = Script::default();
-    cloudsync::register_with(&connection, Box::new(script.clone())).expect("functions register");
-    run(&connection, TODOS);
-    rows(&connection, "select cloudsync_init('todos')", []);
-    run(
-        &connection,
-        "select cloudsync_network_init('http://hub/demo'); select cloudsync_network_set_apikey('secret-key')",
-    );
-    (connection, script)
-}
 
 /// Calls a function and expects its result or error.
 fn check(connection: &Connection, call: &str, expected: Result<&str, &str>) {
@@ -351,7 +265,7 @@ fn stamps_from_a_clock_that_was_ahead_come_down_in_order() {
 }
 
 #[test]
-fn a_download_is_applied_with_its_cursor_and_echoes_are_dropped() {
+fn a_download_is_applied_with_its_cursor() {
     let (a, script) = client();
     let mut world = World::new(TODOS);
     world.steps(&["b: insert into todos values ('1', 'milk', 0)"]);
@@ -377,25 +291,6 @@ fn a_download_is_applied_with_its_cursor_and_echoes_are_dropped() {
     script.answer(204, &[("cloudsync-cursor", "c/3")], "");
     check(&a, RECEIVE, Ok(r#"{"receive":{"bytes":0,"chunks":0,"complete":true,"rows":0,"tables":[]}}"#));
     assert_eq!(script.seen()[0].line, "GET http://hub/v1/databases/demo/changes?cursor=c%2F2&wait_ms=0");
-}
-
-#[test]
-fn an_own_row_is_an_echo_in_the_log_and_the_truth_in_a_snapshot() {
-    for (source, expected) in [("log", ""), ("snapshot", "1 | milk | 0")] {
-        let (a, script) = client();
-        run(&a, "insert into todos values ('1', 'milk', 0)");
-        let own = encode(&a, 0).expect("a row");
-        // As in a file that was restored from before that row.
-        run(
-            &a,
-            "delete from todos; delete from todos_cloudsync; delete from cloudsync_log; delete from cloudsync_settings where key = 'folded'",
-        );
-        let headers =
-            [("cloudsync-complete", "true"), ("cloudsync-cursor", "c"), ("cloudsync-source", source)];
-        script.answer(200, &headers, own);
-        rows(&a, &format!("select {RECEIVE}"), []);
-        assert_eq!(rows(&a, "select * from todos", []), expected, "{source}");
-    }
 }
 
 #[test]

@@ -58,8 +58,8 @@ pub struct ChangesAnswer {
     pub cursor: String,
     /// The answer ends at the end of a transaction and nothing more is known.
     pub complete: bool,
-    /// The frames are of a snapshot.
-    pub snapshot: bool,
+    /// The frames are this part of a snapshot, counted from 0; None when they are of the log.
+    pub part: Option<u32>,
 }
 
 /// What a feed is doing.
@@ -218,7 +218,7 @@ impl Feed {
                     frames: read.frames,
                     cursor: cursor.to_string(),
                     complete: transaction_end && !more,
-                    snapshot: false,
+                    part: None,
                 }));
             }
             let leading = self.log.is_leading();
@@ -270,7 +270,7 @@ impl Feed {
             frames,
             cursor: cursor.to_string(),
             complete: ended && self.is_end(id.lsn),
-            snapshot: true,
+            part: Some(part),
         })
     }
 

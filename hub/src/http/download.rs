@@ -26,6 +26,7 @@ const WAIT_MS_MAX: u64 = 60_000;
 const CURSOR: HeaderName = HeaderName::from_static("cloudsync-cursor");
 const COMPLETE: HeaderName = HeaderName::from_static("cloudsync-complete");
 const SOURCE: HeaderName = HeaderName::from_static("cloudsync-source");
+const PART: HeaderName = HeaderName::from_static("cloudsync-part");
 
 /// What the query of a download says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub(super) async fn answer(
             let cursor = query.cursor.ok_or_else(|| {
                 Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })
             })?;
-            ChangesAnswer { frames: Vec::new(), cursor, complete: true, snapshot: false }
+            ChangesAnswer { frames: Vec::new(), cursor, complete: true, part: None }
         }
     };
     drop(waiting);
@@ -110,7 +111,7 @@ pub(super) async fn answer(
 fn respond(database: &Database, found: ChangesAnswer) -> Result<Response, Problem> {
     let cursor = HeaderValue::from_str(&found.cursor).map_err(|_| Problem::from(Error::Cursor))?;
     let nothing = found.frames.is_empty() && found.complete;
-    let source = if found.snapshot { "snapshot" } else { "log" };
+    let source = if found.part.is_some() { "snapshot" } else { "log" };
     database.metrics.count_download(if nothing { "nothing" } else { source });
     let mut response = if nothing { Response::default() } else { frames(database, found.frames) };
     if nothing {
@@ -120,6 +121,9 @@ fn respond(database: &Database, found: ChangesAnswer) -> Result<Response, Proble
     headers.insert(CURSOR, cursor);
     headers.insert(COMPLETE, HeaderValue::from_static(if found.complete { "true" } else { "false" }));
     headers.insert(SOURCE, HeaderValue::from_static(source));
+    if let Some(part) = found.part {
+        headers.insert(PART, HeaderValue::from(part));
+    }
     Ok(response)
 }
 

@@ -103,13 +103,14 @@ impl Writer {
             let Some(page) = page else { return Ok(()) };
             let payload: Option<&[u8]> = page.get("payload");
             let rows: i32 = page.get("row_count");
-            if let Some(payload) = payload.filter(|_| rows > 0) {
+            // An empty table is named too, so that clients know it is empty.
+            if let Some(payload) = payload.filter(|_| rows > 0 || (after.is_none() && !dead)) {
                 let frame = encode_frame(payload);
                 if !part.is_empty() && part.len().saturating_add(frame.len()) > PART_BYTES {
                     self.put_part(std::mem::take(part).freeze()).await?;
                 }
                 part.extend_from_slice(&frame);
-                rows_max = next_page_rows(rows, payload.len());
+                rows_max = next_page_rows(rows.max(1), payload.len());
                 tokio::task::yield_now().await;
             }
             after = page.get("next");

@@ -6,12 +6,13 @@ use std::rc::Rc;
 
 use rusqlite::params;
 use schema_mapping::{SqliteValue, to_sqlite};
-use shared_format::payload::{Changes, Payload, Row, TableDefinition};
-use shared_format::{CellStamp, ColumnId, FormatError, RowKind, SiteId, Stamp, Value, ValueRef, encode_key};
+use shared_format::payload::{Changes, ColumnDefinition, Payload, Row, TableDefinition};
+use shared_format::{CellStamp, ColumnId, FormatError, RowKind, Stamp, Value, ValueRef, encode_key};
 
 use super::Source;
 use crate::catalog::Replica;
 use crate::error::{Doing, Reading, Result};
+use crate::schema;
 use crate::sql::wall_ms;
 use crate::tracked_table::{Affinity, Column, TrackedTable};
 
@@ -105,14 +106,28 @@ pub(super) struct Batch<'a> {
 
 impl Mappings {
     /// Takes in the definitions of a payload; records what this file does not have.
-    pub(super) fn learn(&mut self, replica: &Replica<'_>, payload: &Payload<'_>) -> Result<()> {
+    pub(super) fn learn(
+        &mut self,
+        replica: &Replica<'_>,
+        payload: &Payload<'_>,
+        source: Source,
+    ) -> Result<()> {
         for definition in payload.definitions().reading("definition")? {
             let name = (definition.table, definition.incarnation, definition.version);
             if let Entry::Vacant(place) = self.0.entry(name) {
-                place.insert(map(replica, &definition)?.map(Rc::new));
+                let mapping = map(replica, &definition)?;
+                if let Some(mapping) = mapping.as_ref().filter(|_| source == Source::Log) {
+                    fetch_what_fits_now(replica, &definition, mapping)?;
+                }
+                place.insert(mapping.map(Rc::new));
             }
         }
         Ok(())
+    }
+
+    /// Tables of this file that were named.
+    pub(super) fn tables(&self) -> impl Iterator<Item = u32> {
+        self.0.values().flatten().map(|mapping| mapping.table.id)
     }
 
     /// Maps a batch; None when this file does not have its table.
@@ -158,6 +173,26 @@ fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Map
     Ok(Some(Mapping { table: Rc::clone(table), table_at, key, affinities, columns }))
 }
 
+/// Asks for the server's rows when a table fits now, or fits better, because it changed at the server.
+fn fetch_what_fits_now(replica: &Replica<'_>, definition: &TableDefinition, mapping: &Mapping) -> Result<()> {
+    let sql = "select col from main.cloudsync_skipped where tbl = ?1";
+    let skipped = replica
+        .connection
+        .prepare_cached(sql)?
+        .query_map([&definition.name], |row| row.get(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<String>>>)
+        .doing("read what was skipped")?;
+    let stays = |skipped: &str| {
+        let is_it = |column: &&ColumnDefinition| column.name.eq_ignore_ascii_case(skipped);
+        let column = definition.columns.iter().find(is_it);
+        column.is_some_and(|column| !mapping.columns.contains_key(&column.id))
+    };
+    if skipped.iter().any(|skipped| !stays(skipped)) {
+        schema::fetch(replica.connection)?;
+    }
+    Ok(())
+}
+
 /// Records what was skipped, so that a later change of this file's tables can fetch it.
 fn skip(replica: &Replica<'_>, table: &str, column: &str, reason: &str) -> Result<()> {
     let sql = "insert into main.cloudsync_skipped (tbl, col, reason, at_ms) values (?1, ?2, ?3, ?4)
@@ -184,25 +219,20 @@ impl<'a> Batch<'a> {
     }
 
     /// Brings one row into our form; false when it says nothing here.
-    pub(super) fn fill(&self, change: &mut Change<'a>, row: &Row<'a>, source: Source, own: SiteId) -> bool {
-        let is_echo = source == Source::Log && row.stamp.site == own;
-        change.kind = match row.kind {
-            RowKind::Deleted if is_echo => return false,
-            RowKind::Created if is_echo => RowKind::Cells,
-            kind => kind,
-        };
+    ///
+    /// What this site wrote itself comes back too, and merge finds it known already. It is not dropped unseen:
+    /// in a copy of a file, and in a file that was restored from a backup, it may be new.
+    pub(super) fn fill(&self, change: &mut Change<'a>, row: &Row<'a>) -> bool {
+        change.kind = row.kind;
         change.stamp = row.stamp;
-        let drops_echo = source == Source::Log && change.kind == RowKind::Cells;
         change.places.clear();
         change.stamps.clear();
         change.values.clear();
         for cell in &row.cells {
             let Some(Some((at, column))) = self.columns.get(cell.column).copied() else { continue };
-            if !(drops_echo && cell.stamp.site == own) {
-                change.places.push(at);
-                change.stamps.push(CellStamp { column, stamp: cell.stamp });
-                change.values.push(to_sqlite(cell.value));
-            }
+            change.places.push(at);
+            change.stamps.push(CellStamp { column, stamp: cell.stamp });
+            change.values.push(to_sqlite(cell.value));
         }
         if change.kind == RowKind::Cells && change.places.is_empty() {
             return false;

@@ -8,6 +8,7 @@
 mod foreign_keys;
 mod incoming;
 mod lost;
+pub(crate) mod rebase;
 mod row;
 mod settle;
 mod statements;
@@ -32,6 +33,7 @@ use crate::connection::{Applying, foreign_keys_open};
 use crate::error::{Doing, Error, Reading, Result};
 use crate::fold::fold;
 use crate::log::{self, DbVersion};
+use crate::schema;
 use crate::settings::{self, Setting, Sites};
 use crate::tracked_table::TrackedTable;
 
@@ -43,9 +45,9 @@ const FRAME: Limits = Limits { compressed_max: 64 * 1024 * 1024, ..Limits::UPLOA
 pub(crate) enum Source {
     /// A payload that a caller handed over; nobody checked its clocks.
     File,
-    /// The server's log; what this site wrote itself is an echo.
+    /// The server's log.
     Log,
-    /// The server's snapshot; what this site wrote itself may be all that is left of it.
+    /// The server's snapshot.
     Snapshot,
 }
 
@@ -211,14 +213,16 @@ impl Session<'_, '_> {
         mappings: &mut Mappings,
         wants: impl Fn(RowKind) -> bool,
     ) -> Result<bool> {
-        let own = self.replica.own();
         let mut rest = frames;
         let mut has_others = false;
         while !rest.is_empty() {
             let (body, used) = decode_frame(rest, &FRAME).reading("frame")?;
             rest = rest.get(used..).unwrap_or_default();
             let payload = Payload::parse(&body).reading("payload")?;
-            mappings.learn(self.replica, &payload)?;
+            mappings.learn(self.replica, &payload, self.source)?;
+            if self.source == Source::Log && !payload.reloads().is_empty() {
+                schema::fetch(self.replica.connection)?;
+            }
             for changes in payload.changes() {
                 let Some(batch) = mappings.batch(changes)? else { continue };
                 let mut rows = batch.changes.rows();
@@ -226,7 +230,7 @@ impl Session<'_, '_> {
                 while let Some(row) = rows.next_row().reading("row")? {
                     if !wants(row.kind) {
                         has_others = true;
-                    } else if batch.fill(&mut change, row, self.source, own) {
+                    } else if batch.fill(&mut change, row) {
                         self.take(&change)?;
                     }
                 }

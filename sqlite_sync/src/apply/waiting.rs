@@ -91,13 +91,13 @@ impl Session<'_, '_> {
     fn parked_change(&mut self, mappings: &mut Mappings, id: i64) -> Result<Option<Change<'static>>> {
         let Some(bytes) = parked::refused_change(self.replica.connection, id)? else { return Ok(None) };
         let payload = Payload::parse(&bytes).reading("parked change")?;
-        mappings.learn(self.replica, &payload)?;
+        mappings.learn(self.replica, &payload, Source::File)?;
         for changes in payload.changes() {
             let Some(batch) = mappings.batch(changes)? else { continue };
             let mut rows = batch.changes.rows();
             while let Some(row) = rows.next_row().reading("parked change")? {
                 let mut change = batch.blank();
-                if batch.fill(&mut change, row, Source::Snapshot, self.replica.own()) {
+                if batch.fill(&mut change, row) {
                     return Ok(Some(change.into_owned()));
                 }
             }

@@ -10,11 +10,12 @@ use shared_format::Value;
 use super::Network;
 use super::answer::{Answer, Ask, Concessions};
 use super::transport::Method;
-use crate::apply::{Source, apply};
+use crate::apply::{Source, apply, rebase};
 use crate::catalog::Replica;
 use crate::connection::Applying;
 use crate::error::{Error, Result};
 use crate::parked;
+use crate::schema;
 use crate::settings::{self, Setting};
 use crate::sql::Unit;
 
@@ -37,20 +38,29 @@ struct Received {
 /// Answers that are applied together.
 #[derive(Debug, Default)]
 struct Gathered {
-    parts: Vec<(Source, Vec<u8>)>,
+    parts: Vec<Part>,
     cursor: Option<String>,
+}
+
+/// Frames of one source that lie together.
+#[derive(Debug)]
+struct Part {
+    source: Source,
+    /// Whether it is the first of a snapshot.
+    begins: bool,
+    frames: Vec<u8>,
 }
 
 impl Gathered {
     fn bytes(&self) -> usize {
-        self.parts.iter().map(|(_, frames)| frames.len()).sum()
+        self.parts.iter().map(|part| part.frames.len()).sum()
     }
 
     /// Adds frames; of one source they lie together.
-    fn add(&mut self, source: Source, frames: &[u8]) {
+    fn add(&mut self, source: Source, begins: bool, frames: &[u8]) {
         match self.parts.last_mut() {
-            Some((last, gathered)) if *last == source => gathered.extend_from_slice(frames),
-            _other => self.parts.push((source, frames.to_vec())),
+            Some(last) if last.source == source && !begins => last.frames.extend_from_slice(frames),
+            _other => self.parts.push(Part { source, begins, frames: frames.to_vec() }),
         }
     }
 }
@@ -72,6 +82,10 @@ impl Network {
                 break;
             }
         }
+        // What came may say that more has to be fetched.
+        if received.complete && is_refetch_wanted(connection)? {
+            self.receive_once(connection, applying, 0, chunks_max, &mut received)?;
+        }
         Ok(json!({
             "rows": received.rows,
             "tables": received.tables,
@@ -90,7 +104,11 @@ impl Network {
         received: &mut Received,
     ) -> Result<()> {
         let mut concessions = Concessions::default();
+        schema::refresh(connection)?;
         let mut gathered = Gathered { cursor: settings_cursor(connection)?, ..Gathered::default() };
+        if is_refetch_wanted(connection)? {
+            gathered.cursor = None;
+        }
         let mut wait_ms = wait_ms;
         loop {
             let ask = self.download_ask(connection, gathered.cursor.as_deref(), wait_ms)?;
@@ -102,6 +120,9 @@ impl Network {
                     received.bytes += answer.response.body.len();
                 }
                 204 => {
+                    if begins_snapshot(&answer) {
+                        gathered.add(Source::Snapshot, true, &[]);
+                    }
                     let cursor = answer.response.header("cloudsync-cursor").map(String::from);
                     gathered.cursor = cursor.or(gathered.cursor);
                     received.complete = true;
@@ -141,9 +162,18 @@ impl Network {
     }
 }
 
+fn is_refetch_wanted(connection: &Connection) -> Result<bool> {
+    Ok(settings::integer(connection, Setting::Refetch)? == Some(1))
+}
+
 fn settings_cursor(connection: &Connection) -> Result<Option<String>> {
     Replica::open(connection)?;
     settings::text(connection, Setting::Cursor)
+}
+
+/// Whether an answer is the first part of a snapshot. It may come in the middle of another one, which is gone.
+fn begins_snapshot(answer: &Answer) -> bool {
+    answer.response.header("cloudsync-part") == Some("0")
 }
 
 /// Adds an answer's frames; says whether they end a transaction of the server.
@@ -161,7 +191,7 @@ fn gather(answer: &Answer, ask: &Ask<'_>, gathered: &mut Gathered) -> Result<boo
         _other => return Err(wrong("Cloudsync-Complete")),
     };
     let cursor = response.header("cloudsync-cursor").ok_or_else(|| wrong("Cloudsync-Cursor"))?;
-    gathered.add(source, &response.body);
+    gathered.add(source, begins_snapshot(answer), &response.body);
     gathered.cursor = Some(cursor.to_owned());
     Ok(is_complete)
 }
@@ -180,15 +210,26 @@ fn take_in(
         return Ok(());
     }
     if gathered.parts.is_empty() && has_refused {
-        gathered.parts.push((Source::Log, Vec::new()));
+        gathered.add(Source::Log, false, &[]);
     }
     let unit = Unit::begin(connection)?;
     let mut replica = Replica::current(connection)?;
     answer.keep_clock(connection)?;
-    for (source, frames) in gathered.parts.drain(..) {
-        let applied = apply(&mut replica, applying, &frames, source)?;
+    for part in gathered.parts.drain(..) {
+        if part.begins {
+            rebase::begin(&replica)?;
+        } else if part.source == Source::Log && rebase::is_on(connection)? {
+            received.rows += rebase::finish(&replica)?;
+        }
+        if part.source == Source::Snapshot && rebase::is_on(connection)? {
+            rebase::note(&replica, &part.frames)?;
+        }
+        let applied = apply(&mut replica, applying, &part.frames, part.source)?;
         received.rows += applied.rows;
         received.tables.extend(applied.tables);
+    }
+    if received.complete && rebase::is_on(connection)? {
+        received.rows += rebase::finish(&replica)?;
     }
     if let Some(cursor) = &gathered.cursor {
         settings::store(connection, Setting::Cursor, &Value::Text(cursor.clone()))?;

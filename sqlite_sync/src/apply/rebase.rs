@@ -1,0 +1,261 @@
+//! Takes a snapshot as the truth: rows that this file holds, that are not in it and have no unsent change, are
+//! evicted.
+//!
+//! A snapshot comes in parts, over several transactions and maybe several runs of the program. What it holds
+//! is kept as 8 bytes a row in `cloudsync_rebase` until its end. Two keys of one hash make a row stay, never
+//! go. Tables that the snapshot does not name are left alone.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use rusqlite::{Connection, params};
+use shared_format::payload::{Payload, decode_frame};
+use shared_format::{RowKind, Value, encode_key};
+
+use super::incoming::{Change, Mappings};
+use super::{FRAME, Source, TriggersOff};
+use crate::catalog::Replica;
+use crate::error::{Doing, Reading, Result};
+use crate::gap;
+use crate::log::{self, ColumnSet};
+use crate::metadata;
+use crate::parked;
+use crate::rejected;
+use crate::settings::{self, Setting};
+use crate::sql::{Bind, NOW_MS, binds, columns, join, refs};
+use crate::tracked_table::{TrackedTable, log_key_name};
+
+/// Begins to take a snapshot. What was passed over before is in it.
+pub(crate) fn begin(replica: &Replica<'_>) -> Result<()> {
+    let connection = replica.connection;
+    connection.execute("delete from main.cloudsync_rebase", []).doing("begin to take a snapshot")?;
+    connection.execute("delete from main.cloudsync_skipped", []).doing("begin to take a snapshot")?;
+    settings::store(connection, Setting::Refetch, &Value::Null)?;
+    let is_wanted = holds_rows(replica)?;
+    settings::store(connection, Setting::Rebase, &Value::Integer(i64::from(is_wanted)))
+}
+
+/// Whether anything is here that a snapshot could lack.
+fn holds_rows(replica: &Replica<'_>) -> Result<bool> {
+    for table in &replica.tables {
+        let sql = format!("select exists (select 1 from {})", table.metadata());
+        let has_metadata: bool = replica.connection.query_row(&sql, [], |row| row.get(0))?;
+        if has_metadata || table.baseline.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(!gap::tables(replica.connection)?.is_empty())
+}
+
+/// Whether a snapshot is being taken that may make rows go.
+pub(crate) fn is_on(connection: &Connection) -> Result<bool> {
+    Ok(settings::integer(connection, Setting::Rebase)? == Some(1))
+}
+
+/// Remembers what a part of the snapshot holds. In a table with a gap, values that differ under the stamp
+/// that the server has for them were written here, so they become local writes.
+pub(crate) fn note(replica: &Replica<'_>, frames: &[u8]) -> Result<()> {
+    let gaps = gap::tables(replica.connection)?;
+    let mut mappings = Mappings::default();
+    let mut tables: HashSet<u32> = HashSet::new();
+    let mut hashes = Vec::new();
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let (body, used) = decode_frame(rest, &FRAME).reading("frame")?;
+        rest = rest.get(used..).unwrap_or_default();
+        let payload = Payload::parse(&body).reading("payload")?;
+        mappings.learn(replica, &payload, Source::Snapshot)?;
+        tables.extend(mappings.tables());
+        for changes in payload.changes() {
+            let Some(batch) = mappings.batch(changes)? else { continue };
+            let mut rows = batch.changes.rows();
+            let mut change = batch.blank();
+            while let Some(row) = rows.next_row().reading("row")? {
+                if batch.fill(&mut change, row) {
+                    hashes.extend(hash(change.table.id, &change.pk()).to_le_bytes());
+                    if gaps.contains(&change.table.id) && change.kind == RowKind::Created {
+                        log_differences(replica, &change)?;
+                    }
+                }
+            }
+        }
+    }
+    let sql = "insert into main.cloudsync_rebase (tbl, hashes) values (?1, ?2)";
+    let mut statement = replica.connection.prepare_cached(sql)?;
+    for table in tables {
+        statement.execute(params![table, Vec::new()]).doing("note a part of a snapshot")?;
+    }
+    statement.execute(params![None::<u32>, hashes]).doing("note a part of a snapshot")?;
+    Ok(())
+}
+
+/// FNV-1a over the table and its encoded row key.
+fn hash(table: u32, pk: &[u8]) -> u64 {
+    let bytes = table.to_le_bytes();
+    let bytes = bytes.iter().chain(pk);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn log_differences(replica: &Replica<'_>, change: &Change<'_>) -> Result<()> {
+    let connection = replica.connection;
+    let table = &change.table;
+    let key = change.key_values();
+    let local = metadata::read(connection, &replica.sites, table, &key)?
+        .unwrap_or_else(|| metadata::baseline(table, replica.own()));
+    let mut written = ColumnSet::default();
+    for (at, stamp, value) in change.cells() {
+        if !local.is_alive() || local.stamp_of(stamp.column) != stamp.stamp {
+            continue;
+        }
+        let column = table.columns[at].quoted();
+        let place = table.key.len() + 1;
+        let sql = format!(
+            "select 1 from {} where {} and {column} is not ?{place} collate binary",
+            table.quoted(),
+            table.key_is(1)
+        );
+        let mut values = binds(&key);
+        values.push(Bind(value));
+        let mut statement = connection.prepare_cached(&sql)?;
+        if statement.exists(rusqlite::params_from_iter(values)).doing("compare a row with the server's")? {
+            written.insert(stamp.column);
+        }
+    }
+    if written.is_empty() {
+        return Ok(());
+    }
+    let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
+    let sql = format!(
+        "insert into main.{} (tbl, cols, ms, {}) values ({}, {}, {NOW_MS}, {places})",
+        table.log_name(),
+        table.log_key(""),
+        table.id,
+        written.to_log_sql(),
+    );
+    connection.prepare_cached(&sql)?.execute(rusqlite::params_from_iter(binds(&key)))?;
+    Ok(())
+}
+
+/// Ends a snapshot: evicts what it does not hold and closes the gaps. Says how many rows went.
+pub(crate) fn finish(replica: &Replica<'_>) -> Result<usize> {
+    let connection = replica.connection;
+    let mut evicted = 0;
+    if is_on(connection)? {
+        let (tables, held) = noted(connection)?;
+        let _off = TriggersOff::when(connection, true)?;
+        for table in replica.tables.iter().filter(|table| table.enabled && tables.contains(&table.id)) {
+            evicted += evict(replica, table, &held)?;
+        }
+        for table in &tables {
+            let sql = "delete from main.cloudsync_gaps where tbl = ?1";
+            connection.execute(sql, [table]).doing("close a gap")?;
+        }
+    }
+    connection.execute("delete from main.cloudsync_rebase", []).doing("end a snapshot")?;
+    settings::store(connection, Setting::Rebase, &Value::Null)?;
+    Ok(evicted)
+}
+
+/// Tables that the snapshot names, and hashes of the rows that it holds.
+fn noted(connection: &Connection) -> Result<(HashSet<u32>, HashSet<u64>)> {
+    let mut tables = HashSet::new();
+    let mut held = HashSet::new();
+    let mut statement = connection.prepare_cached("select tbl, hashes from main.cloudsync_rebase")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next().doing("read what a snapshot held")? {
+        tables.extend(row.get::<_, Option<u32>>(0)?);
+        let hashes: Vec<u8> = row.get(1)?;
+        held.extend(hashes.as_chunks::<8>().0.iter().map(|hash| u64::from_le_bytes(*hash)));
+    }
+    Ok((tables, held))
+}
+
+/// Evicts the rows of one table that are neither held by the snapshot nor written here since.
+fn evict(replica: &Replica<'_>, table: &Rc<TrackedTable>, held: &HashSet<u64>) -> Result<usize> {
+    let connection = replica.connection;
+    let unsent = unsent(replica, table)?;
+    let is_kept = |pk: &[u8]| held.contains(&hash(table.id, pk)) || unsent.contains(pk);
+    let mut gone = Vec::new();
+    let log_key = table.log_key("");
+    collect(connection, &format!("select {log_key} from {}", table.metadata()), table, &is_kept, &mut gone)?;
+    let acknowledged = log::acknowledged(connection)?.get();
+    if table.baseline.is_some_and(|baseline| baseline <= acknowledged) {
+        let known =
+            join(&table.key, " and ", |at, column| format!("m.{} = t.{}", log_key_name(at), column.quoted()));
+        let sql = format!(
+            "select {} from {} as t where not exists (select 1 from {} as m where {known})",
+            table.key_columns("t."),
+            table.quoted(),
+            table.metadata(),
+        );
+        let mut unknown = Vec::new();
+        collect(connection, &sql, table, &is_kept, &mut unknown)?;
+        if gap::tables(connection)?.contains(&table.id) {
+            gap::log_created(connection, table, &unknown)?;
+        } else {
+            gone.extend(unknown);
+        }
+    }
+    let mut evicted = 0;
+    // A parent goes after its children, whatever their order: as long as one goes, others are tried again.
+    let mut before = usize::MAX;
+    while !gone.is_empty() && gone.len() < before {
+        before = gone.len();
+        for key in std::mem::take(&mut gone) {
+            if evict_row(connection, table, &key)? {
+                evicted += 1;
+            } else {
+                gone.push(key);
+            }
+        }
+    }
+    Ok(evicted)
+}
+
+fn collect(
+    connection: &Connection,
+    sql: &str,
+    table: &TrackedTable,
+    is_kept: &dyn Fn(&[u8]) -> bool,
+    gone: &mut Vec<Vec<Value>>,
+) -> Result<()> {
+    let mut statement = connection.prepare(sql).doing("look for rows to evict")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next().doing("look for rows to evict")? {
+        let key = columns(row, 0, table.key.len())?;
+        if !key.contains(&Value::Null) && !is_kept(&encode_key(refs(&key))) {
+            gone.push(key);
+        }
+    }
+    Ok(())
+}
+
+/// Keys of rows whose changes the server does not have, or refused.
+fn unsent(replica: &Replica<'_>, table: &TrackedTable) -> Result<HashSet<Vec<u8>>> {
+    let connection = replica.connection;
+    let mut keys = rejected::keys(connection, table)?;
+    let sql = format!(
+        "select {} from main.cloudsync_log where tbl = ?1 and seq > ?2 and pk is not null",
+        table.log_key("")
+    );
+    let mut statement = connection.prepare(&sql).doing("look for unsent rows")?;
+    let mut rows = statement.query(params![table.id, log::acknowledged(connection)?.get()])?;
+    while let Some(row) = rows.next().doing("look for unsent rows")? {
+        keys.insert(encode_key(refs(&columns(row, 0, table.key.len())?)));
+    }
+    Ok(keys)
+}
+
+/// Takes one row and all that is known of it away; false when a foreign key holds it.
+fn evict_row(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<bool> {
+    let mut statement = connection.prepare_cached(&table.sql.row_delete)?;
+    match statement.execute(rusqlite::params_from_iter(binds(key))).doing("evict a row") {
+        Ok(_count) => {}
+        Err(error) if error.is_refusal() && !connection.is_autocommit() => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let sql = format!("delete from {} where {}", table.metadata(), table.log_key_is(1));
+    connection.prepare_cached(&sql)?.execute(rusqlite::params_from_iter(binds(key)))?;
+    parked::forget_cells(connection, table, &encode_key(refs(key)))?;
+    Ok(true)
+}

@@ -1,0 +1,93 @@
+//! A transport that gives prepared answers, and clients that talk to it.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use cloudsync::network::{Request, Response, Transport, TransportError};
+use rusqlite::Connection;
+
+use super::{TODOS, rows, run};
+
+/// A request as the script saw it: first line, headers, body.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) line: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Seen {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+}
+
+/// Gives prepared answers and keeps the requests.
+#[derive(Clone, Default)]
+pub(crate) struct Script {
+    /// What another process does to this file while the next request is on its way.
+    pub(crate) meanwhile: Arc<Mutex<Option<(PathBuf, String)>>>,
+    pub(crate) answers: Arc<Mutex<VecDeque<Result<Response, TransportError>>>>,
+    pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Transport for Script {
+    fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
+        let headers =
+            request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let line = format!("{} {}", request.method.name(), request.url);
+        self.seen.lock().expect("no panic held it").push(Seen { line, headers, body: request.body.to_vec() });
+        if let Some((path, sql)) = self.meanwhile.lock().expect("no panic held it").take() {
+            run(&Connection::open(path).expect("it opens"), &sql);
+        }
+        self.answers.lock().expect("no panic held it").pop_front().expect("the script has an answer")
+    }
+}
+
+impl Script {
+    pub(crate) fn answer(&self, status: u16, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.answers.lock().expect("no panic held it").push_back(Ok(Response {
+            status,
+            headers,
+            body: body.into(),
+        }));
+    }
+
+    pub(crate) fn fail(&self, reason: &str) {
+        self.answers
+            .lock()
+            .expect("no panic held it")
+            .push_back(Err(TransportError { reason: reason.to_owned() }));
+    }
+
+    /// Says yes to the next upload.
+    pub(crate) fn accept(&self, acked: i64, token: u32, rejected: &str) {
+        let body = format!(
+            "{{\"status\":\"applied\",\"acked\":{acked},\"token\":\"{token:032x}\",\"accepted_hlc\":1,\"server_time_ms\":1,\"rejected\":[{rejected}]}}"
+        );
+        self.answer(200, &[], body);
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen.lock().expect("no panic held it"))
+    }
+}
+
+/// A tracked table at a scripted server.
+pub(crate) fn client() -> (Connection, Script) {
+    client_of(Connection::open_in_memory().expect("memory is there"))
+}
+
+pub(crate) fn client_of(connection: Connection) -> (Connection, Script) {
+    let script = Script::default();
+    cloudsync::register_with(&connection, Box::new(script.clone())).expect("functions register");
+    run(&connection, TODOS);
+    rows(&connection, "select cloudsync_init('todos')", []);
+    run(
+        &connection,
+        "select cloudsync_network_init('http://hub/demo'); select cloudsync_network_set_apikey('secret-key')",
+    );
+    (connection, script)
+}
