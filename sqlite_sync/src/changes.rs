@@ -10,14 +10,14 @@ use shared_format::{ColumnId, RowKind, RowState, Stamp, Value, ValueRef, encode_
 use crate::catalog::{Replica, baseline_after};
 use crate::emit::TableRows;
 use crate::error::{Doing, Result};
-use crate::fold::{LoggedRow, fold, for_each_logged_row};
+use crate::fold::{LoggedRow, Wanted, fold, for_each_logged_row};
 use crate::log::{self, BASELINE, BASELINE_SPAN, Captured, ColumnSet, DbVersion, MARK};
 use crate::metadata::{self, STATE_COLUMNS};
 use crate::outbox::{self, Upload};
 use crate::parked;
 use crate::rejected::{self, Rejection, printed_key};
 use crate::settings;
-use crate::sql::{Unit, binds, columns, join, refs};
+use crate::sql::{Unit, binds, borrowed, columns, join, refs};
 use crate::table_settings;
 use crate::tracked_table::{TrackedTable, log_key_name};
 
@@ -96,19 +96,19 @@ fn encode_known(
     let mut out = Frames::new(table, frames);
     while let Some(row) = rows.next().doing("read changed rows")? {
         let Some(state) = metadata::state(&replica.sites, table, row, 0)? else { continue };
-        let key = columns(row, STATE_COLUMNS + 1, key_len)?;
+        let key = borrowed(row, STATE_COLUMNS + 1, key_len)?;
         if state.is_alive() {
-            let values = columns(row, STATE_COLUMNS + 1 + key_len, table.columns.len())?;
+            let values = borrowed(row, STATE_COLUMNS + 1 + key_len, table.columns.len())?;
             if row.get(STATE_COLUMNS)? && fits(replica, table, &key, &values, since)? {
                 out.rows.whole(&state, &key, &values);
             }
         } else {
             if let Some(life) = state.life {
-                out.rows.deleted(life.stamp, &key);
+                out.rows.deleted(life.stamp, &owned(&key));
             }
             if !state.cells.is_empty() {
-                let parked = parked::cells(replica.connection, table, &encode_key(refs(&key)))?;
-                out.rows.parked(&state, &key, &parked);
+                let parked = parked::cells(replica.connection, table, &encode_key(key.iter().copied()))?;
+                out.rows.parked(&state, &owned(&key), &parked);
             }
         }
         out.cut(PAYLOAD_BYTES);
@@ -131,7 +131,7 @@ fn encode_baseline(replica: &Replica<'_>, table: &TrackedTable, frames: &mut Vec
     Ok(())
 }
 
-type BaselineRow<'a> = dyn FnMut(bool, &[Value], &[Value], &RowState) -> Result<bool> + 'a;
+type BaselineRow<'a> = dyn FnMut(bool, &[ValueRef<'_>], &[ValueRef<'_>], &RowState) -> Result<bool> + 'a;
 
 /// Hands over the rows whose creation is the baseline, in key order after a key, until told to stop. Says
 /// whether all were handed over.
@@ -164,8 +164,8 @@ fn for_each_baseline_row(
         if state.as_ref().is_some_and(|state| !is_baseline(state)) {
             continue;
         }
-        let key = columns(row, STATE_COLUMNS, key_len)?;
-        let values = columns(row, STATE_COLUMNS + key_len, table.columns.len())?;
+        let key = borrowed(row, STATE_COLUMNS, key_len)?;
+        let values = borrowed(row, STATE_COLUMNS + key_len, table.columns.len())?;
         if !each(state.is_some(), &key, &values, state.as_ref().unwrap_or(&baseline))? {
             return Ok(false);
         }
@@ -177,20 +177,20 @@ fn for_each_baseline_row(
 fn fits(
     replica: &Replica<'_>,
     table: &TrackedTable,
-    key: &[Value],
-    values: &[Value],
+    key: &[ValueRef<'_>],
+    values: &[ValueRef<'_>],
     at: DbVersion,
 ) -> Result<bool> {
-    let size = |value: &Value| match value {
-        Value::Text(text) => text.len(),
-        Value::Blob(bytes) | Value::RawText(bytes) => bytes.len(),
+    let size = |value: &ValueRef<'_>| match value {
+        ValueRef::Text(text) => text.len(),
+        ValueRef::Blob(bytes) | ValueRef::RawText(bytes) => bytes.len(),
         _number => 0,
     };
-    let greatest = key.iter().chain(values).map(size).max().unwrap_or(0);
     let total: usize = key.iter().chain(values).map(size).sum();
     if total < PAYLOAD_BYTES {
         return Ok(true);
     }
+    let greatest = key.iter().chain(values).map(size).max().unwrap_or(0);
     let mut row = TableRows::new(table);
     row.whole(&RowState::baseline(Stamp::ZERO), key, values);
     let frame = encode_frame(&row.into_payload()).len();
@@ -200,7 +200,7 @@ fn fits(
     let rejection = Rejection {
         id: None,
         table: table.name.clone(),
-        key: printed_key(key),
+        key: printed_key(&owned(key)),
         sqlstate: String::from("54000"),
         message: format!(
             "too large: largest cell {greatest} bytes, row {frame} bytes compressed, \
@@ -211,6 +211,10 @@ fn fits(
     };
     rejected::store(replica, &[rejection])?;
     Ok(false)
+}
+
+fn owned(values: &[ValueRef<'_>]) -> Vec<Value> {
+    values.iter().map(ValueRef::to_owned_value).collect()
 }
 
 /// What became of a range that was to be put into one payload.
@@ -302,7 +306,7 @@ fn build_range(
     for table in replica.tables.clone() {
         let refused = rejected::keys(replica.connection, &table)?;
         let mut rows = TableRows::new(&table);
-        for_each_logged_row(replica, &table, first, last, &mut |replica, row| {
+        for_each_logged_row(replica, &table, (first, last), Wanted::Values, &mut |replica, row| {
             if bytes + rows.byte_len() >= PAYLOAD_BYTES && !is_single {
                 return Ok(());
             }
@@ -336,20 +340,23 @@ fn push_logged(
         }
         return push_parked(replica, table, row, state, out);
     }
-    let Some(values) = read_row(replica.connection, table, &row.key)? else { return Ok(()) };
+    if !row.is_present {
+        return Ok(());
+    }
+    let (key, values) = (refs(&row.key), refs(&row.values));
     let at = row.entries.last().map_or(DbVersion::default(), |entry| entry.seq);
     if !table_settings::is_shared(replica.connection, table, &row.key)?
-        || !fits(replica, table, &row.key, &values, at)?
+        || !fits(replica, table, &key, &values, at)?
     {
         return Ok(());
     }
     let is_inserted = row.entries.iter().any(|entry| entry.captured == Captured::Inserted);
     let is_own = state.life_stamp().site == own;
-    if (is_inserted && is_own) || refused.contains(&encode_key(refs(&row.key))) {
-        out.whole(state, &row.key, &values);
+    if (is_inserted && is_own) || refused.contains(&encode_key(key.iter().copied())) {
+        out.whole(state, &key, &values);
         return Ok(());
     }
-    out.cells(state, &row.key, &values, &own_columns(replica, table, row));
+    out.cells(state, &row.key, &row.values, &own_columns(replica, table, row));
     Ok(())
 }
 
@@ -423,7 +430,7 @@ fn next_baseline_upload(
         if fits(replica, &table, key, values, at)? {
             rows.whole(state, key, values);
         }
-        last_key = encode_key(refs(key));
+        last_key = encode_key(key.iter().copied());
         Ok(true)
     })?;
     if rows.rows() == 0 {

@@ -37,7 +37,7 @@ impl<'t> TableRows<'t> {
     }
 
     /// Adds a live row with every column that its creation carried or that was written since.
-    pub(crate) fn whole(&mut self, state: &RowState, key: &[Value], values: &[Value]) {
+    pub(crate) fn whole(&mut self, state: &RowState, key: &[ValueRef<'_>], values: &[ValueRef<'_>]) {
         let base = state.life_stamp();
         let cells: Vec<Cell<'_>> = self
             .table
@@ -47,10 +47,10 @@ impl<'t> TableRows<'t> {
             .enumerate()
             .filter_map(|(at, (column, value))| match state.cell(column.id) {
                 Some(Stamp::ZERO) => None,
-                own => Some((at, own, value.as_ref())),
+                own => Some((at, own, *value)),
             })
             .collect();
-        self.changes.row(RowKind::Created, base, &refs(key), &cells);
+        self.changes.row(RowKind::Created, base, key, &cells);
     }
 
     /// Adds the cells of a live row that are in `wanted`; says whether there were any.

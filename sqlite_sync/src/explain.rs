@@ -8,7 +8,7 @@ use shared_format::{RowState, SiteId, Stamp, Value, encode_key};
 use crate::catalog::Replica;
 use crate::changes::own_columns;
 use crate::error::{Doing, Error, Result};
-use crate::fold::{self, for_each_logged_row};
+use crate::fold::{self, Wanted, for_each_logged_row};
 use crate::log::{self, Captured, ColumnSet, DbVersion};
 use crate::metadata;
 use crate::rejected::printed_key;
@@ -146,7 +146,7 @@ fn unsent(
         unsent.life = true;
         unsent.columns = table.column_ids().into_iter().collect();
     }
-    for_each_logged_row(replica, table, first, newest, &mut |replica, row| {
+    for_each_logged_row(replica, table, (first, newest), Wanted::State, &mut |replica, row| {
         if encode_key(refs(&row.key)) != pk {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use shared_format::{Hlc, RowState, SiteId, Stamp};
 use crate::catalog::Replica;
 use crate::changes::own_columns;
 use crate::error::{Error, Result};
-use crate::fold::{LoggedRow, fold, for_each_logged_row};
+use crate::fold::{LoggedRow, Wanted, fold, for_each_logged_row};
 use crate::log::{self, ColumnSet, DbVersion};
 use crate::metadata;
 use crate::outbox;
@@ -70,7 +70,7 @@ fn unsent_rows(replica: &mut Replica<'_>, first: DbVersion, last: DbVersion) -> 
     let mut unsent = Vec::new();
     for table in replica.tables.clone() {
         let has_baseline = table.baseline.is_some_and(|baseline| baseline >= first.get());
-        for_each_logged_row(replica, &table, first, last, &mut |replica, row| {
+        for_each_logged_row(replica, &table, (first, last), Wanted::State, &mut |replica, row| {
             let Some(state) = row.state.clone() else { return Ok(()) };
             let is_own = state.life.is_some_and(|life| life.stamp.site == replica.own());
             let is_born = row.entries.iter().any(|entry| entry.captured == log::Captured::Inserted);

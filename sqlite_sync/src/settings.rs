@@ -128,6 +128,11 @@ impl Sites {
         self.by_ordinal.get(&self.own).copied().unwrap_or(SiteId::ZERO)
     }
 
+    /// The ordinal of this file's own site.
+    pub(crate) const fn own_ordinal(&self) -> u32 {
+        self.own
+    }
+
     pub(crate) fn site(&self, ordinal: u32) -> Result<SiteId> {
         self.by_ordinal.get(&ordinal).copied().ok_or_else(|| Error::Stored {
             what: "site ordinal",

@@ -108,6 +108,11 @@ pub(crate) fn owned(value: Column<'_>) -> Value {
     }
 }
 
+/// Borrows `count` columns of a result row, from `first` on.
+pub(crate) fn borrowed<'r>(row: &'r Row<'_>, first: usize, count: usize) -> Result<Vec<ValueRef<'r>>> {
+    (first..first + count).map(|at| column(row, at)).collect()
+}
+
 /// Copies `count` columns of a result row, from `first` on.
 pub(crate) fn columns(row: &Row<'_>, first: usize, count: usize) -> Result<Vec<Value>> {
     (first..first + count).map(|at| Ok(column(row, at)?.to_owned_value())).collect()

@@ -13,6 +13,7 @@ use crate::emit::TableRows;
 use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
 use crate::settings;
+use crate::sql::refs;
 use crate::table_settings;
 
 /// Place of the first hidden column; the arguments come in this order.
@@ -152,8 +153,8 @@ fn argument(value: &Value, at: usize) -> Result<Option<i64>> {
 fn push(rows: &mut TableRows<'_>, changed: &Changed) {
     let state = &changed.state;
     if state.is_alive() {
-        let values: Vec<Value> = changed.values.iter().map(|(_, value)| value.clone()).collect();
-        rows.whole(state, &changed.key, &values);
+        let values: Vec<_> = changed.values.iter().map(|(_, value)| value.as_ref()).collect();
+        rows.whole(state, &refs(&changed.key), &values);
         return;
     }
     if let Some(life) = state.life {
