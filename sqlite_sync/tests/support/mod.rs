@@ -40,7 +40,8 @@ pub(crate) fn rows(connection: &Connection, sql: &str, params: impl Params) -> S
     lines.join("; ")
 }
 
-fn cell(value: ValueRef<'_>) -> String {
+/// A value as the tests show it.
+pub(crate) fn cell(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Null => String::from("NULL"),
         ValueRef::Integer(v) => v.to_string(),
