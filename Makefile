@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 unit_crates := -p shared-format -p schema-mapping -p sqlite_sync -p hub
 tidy := cargo test --package tests --test tidy
 
-.PHONY: help demo test check test-unit test-postgres test-store test-e2e fuzz generate bench bench-sqlite dist
+.PHONY: help demo test check test-unit test-postgres test-store test-e2e test-memory fuzz generate bench bench-sqlite dist
 .PHONY: build-tools test-tools
 
 help: ## Lists these targets.
@@ -47,6 +47,9 @@ test-store: build-tools test-tools ## The hub's object stores against the S3 API
 test-e2e: dist test-tools ## The scenarios and the object stores: every part real, on private servers.
 	cargo test --package tests --no-fail-fast
 
+test-memory: build-tools ## Tests of the SQLite side under valgrind (minutes; no part of `make test`).
+	$(scripts)/memcheck.sh
+
 fuzz: build-tools ## Fuzzes every reader of foreign bytes, FUZZ_SECONDS each (default 1800); needs nightly.
 	$(scripts)/fuzz.sh
 
@@ -68,5 +71,6 @@ dist: build-tools ## Builds the artefacts in dist/; DESTDIR=... installs them.
 build-tools:
 	@$(scripts)/prepare.sh
 
-test-tools:
+test-tools: build-tools
 	@$(scripts)/object_stores.sh
+	@$(scripts)/hosts.sh

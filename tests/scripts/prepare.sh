@@ -57,6 +57,10 @@ need postgresql-server-dev-"$PG_MAJOR" has_server_headers
 need sqlite3 command -v sqlite3
 need python3 test -x /usr/bin/python3
 need python3-venv has_venv
+need nodejs command -v node
+need npm command -v npm
+need libnode-dev test -e /usr/include/node/node.h
+need valgrind command -v valgrind
 need curl command -v curl
 need cmake command -v cmake
 need util-linux command -v setpriv
