@@ -225,3 +225,18 @@ fn the_network_says_where_it_is() {
         "cloudsync_network_set_token: argument 1 is text of 3 bytes, wanted visible ASCII characters",
     );
 }
+
+#[test]
+fn a_snapshot_takes_no_row_that_the_filter_keeps_here() {
+    let (a, hub) = client();
+    run(&a, "select cloudsync_set_filter('todos', 'done >= 0')");
+    run(&a, "insert into todos values ('1', 'shared', 0), ('2', 'private', -1), ('3', 'gone there', 0)");
+    run(&a, "update todos set title = 'still private' where id = '2'");
+    rows(&a, SYNC, []);
+    run(&a, "select cloudsync_network_reset_sync_version()");
+    let server = tracked();
+    run(&server, "insert into todos values ('1', 'shared', 5)");
+    hub.serve("truth", encode(&server, 0).expect("a payload"));
+    rows(&a, SYNC, []);
+    assert_eq!(rows(&a, ALL, []), "1 | shared | 5; 2 | still private | -1");
+}

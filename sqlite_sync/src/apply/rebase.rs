@@ -15,6 +15,7 @@ use shared_format::{RowKind, Value, encode_key};
 use super::incoming::{Change, Mappings};
 use super::{FRAME, Source, TriggersOff};
 use crate::catalog::Replica;
+use crate::changes::read_row;
 use crate::error::{Doing, Reading, Result};
 use crate::gap;
 use crate::log::{self, ColumnSet};
@@ -23,6 +24,7 @@ use crate::parked;
 use crate::rejected;
 use crate::settings::{self, Setting};
 use crate::sql::{Bind, NOW_MS, binds, columns, join, refs};
+use crate::table_settings;
 use crate::tracked_table::{TrackedTable, log_key_name};
 
 /// Begins to take a snapshot. What was passed over before is in it.
@@ -195,6 +197,17 @@ fn evict(replica: &Replica<'_>, table: &Rc<TrackedTable>, held: &HashSet<u64>) -
         } else {
             gone.extend(unknown);
         }
+    }
+    if table.filter.is_some() {
+        // What the filter keeps here was never the server's to hold.
+        let mut shared = Vec::with_capacity(gone.len());
+        for key in gone {
+            let is_absent = read_row(connection, table, &key)?.is_none();
+            if is_absent || table_settings::is_shared(connection, table, &key)? {
+                shared.push(key);
+            }
+        }
+        gone = shared;
     }
     let mut evicted = 0;
     // A parent goes after its children, whatever their order: as long as one goes, others are tried again.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use cloudsync::network::{Method, Request, Response, Transport, TransportError};
 use rusqlite::Connection;
 
-/// Source and frames.
+/// Source and frames; the source "truth" is a snapshot that begins anew.
 type Download = (&'static str, Vec<u8>);
 
 /// What the hub holds; clones share it.
@@ -83,8 +83,14 @@ impl Transport for Hub {
                 let Some((source, body)) = next else {
                     return Ok(Response { status: 204, headers: vec![cursor], body: Vec::new() });
                 };
-                let headers =
-                    vec![cursor, header("cloudsync-source", source), header("cloudsync-complete", "true")];
+                let mut headers = vec![cursor, header("cloudsync-complete", "true")];
+                match source {
+                    "truth" => {
+                        headers
+                            .extend([header("cloudsync-source", "snapshot"), header("cloudsync-part", "0")]);
+                    }
+                    source => headers.push(header("cloudsync-source", source)),
+                }
                 Ok(Response { status: 200, headers, body })
             }
         }
