@@ -170,3 +170,35 @@ fn both_recursive_settings_give_the_same_rows() {
         assert_eq!(rows(&pair.b, "select * from t order by id", []), "3 | c | 3; 4 | a | 2");
     }
 }
+
+#[test]
+fn an_expression_follows_a_column_that_is_renamed() {
+    let pair = Pair::new(
+        "create table t (id integer primary key, mail text); create unique index i on t (lower(mail))",
+    );
+    run(&pair.a, FILLED);
+    pair.sync("setup");
+    for connection in [&pair.a, &pair.b] {
+        run(connection, "alter table t rename column mail to address");
+    }
+    for (sql, expected) in [
+        ("replace into t (id, address) values (3, 'A@X')", "2 | b@x; 3 | A@X"),
+        ("update or replace t set address = 'B@x' where id = 3", "3 | B@x"),
+    ] {
+        run(&pair.a, sql);
+        pair.sync(sql);
+        assert_eq!(rows(&pair.b, "select * from t order by id", []), expected);
+    }
+}
+
+#[test]
+fn an_index_that_is_made_later_is_looked_at() {
+    let pair = Pair::new("create table t (id integer primary key, mail text)");
+    run(&pair.a, FILLED);
+    pair.sync("setup");
+    run(&pair.a, "create unique index i on t (mail collate nocase)");
+    pair.sync("a new index");
+    run(&pair.a, "replace into t (id, mail) values (3, 'A@X')");
+    pair.sync("a replaced row");
+    assert_eq!(rows(&pair.b, "select * from t order by id", []), "2 | b@x; 3 | A@X");
+}
