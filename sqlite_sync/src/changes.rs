@@ -28,7 +28,7 @@ pub(crate) const PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
 const UPLOAD_ENTRIES: i64 = 50_000;
 
 /// Largest cell that travels: see DESIGN section 15.
-const CELL_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub(crate) const CELL_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Largest upload body, compressed: see DESIGN section 15.
 const UPLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-use rusqlite::params;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, params};
 use shared_format::encode_key;
 
 use crate::catalog::Replica;
@@ -22,6 +23,17 @@ struct ForeignKey {
     parent: String,
     /// Column of the child, column of the parent; None is the parent's key.
     columns: Vec<(String, Option<String>)>,
+}
+
+/// Whether a write can leave a foreign key open at all.
+pub(super) fn can_open(connection: &Connection) -> Result<bool> {
+    if !connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)? {
+        return Ok(false);
+    }
+    let sql = "select exists (
+        select 1 from main.sqlite_schema as s, pragma_foreign_key_list(s.name, 'main')
+        where s.type = 'table')";
+    connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).doing("look for foreign keys")
 }
 
 /// Rows that the apply with this mark wrote or deleted, and that leave a reference to nothing. Empty where the

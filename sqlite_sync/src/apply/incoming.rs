@@ -11,6 +11,7 @@ use shared_format::{CellStamp, ColumnId, FormatError, RowKind, Stamp, Value, Val
 
 use super::Source;
 use crate::catalog::Replica;
+use crate::changes::CELL_BYTES_MAX;
 use crate::error::{Doing, Reading, Result};
 use crate::schema;
 use crate::sql::wall_ms;
@@ -222,7 +223,10 @@ impl<'a> Batch<'a> {
     ///
     /// What this site wrote itself comes back too, and merge finds it known already. It is not dropped unseen:
     /// in a copy of a file, and in a file that was restored from a backup, it may be new.
-    pub(super) fn fill(&self, change: &mut Change<'a>, row: &Row<'a>) -> bool {
+    ///
+    /// # Errors
+    /// A value above the limit of a cell.
+    pub(super) fn fill(&self, change: &mut Change<'a>, row: &Row<'a>) -> Result<bool> {
         change.kind = row.kind;
         change.stamp = row.stamp;
         change.places.clear();
@@ -230,12 +234,14 @@ impl<'a> Batch<'a> {
         change.values.clear();
         for cell in &row.cells {
             let Some(Some((at, column))) = self.columns.get(cell.column).copied() else { continue };
+            let value = to_sqlite(cell.value);
+            check_size(value.as_value())?;
             change.places.push(at);
             change.stamps.push(CellStamp { column, stamp: cell.stamp });
-            change.values.push(to_sqlite(cell.value));
+            change.values.push(value);
         }
         if change.kind == RowKind::Cells && change.places.is_empty() {
-            return false;
+            return Ok(false);
         }
         if !self.is_ordered {
             change.order();
@@ -243,13 +249,29 @@ impl<'a> Batch<'a> {
         change.key.clear();
         change.key_survives = true;
         for (at, affinity) in self.mapping.key.iter().zip(&self.mapping.affinities) {
-            let Some(part) = row.key.get(*at) else { return false };
+            let Some(part) = row.key.get(*at) else { return Ok(false) };
             let part = to_sqlite(*part);
+            check_size(part.as_value())?;
             change.key_survives &= comes_back(*affinity, part.as_value());
             change.key.push(part);
         }
-        true
+        Ok(true)
     }
+}
+
+/// Refuses a value above the limit of DESIGN section 15.
+fn check_size(value: ValueRef<'_>) -> Result<()> {
+    let size = match value {
+        ValueRef::Text(text) => text.len(),
+        ValueRef::Blob(bytes) | ValueRef::RawText(bytes) => bytes.len(),
+        _number => 0,
+    };
+    if size <= CELL_BYTES_MAX {
+        return Ok(());
+    }
+    let number = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+    let (size, size_max) = (number(size), number(CELL_BYTES_MAX));
+    Err(FormatError::TooLarge { part: "cell", size, size_max }).reading("row")
 }
 
 impl Change<'_> {

@@ -122,6 +122,11 @@ pub(crate) fn apply(
         decode_frame(frames, &FRAME).reading("frame")?;
     }
     fold(replica)?;
+    if !foreign_keys::can_open(connection)? {
+        // A savepoint would copy every page that is written; the caller's unit undoes a failure.
+        let (applied, _mark) = attempt(replica, applying, frames, source, &Caution::default())?;
+        return Ok(applied);
+    }
     // A caller's own transaction may have open keys already; then they are the caller's until COMMIT.
     let was_open = foreign_keys_open(connection)?;
     let defers: bool = connection.query_row("pragma defer_foreign_keys", [], |row| row.get(0))?;
@@ -230,7 +235,7 @@ impl Session<'_, '_> {
                 while let Some(row) = rows.next_row().reading("row")? {
                     if !wants(row.kind) {
                         has_others = true;
-                    } else if batch.fill(&mut change, row) {
+                    } else if batch.fill(&mut change, row)? {
                         self.take(&change)?;
                     }
                 }

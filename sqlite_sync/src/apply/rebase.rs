@@ -73,7 +73,7 @@ pub(crate) fn note(replica: &Replica<'_>, frames: &[u8]) -> Result<()> {
             let mut rows = batch.changes.rows();
             let mut change = batch.blank();
             while let Some(row) = rows.next_row().reading("row")? {
-                if batch.fill(&mut change, row) {
+                if batch.fill(&mut change, row)? {
                     hashes.extend(hash(change.table.id, &change.pk()).to_le_bytes());
                     if gaps.contains(&change.table.id) && change.kind == RowKind::Created {
                         log_differences(replica, &change)?;

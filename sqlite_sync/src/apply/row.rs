@@ -32,7 +32,7 @@ impl Session<'_, '_> {
         }
         let connection = self.replica.connection;
         let table = &*change.table;
-        let local = self.local_state(change)?;
+        let (local, is_known) = self.local_state(change)?;
         self.check_clock(change, &local)?;
         let statements = &mut self.statements[change.table_at];
         let aside = aside_of(&self.aside, change);
@@ -60,7 +60,7 @@ impl Session<'_, '_> {
             parked::forget_cells(connection, table, &change.pk())?;
         }
         let stored = Stored::of(connection, &mut self.replica.sites, &plan.state)?;
-        self.statements[change.table_at].write_state(&change.key, &stored, seq)?;
+        self.statements[change.table_at].write_state(&change.key, &stored, seq, is_known)?;
         if self.is_watched && plan.write != RowWrite::Keep {
             self.stage(change, &plan, &moved);
         }
@@ -94,15 +94,18 @@ impl Session<'_, '_> {
         Ok(false)
     }
 
-    /// What this file knows of a row; a row without metadata was there before `cloudsync_init`.
-    pub(super) fn local_state(&mut self, change: &Change<'_>) -> Result<RowState> {
+    /// What this file knows of a row, and whether that has metadata; a row without was there before
+    /// `cloudsync_init`.
+    pub(super) fn local_state(&mut self, change: &Change<'_>) -> Result<(RowState, bool)> {
         let statements = &mut self.statements[change.table_at];
         if let Some(state) = statements.state(&self.replica.sites, &change.key)? {
-            return Ok(state);
+            return Ok((state, true));
         }
         let is_there = statements.with_row(&change.key, |_row| Ok(()))?.is_some();
         self.expects_unseen = !is_there;
-        Ok(if is_there { metadata::baseline(&change.table, self.replica.own()) } else { RowState::unseen() })
+        let state =
+            if is_there { metadata::baseline(&change.table, self.replica.own()) } else { RowState::unseen() };
+        Ok((state, false))
     }
 
     /// Refuses stamps from far ahead in payload files; what the server sends was checked there.
@@ -257,7 +260,12 @@ impl<'h, 'c> Held<'h, 'c> {
             None => values.iter().find(|(id, _)| *id == column),
         };
         let held = held.map_or(ValueRef::Null, |(_, held)| held.as_ref());
-        Ok(change.values[cell].as_value().cmp_encoded(&held))
+        let order = change.values[cell].as_value().cmp_encoded(&held);
+        // What another type of the column made of the same value is no other value.
+        let is_same = order != Ordering::Equal
+            && at.is_some_and(|at| self.aside.iter().all(|(aside, _)| *aside != at))
+            && self.statements.would_hold(&change.key, place, change.values[cell].as_value())?;
+        Ok(if is_same { Ordering::Equal } else { order })
     }
 
     fn all(&mut self) -> Result<&[(ColumnId, Value)]> {

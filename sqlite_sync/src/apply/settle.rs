@@ -15,6 +15,10 @@ use crate::connection::foreign_keys_open;
 use crate::error::{Doing, Result, WRITE_ROW};
 use crate::log::{Captured, ColumnSet, DbVersion};
 use crate::sql::{Bind, binds, column, columns, refs};
+use crate::tracked_table::TrackedTable;
+
+/// Log entries that are held at once.
+const ENTRIES_MAX: i64 = 10_000;
 
 /// What becomes of one log entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,11 +42,18 @@ impl Session<'_, '_> {
         }
         drop(triggers);
         for table in self.replica.tables.clone() {
-            let entries = self.entries(table.id, table.key.len(), &table.log_key(""), mark)?;
-            for (seq, captured, key) in entries {
-                let Some(row) = staged.get(&(table.id, encode_key(refs(&key)))) else { continue };
-                let is_present = read_row(self.replica.connection, &table, &key)?.is_some();
-                self.carry_out(seq, &judge(&captured, row, is_present))?;
+            let mut after = mark;
+            loop {
+                let entries = self.entries(&table, after)?;
+                for (seq, captured, key) in &entries {
+                    let Some(row) = staged.get(&(table.id, encode_key(refs(key)))) else { continue };
+                    let is_present = read_row(self.replica.connection, &table, key)?.is_some();
+                    self.carry_out(*seq, &judge(captured, row, is_present))?;
+                }
+                match entries.last() {
+                    Some((last, _, _)) => after = *last,
+                    None => break,
+                }
             }
         }
         Ok(())
@@ -55,7 +66,9 @@ impl Session<'_, '_> {
         let values: Vec<Bind<'_>> =
             binds(&row.key).into_iter().chain(binds(row.cells.iter().map(|(_, value)| value))).collect();
         let parameters: Vec<&dyn ToSql> = values.iter().map(|bind| bind as &dyn ToSql).collect();
-        connection.execute_batch("savepoint cloudsync_rewrite").doing("write a row again")?;
+        if self.is_careful {
+            connection.execute_batch("savepoint cloudsync_rewrite").doing("write a row again")?;
+        }
         let sql = rewrite_sql(&row.table, &places);
         let written = connection.prepare_cached(&sql)?.execute(parameters.as_slice());
         let is_refused = match written.doing(WRITE_ROW) {
@@ -63,27 +76,34 @@ impl Session<'_, '_> {
             Err(error) if error.is_refusal() && !connection.is_autocommit() => true,
             Err(error) => return Err(error),
         };
-        if is_refused {
+        if is_refused && self.is_careful {
             connection.execute_batch("rollback to cloudsync_rewrite").doing("undo a row")?;
+        }
+        if is_refused {
             row.cells.clear();
         }
-        connection.execute_batch("release cloudsync_rewrite").doing("write a row again")
+        if self.is_careful {
+            connection.execute_batch("release cloudsync_rewrite").doing("write a row again")?;
+        }
+        Ok(())
     }
 
+    /// The next entries of a table, as many as are held at once.
     fn entries(
         &self,
-        table: u32,
-        key_len: usize,
-        key: &str,
+        table: &TrackedTable,
         after: DbVersion,
     ) -> Result<Vec<(DbVersion, Captured, Vec<Value>)>> {
-        let sql = format!("select seq, cols, {key} from main.cloudsync_log where seq > ?1 and tbl = ?2");
+        let sql = format!(
+            "select seq, cols, {} from main.cloudsync_log where seq > ?1 and tbl = ?2 order by seq limit ?3",
+            table.log_key("")
+        );
         let mut statement = self.replica.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![after.get(), table])?;
+        let mut rows = statement.query(params![after.get(), table.id, ENTRIES_MAX])?;
         let mut entries = Vec::new();
         while let Some(row) = rows.next().doing("read the capture log")? {
             let captured = Captured::read(column(row, 1)?)?;
-            entries.push((DbVersion::new(row.get(0)?), captured, columns(row, 2, key_len)?));
+            entries.push((DbVersion::new(row.get(0)?), captured, columns(row, 2, table.key.len())?));
         }
         Ok(entries)
     }

@@ -6,13 +6,13 @@ use rusqlite::{Connection, Row, Statement};
 use schema_mapping::SqliteValue;
 use shared_format::{ColumnId, RowState, Value, ValueRef};
 
-use crate::error::{Doing, Result, WRITE_ROW};
+use crate::error::{Doing, Error, Result, WRITE_ROW};
 use crate::log::DbVersion;
 use crate::metadata::{self, Stored};
 use crate::parked;
 use crate::settings::Sites;
 use crate::sql::{Bind, columns};
-use crate::tracked_table::TrackedTable;
+use crate::tracked_table::{Affinity, TrackedTable};
 
 /// Writing statements kept ready: rows of one payload seldom come in more shapes.
 const SHAPES_MAX: usize = 32;
@@ -36,7 +36,7 @@ pub(super) struct RowStatements<'c> {
     aborts: bool,
     metadata_read: Lazy<'c>,
     metadata_add: Lazy<'c>,
-    metadata_write: Lazy<'c>,
+    metadata_update: Lazy<'c>,
     metadata_remove: Lazy<'c>,
     row_read: Lazy<'c>,
     row_delete: Lazy<'c>,
@@ -73,7 +73,8 @@ impl<'c> Lazy<'c> {
 impl<'c> RowStatements<'c> {
     pub(super) fn new(connection: &'c Connection, table: Rc<TrackedTable>, aborts: bool) -> Self {
         let metadata = table.metadata();
-        let places: Vec<String> = (1..=table.key.len() + 5).map(|at| format!("?{at}")).collect();
+        let parts = table.key.len();
+        let places: Vec<String> = (1..=parts + 5).map(|at| format!("?{at}")).collect();
         let state = metadata::state_columns("");
         let key = table.log_key("");
         let key_is = table.log_key_is(1);
@@ -85,7 +86,14 @@ impl<'c> RowStatements<'c> {
                 "insert into {metadata} ({key}, {state}) values ({}) on conflict ({key}) do nothing",
                 places.join(", ")
             )),
-            metadata_write: Lazy::new(table.sql.metadata_write.clone()),
+            metadata_update: Lazy::new(format!(
+                "update {metadata} set alive = {}, hlc = {}, site = {}, cols = {}, seq = {} where {key_is}",
+                places[parts],
+                places[parts + 1],
+                places[parts + 2],
+                places[parts + 3],
+                places[parts + 4],
+            )),
             metadata_remove: Lazy::new(format!("delete from {metadata} where {key_is}")),
             row_read: Lazy::new(table.sql.row_read.clone()),
             row_delete: Lazy::new(table.sql.row_delete.clone()),
@@ -117,17 +125,33 @@ impl<'c> RowStatements<'c> {
         Ok(statement.raw_execute().doing("write metadata")? == 1)
     }
 
-    /// Writes the metadata of a row.
+    /// Writes the metadata of a row that has some.
+    pub(super) fn update_state(
+        &mut self,
+        key: &[SqliteValue<'_>],
+        stored: &Stored,
+        seq: DbVersion,
+    ) -> Result<bool> {
+        let statement = self.metadata_update.get(self.connection)?;
+        bind_state(statement, key, stored, seq)?;
+        Ok(statement.raw_execute().doing("write metadata")? == 1)
+    }
+
+    /// Writes the metadata of a row; `is_known` says which of the two is probably right.
     pub(super) fn write_state(
         &mut self,
         key: &[SqliteValue<'_>],
         stored: &Stored,
         seq: DbVersion,
+        is_known: bool,
     ) -> Result<()> {
-        let statement = self.metadata_write.get(self.connection)?;
-        bind_state(statement, key, stored, seq)?;
-        statement.raw_execute().doing("write metadata")?;
-        Ok(())
+        if is_known && self.update_state(key, stored, seq)? {
+            return Ok(());
+        }
+        if self.add_state(key, stored, seq)? || self.update_state(key, stored, seq)? {
+            return Ok(());
+        }
+        Err(Error::Stored { what: "metadata row", found: String::from("none"), wanted: "one row written" })
     }
 
     /// Takes back what [`Self::add_state`] wrote.
@@ -154,6 +178,31 @@ impl<'c> RowStatements<'c> {
     pub(super) fn values(&mut self, key: &[SqliteValue<'_>]) -> Result<Option<Vec<Value>>> {
         let count = self.table.columns.len();
         self.with_row(key, |row| columns(row, 0, count))
+    }
+
+    /// Whether a row holds what a column makes of a value when it stores it.
+    pub(super) fn would_hold(
+        &self,
+        key: &[SqliteValue<'_>],
+        place: usize,
+        value: ValueRef<'_>,
+    ) -> Result<bool> {
+        let column = &self.table.columns[place];
+        if column.affinity() == Affinity::Blob {
+            return Ok(false);
+        }
+        let sql = format!(
+            "select 1 from {} where {} and {} collate binary is ?{}",
+            self.table.quoted(),
+            self.table.key_is(1),
+            column.quoted(),
+            key.len() + 1
+        );
+        let mut statement = self.connection.prepare_cached(&sql).doing("compare a value")?;
+        bind_key(&mut statement, key)?;
+        bind(&mut statement, key.len(), value)?;
+        let mut rows = statement.raw_query();
+        Ok(rows.next().doing("compare a value")?.is_some())
     }
 
     /// Reads the cells that are parked beside a row.

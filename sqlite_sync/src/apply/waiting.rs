@@ -97,7 +97,7 @@ impl Session<'_, '_> {
             let mut rows = batch.changes.rows();
             while let Some(row) = rows.next_row().reading("parked change")? {
                 let mut change = batch.blank();
-                if batch.fill(&mut change, row) {
+                if batch.fill(&mut change, row)? {
                     return Ok(Some(change.into_owned()));
                 }
             }
@@ -176,7 +176,7 @@ impl Session<'_, '_> {
     /// CHECKs: the change writes them all. Says why it could not.
     fn move_aside(&mut self, change: &Change<'_>) -> Result<Option<Refusal>> {
         let connection = self.replica.connection;
-        let local = self.local_state(change)?;
+        let (local, _) = self.local_state(change)?;
         if !change.key_survives || !local.is_alive() {
             return Ok(None);
         }
