@@ -69,10 +69,10 @@ unsafe fn enter(
     }
 }
 
-/// Registers the functions; the library stays loaded with the connection only.
+/// Registers the functions. The library stays loaded: a request that was given up runs on in it.
 fn init(connection: &Connection) -> rusqlite::Result<bool> {
     crate::register(connection)?;
-    Ok(false)
+    Ok(true)
 }
 
 /// The connection that a function runs on. Its statements end with it, so `sqlite3_close` never finds any.

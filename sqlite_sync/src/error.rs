@@ -279,10 +279,9 @@ impl Error {
     #[must_use]
     pub fn result_code(&self) -> i32 {
         match self {
-            Self::Sqlite { source, .. } => match source {
-                rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code,
-                _foreign => ffi::SQLITE_ERROR,
-            },
+            Self::Sqlite { source, .. } => {
+                source.sqlite_error().map_or(ffi::SQLITE_ERROR, |failure| failure.extended_code)
+            }
             Self::Argument { .. } | Self::OpenTransaction { .. } | Self::NoServer => ffi::SQLITE_MISUSE,
             Self::Format { .. } | Self::Stored { .. } => ffi::SQLITE_CORRUPT,
             Self::ForeignKeysOpen => ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
@@ -350,8 +349,10 @@ impl Error {
 
 impl From<Error> for rusqlite::Error {
     fn from(error: Error) -> Self {
-        let message = format!("cloudsync: {}", error.line());
-        Self::SqliteFailure(ffi::Error::new(error.result_code()), Some(message))
+        let code = error.result_code();
+        // A message of our own makes the code SQLITE_ERROR; of an interrupt the code says everything.
+        let message = (code != ffi::SQLITE_INTERRUPT).then(|| format!("cloudsync: {}", error.line()));
+        Self::SqliteFailure(ffi::Error::new(code), message)
     }
 }
 

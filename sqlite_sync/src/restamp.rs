@@ -16,6 +16,9 @@ use crate::outbox;
 use crate::settings::Sites;
 use crate::tracked_table::TrackedTable;
 
+/// How far a stamp may be ahead of the server's clock: see DESIGN section 3.
+const AHEAD_MS_MAX: u64 = 60_000;
+
 /// Why unsent stamps change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reason {
@@ -105,7 +108,9 @@ fn store(replica: &mut Replica<'_>, unsent: Unsent, restamp: &dyn Fn(Stamp) -> S
 /// Pairs of an unsent clock and the clock that takes its place, in order.
 fn later_clocks(unsent: &[Unsent], own: SiteId, accepted: Hlc, server_ms: i64) -> Vec<(Hlc, Hlc)> {
     let mut mine = BTreeSet::new();
-    let mut floor = accepted;
+    // The server's clock itself may have been ahead; what it accepted then would be refused now.
+    let is_ahead = accepted.unix_ms() > u64::try_from(server_ms).unwrap_or(0).saturating_add(AHEAD_MS_MAX);
+    let mut floor = if is_ahead { Hlc::ZERO } else { accepted };
     for one in unsent {
         let life = one.state.life_stamp();
         let cells = one.state.cells.iter().map(|cell| (one.columns.contains(cell.column), cell.stamp));

@@ -33,6 +33,14 @@ pub(crate) enum Setting {
     ConflictsExpired,
     /// Whether a snapshot is being taken that may make rows go.
     Rebase,
+    /// What a sync that is on its way does; NULL when there is none.
+    ProgressStage,
+    /// Rows that it applied.
+    ProgressRows,
+    /// Answers that it received.
+    ProgressChunks,
+    /// Their bytes.
+    ProgressBytes,
 }
 
 impl Setting {
@@ -49,6 +57,10 @@ impl Setting {
             Self::Refetch => "refetch",
             Self::ConflictsExpired => "conflicts_expired",
             Self::Rebase => "rebase",
+            Self::ProgressStage => "progress_stage",
+            Self::ProgressRows => "progress_rows",
+            Self::ProgressChunks => "progress_chunks",
+            Self::ProgressBytes => "progress_bytes",
         }
     }
 }

@@ -134,6 +134,16 @@ pub(crate) fn wall_ms(connection: &Connection) -> Result<i64> {
     connection.prepare_cached(&sql)?.query_row([], |row| row.get(0)).doing("read the clock")
 }
 
+/// Fails when the application called `sqlite3_interrupt`: from then on no statement runs until the outermost one
+/// has ended.
+pub(crate) fn check_interrupt(connection: &Connection) -> Result<()> {
+    connection.prepare_cached("select 1")?.query_row([], |_row| Ok(())).doing("go on")
+}
+
+/// Does nothing, but counts as a write: when it is interrupted, SQLite rolls the transaction back by itself. An
+/// interrupted ROLLBACK does not.
+const ROLL_BACK: &str = "drop table if exists main.cloudsync_nothing";
+
 /// One atomic unit of work: a transaction, or a savepoint inside the caller's. Dropped without
 /// [`Unit::commit`] it leaves no trace.
 pub(crate) struct Unit<'c> {
@@ -149,7 +159,7 @@ impl<'c> Unit<'c> {
     pub(crate) fn begin(connection: &'c Connection) -> Result<Self> {
         let is_transaction = connection.is_autocommit();
         let (begin, undo): (_, &[&str]) = if is_transaction {
-            ("begin immediate", &["rollback"])
+            ("begin immediate", &["rollback", ROLL_BACK])
         } else {
             ("savepoint cloudsync_unit", &["rollback to cloudsync_unit", "release cloudsync_unit"])
         };
@@ -171,8 +181,12 @@ impl<'c> Unit<'c> {
 impl Drop for Unit<'_> {
     fn drop(&mut self) {
         if self.is_open && !(self.is_transaction && self.connection.is_autocommit()) {
-            // SQLite may have rolled back by itself (disk full); then there is nothing left to undo.
-            self.undo.iter_mut().for_each(|statement| drop(statement.execute([])));
+            for statement in &mut self.undo {
+                // SQLite may have rolled back by itself (disk full); then there is nothing left to undo.
+                if !(self.is_transaction && self.connection.is_autocommit()) {
+                    drop(statement.execute([]));
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use rusqlite::Connection;
 use support::script::{Script, client};
 use support::{TODOS, apply, encode, open, rows, run};
 
@@ -79,4 +80,56 @@ fn a_network_function_inside_a_transaction_is_refused_and_stores_nothing() {
     run(&a, "rollback");
     assert_eq!(rows(&a, "select count(*) from cloudsync_outbox", []), "0");
     assert!(script.seen().is_empty(), "nothing was sent");
+}
+
+/// Unix milliseconds of this device.
+fn now(connection: &Connection) -> i64 {
+    let sql = "select cast((julianday('now') - 2440587.5) * 86400000.0 as integer)";
+    rows(connection, sql, []).parse().expect("a number")
+}
+
+const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+
+#[test]
+fn the_time_is_asked_for_before_the_first_stamp() {
+    for years in [-5, 5] {
+        let (a, script) = client();
+        run(&a, "delete from cloudsync_settings where key = 'clock_offset_ms'");
+        run(&a, "insert into todos values ('1', 'milk', 0)");
+        let server_ms = now(&a) + years * YEAR_MS;
+        script.answer(405, &[("cloudsync-time", &server_ms.to_string())], "");
+        script.accept(1, 1, "");
+        rows(&a, "select cloudsync_network_send_changes()", []);
+        let hlc: i64 = rows(&a, "select hlc from todos_cloudsync", []).parse().expect("a number");
+        assert!(((hlc >> 16) - server_ms).abs() < 60_000, "{hlc} is near {server_ms}");
+        assert_eq!(script.seen().len(), 2);
+    }
+}
+
+#[test]
+fn stamps_of_a_server_that_was_a_day_ahead_hold_nobody_up() {
+    let (a, script) = client();
+    let day_ms = 24 * 3_600_000;
+    let (server_ms, accepted) = (now(&a), (now(&a) + day_ms) << 16);
+    run(&a, &format!("update cloudsync_settings set value = {day_ms} where key = 'clock_offset_ms'"));
+    run(&a, "insert into todos values ('1', 'milk', 0)");
+    let body = format!(r#"{{"code":"clock_ahead","accepted_hlc":{accepted},"server_time_ms":{server_ms}}}"#);
+    script.answer(409, &[("cloudsync-time", &server_ms.to_string())], body);
+    script.accept(1, 1, "");
+    rows(&a, "select cloudsync_network_send_changes()", []);
+    let hlc: i64 = rows(&a, "select hlc from todos_cloudsync", []).parse().expect("a number");
+    assert!((hlc >> 16) < server_ms + 60_000, "{hlc} is not ahead of {server_ms}");
+}
+
+#[test]
+fn the_place_up_to_which_everything_is_here_is_told_with_every_request() {
+    let (a, script) = client();
+    hand(&script, "log", Vec::new());
+    rows(&a, RECEIVE, []);
+    run(&a, "insert into todos values ('1', 'milk', 0)");
+    script.accept(1, 1, "");
+    rows(&a, "select cloudsync_network_send_changes()", []);
+    let seen = script.seen();
+    let told: Vec<&str> = seen.iter().map(|request| request.header("Cloudsync-Acknowledged")).collect();
+    assert_eq!(told, ["", "c"]);
 }

@@ -29,6 +29,9 @@ has_libclang() {
 has_server_headers() {
     [[ -e "$("$pg_config" --includedir-server)/postgres.h" ]]
 }
+has_faketime() {
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
+}
 has_venv() {
     /usr/bin/python3 -c 'import ensurepip, venv'
 }
@@ -64,6 +67,7 @@ need valgrind command -v valgrind
 need curl command -v curl
 need cmake command -v cmake
 need util-linux command -v setpriv
+need libfaketime has_faketime
 
 if ((${#wanted[@]} == 0)); then
     exit

@@ -32,6 +32,13 @@ pub fn tool(name: &str) -> PathBuf {
     path
 }
 
+/// Returns the library that shifts the clock of a process.
+pub fn faketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").expect("there is /usr/lib").filter_map(Result::ok);
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    libraries.find(|library| library.exists()).expect("libfaketime is there: run `make test-tools`")
+}
+
 /// Makes a directory of its own below the system's temporary directory, open to other users' processes.
 pub fn scratch(name: &str) -> TempDir {
     let dir = tempfile::Builder::new()

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::fold::{self, fold};
 use crate::log;
 use crate::network::{Network, Transport, default_transport};
+use crate::settings::{self, Setting};
 use crate::sql::Unit;
 use crate::virtual_tables;
 
@@ -68,7 +69,9 @@ fn fold_on_open(connection: &Connection) {
         }
         let Some(mut replica) = Replica::load_current(connection)? else { return Ok(()) };
         let unfolded = log::newest(connection)?.get() - log::folded(connection)?.get();
-        if unfolded > fold::FOLD_ON_OPEN {
+        // A clock that was never compared with a server's may be wrong by years.
+        let has_time = settings::integer(connection, Setting::ClockOffset)?.is_some();
+        if unfolded > fold::FOLD_ON_OPEN && has_time {
             let unit = Unit::begin(connection)?;
             fold(&mut replica)?;
             unit.commit()?;

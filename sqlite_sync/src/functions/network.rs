@@ -89,7 +89,8 @@ pub(super) fn with_network(
         return Err(Error::OpenTransaction { function });
     }
     let outcome = run(&connection, &lock(shared), &shared.applying);
-    if settings::is_set_up(&connection)? {
+    // After an interrupt nothing can be asked or noted.
+    if settings::is_set_up(&connection).unwrap_or(false) {
         note_sync(&connection, outcome.as_ref().err().map(Error::line).as_deref());
     }
     Ok(SqlValue::Text(outcome?.to_string()))

@@ -7,14 +7,14 @@ use rusqlite::Connection;
 use serde_json::Value as Json;
 use shared_format::{Hlc, Value};
 
-use super::transport::{Method, Request, Response};
+use super::transport::{Cancelled, Method, Request, Response};
 use super::{Network, Server};
 use crate::catalog::Replica;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::restamp::{Reason, restamp_unsent};
 use crate::settings::{self, Setting};
-use crate::sql::{Unit, wall_ms};
+use crate::sql::{Unit, check_interrupt, wall_ms};
 
 /// How long the hub may take to begin an answer, beside what it was asked to wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
@@ -27,6 +27,9 @@ const SITE: &str = "Cloudsync-Site";
 
 /// Header with the newest token that the server gave this site.
 const TOKEN: &str = "Cloudsync-Token";
+
+/// Header with the place up to which everything is in this file: tombstones before it may be collected.
+const CURSOR: &str = "Cloudsync-Acknowledged";
 
 /// An answer with what its headers say of the clock.
 pub(super) struct Answer {
@@ -71,6 +74,7 @@ impl Network {
         ];
         headers.extend(self.api_key.as_ref().map(|key| ("Authorization", format!("Bearer {key}"))));
         headers.extend(settings::text(connection, Setting::Token)?.map(|token| (TOKEN, token)));
+        headers.extend(settings::text(connection, Setting::Cursor)?.map(|cursor| (CURSOR, cursor)));
         Ok(headers)
     }
 
@@ -83,9 +87,12 @@ impl Network {
             body: ask.body,
             answer_within: ANSWER_WITHIN + ask.wait,
             answer_bytes_max: ask.answer_bytes_max,
+            cancelled: Cancelled(&|| check_interrupt(connection).is_err()),
         };
         let sent_ms = wall_ms(connection)?;
-        let response = self.transport.send(&request).map_err(|error| Error::Unreachable {
+        let response = self.transport.send(&request);
+        check_interrupt(connection)?;
+        let response = response.map_err(|error| Error::Unreachable {
             method: ask.method.name(),
             url: ask.url.clone(),
             reason: error.reason,

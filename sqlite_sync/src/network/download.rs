@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use serde_json::{Value as Json, json};
 use shared_format::Value;
 
 use super::Network;
 use super::answer::{Answer, Ask, Concessions};
+use super::progress::Progress;
 use super::transport::Method;
 use crate::apply::{Source, apply, rebase};
 use crate::catalog::Replica;
@@ -17,10 +19,13 @@ use crate::error::{Error, Result};
 use crate::parked;
 use crate::schema;
 use crate::settings::{self, Setting};
-use crate::sql::Unit;
+use crate::sql::{Unit, check_interrupt};
 
 /// Bytes gathered before they are applied in parts: bounds what a sync can make a device hold.
 const GATHERED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Bytes of a snapshot that are applied in one step.
+const STEP_BYTES: usize = 8 * 1024 * 1024;
 
 /// Longest wait that the hub grants: see DESIGN section 15.
 const WAIT_MS_MAX: i64 = 60_000;
@@ -54,6 +59,18 @@ struct Part {
 impl Gathered {
     fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.frames.len()).sum()
+    }
+
+    /// Bytes after which a part is applied. A snapshot is no transaction of the server, so it comes in small
+    /// steps, each with its cursor, unless a step could end between a row and its parent.
+    fn bytes_max(&self, connection: &Connection) -> Result<usize> {
+        let is_snapshot = self.parts.iter().all(|part| part.source == Source::Snapshot);
+        let sql =
+            "select exists (select 1 from main.sqlite_schema as s, pragma_foreign_key_list(s.name, 'main')
+            where s.type = 'table')";
+        let has_keys = connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?
+            && connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(if is_snapshot && !has_keys { STEP_BYTES } else { GATHERED_BYTES_MAX })
     }
 
     /// Adds frames; of one source they lie together.
@@ -110,7 +127,9 @@ impl Network {
             gathered.cursor = None;
         }
         let mut wait_ms = wait_ms;
+        let progress = Progress::new(connection);
         loop {
+            check_interrupt(connection)?;
             let ask = self.download_ask(connection, gathered.cursor.as_deref(), wait_ms)?;
             let answer = self.ask(connection, &ask)?;
             match answer.response.status {
@@ -118,6 +137,7 @@ impl Network {
                     received.complete = gather(&answer, &ask, &mut gathered)?;
                     received.chunks += 1;
                     received.bytes += answer.response.body.len();
+                    progress.tell("receive", received.rows, received.chunks, received.bytes)?;
                 }
                 204 => {
                     if begins_snapshot(&answer) {
@@ -133,9 +153,11 @@ impl Network {
                 }
             }
             wait_ms = 0;
+            let bytes_max = gathered.bytes_max(connection)?;
             let is_enough = chunks_max.is_some_and(|max| received.chunks >= max);
-            if received.complete || is_enough || gathered.bytes() > GATHERED_BYTES_MAX {
+            if received.complete || is_enough || gathered.bytes() > bytes_max {
                 take_in(connection, applying, &mut gathered, &answer, received)?;
+                progress.tell("receive", received.rows, received.chunks, received.bytes)?;
             }
             if received.complete || is_enough {
                 return Ok(());

@@ -2,18 +2,23 @@
 
 use std::cell::OnceCell;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::transport::{Method, Request, Response, Transport, TransportError};
+use super::transport::{Request, Response, Transport, TransportError};
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a body may take on its way: 8 MiB over a slow line.
 const BODY_WITHIN: Duration = Duration::from_secs(300);
+
+/// How often a waiting caller is asked whether it still waits.
+const ASKED_EVERY: Duration = Duration::from_millis(50);
 
 /// Keeps one agent, so that connections are used again.
 #[derive(Default)]
@@ -44,26 +49,37 @@ impl HttpTransport {
 }
 
 impl Transport for HttpTransport {
+    /// Waits on a thread of its own, so that an interrupt is noticed. One that is given up ends with its answer or
+    /// its time limit; until then it holds nothing of the caller.
     fn send(&self, request: &Request<'_>) -> Result<Response, TransportError> {
-        let agent = self.agent();
-        let within = Some(request.answer_within);
-        let answer = match request.method {
-            Method::Get => {
-                let mut get = agent.get(request.url);
-                for (name, value) in request.headers {
-                    get = get.header(*name, value);
-                }
-                get.config().timeout_recv_response(within).build().call()
-            }
-            Method::Post => {
-                let mut post = agent.post(request.url);
-                for (name, value) in request.headers {
-                    post = post.header(*name, value);
-                }
-                post.config().timeout_recv_response(within).build().send(request.body)
-            }
+        let agent = self.agent().clone();
+        let mut parts = ureq::http::Request::builder().method(request.method.name()).uri(request.url);
+        for (name, value) in request.headers {
+            parts = parts.header(*name, value);
+        }
+        let body = request.body.to_vec();
+        let (within, bytes_max) = (request.answer_within, request.answer_bytes_max);
+        let (sender, answer) = mpsc::sync_channel(1);
+        let exchange = move || {
+            let sent = parts.body(body).map_err(|error| TransportError { reason: error.to_string() });
+            let answer = sent.and_then(|sent| {
+                let sent = agent.configure_request(sent).timeout_recv_response(Some(within)).build();
+                read(agent.run(sent).map_err(|error| failed(&error))?, bytes_max)
+            });
+            // Nobody waits any more when this fails.
+            drop(sender.send(answer));
         };
-        read(answer.map_err(|error| failed(&error))?, request.answer_bytes_max)
+        let reason = |error: std::io::Error| TransportError { reason: error.to_string() };
+        thread::Builder::new().name("cloudsync".into()).spawn(exchange).map_err(reason)?;
+        loop {
+            match answer.recv_timeout(ASKED_EVERY) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) if !request.cancelled.get() => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(TransportError { reason: "the request was given up".into() });
+                }
+            }
+        }
     }
 
     fn close(&mut self) {

@@ -7,12 +7,13 @@ mod answer;
 mod download;
 #[cfg(feature = "http")]
 mod http;
+mod progress;
 mod server;
 mod transport;
 mod upload;
 
 pub use self::server::Server;
-pub use self::transport::{Method, Request, Response, Transport, TransportError};
+pub use self::transport::{Cancelled, Method, Request, Response, Transport, TransportError};
 pub(crate) use self::upload::status;
 
 #[cfg(not(feature = "http"))]

@@ -1,5 +1,6 @@
 //! How requests leave the process: one small trait, so that a browser build can bring its own.
 
+use std::fmt;
 use std::time::Duration;
 
 /// HTTP method.
@@ -22,6 +23,24 @@ impl Method {
     }
 }
 
+/// Says whether whoever waits for an answer wants it no more. To be asked about every 50 ms, on the thread of
+/// the caller.
+pub struct Cancelled<'a>(pub(crate) &'a dyn Fn() -> bool);
+
+impl Cancelled<'_> {
+    /// Asks.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Cancelled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cancelled")
+    }
+}
+
 /// One request.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -37,6 +56,8 @@ pub struct Request<'a> {
     pub answer_within: Duration,
     /// Largest body of an answer, in bytes.
     pub answer_bytes_max: u64,
+    /// Whether to give the request up.
+    pub cancelled: Cancelled<'a>,
 }
 
 /// One answer.

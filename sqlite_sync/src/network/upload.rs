@@ -9,6 +9,7 @@ use shared_format::payload::{Limits, decode_frame};
 
 use super::Network;
 use super::answer::{Answer, Ask, Concessions};
+use super::progress::Progress;
 use super::transport::Method;
 use crate::catalog::Replica;
 use crate::changes::next_upload;
@@ -26,16 +27,46 @@ impl Network {
     /// Sends everything unsent; the result says where file and server are.
     pub(crate) fn send(&self, connection: &Connection) -> Result<Json> {
         let mut concessions = Concessions::default();
+        self.ask_time(connection)?;
+        let progress = Progress::new(connection);
+        let (mut chunks, mut bytes) = (0, 0);
         while let Some(upload) = take_upload(connection)? {
+            progress.tell("send", 0, chunks, bytes)?;
             let ask = self.upload_ask(connection, &upload)?;
             let answer = self.ask(connection, &ask)?;
             if answer.response.status == 200 {
                 accept(connection, &upload, &ask, &answer)?;
+                chunks += 1;
+                bytes += upload.frame.len();
             } else {
                 answer.give_way(connection, &ask, &mut concessions)?;
             }
         }
         status(connection)
+    }
+
+    /// Asks what time it is before anything is stamped by a clock that was never compared.
+    fn ask_time(&self, connection: &Connection) -> Result<()> {
+        let replica = Replica::current(connection)?;
+        if settings::integer(connection, Setting::ClockOffset)?.is_some()
+            || log::folded(connection)? >= log::newest(connection)?
+        {
+            return Ok(());
+        }
+        // Every answer has the time, also the one that this address takes no GET.
+        let ask = Ask {
+            method: Method::Get,
+            url: self.server()?.uploads(),
+            headers: self.headers(&replica)?,
+            body: &[],
+            wait: Duration::ZERO,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            wanted: "the time",
+        };
+        let answer = self.ask(connection, &ask)?;
+        let unit = Unit::begin(connection)?;
+        answer.keep_clock(connection)?;
+        unit.commit()
     }
 
     fn upload_ask<'u>(&self, connection: &Connection, upload: &'u Upload) -> Result<Ask<'u>> {

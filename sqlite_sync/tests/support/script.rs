@@ -85,6 +85,8 @@ pub(crate) fn client_of(connection: Connection) -> (Connection, Script) {
     cloudsync::register_with(&connection, Box::new(script.clone())).expect("functions register");
     run(&connection, TODOS);
     rows(&connection, "select cloudsync_init('todos')", []);
+    // As of a client that talked to its server before.
+    run(&connection, "insert or ignore into cloudsync_settings values ('clock_offset_ms', 0)");
     run(
         &connection,
         "select cloudsync_network_init('http://hub/demo'); select cloudsync_network_set_apikey('secret-key')",
