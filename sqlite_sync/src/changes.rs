@@ -89,7 +89,7 @@ fn encode_known(
         table.metadata(),
         table.quoted(),
         table.key_equals_log("t", "m"),
-        table.shares("t").map(|shared| format!(" and (m.alive = 0 or {shared})")).unwrap_or_default(),
+        table.shares_in_main("t").map(|shared| format!(" and (m.alive = 0 or {shared})")).unwrap_or_default(),
     );
     let mut statement = replica.connection.prepare(&sql).doing("read changed rows")?;
     let mut rows = statement.query([since.get(), until.get()])?;
@@ -153,7 +153,7 @@ fn for_each_baseline_row(
         table.metadata(),
         join(&table.key, " and ", |at, column| format!("m.{} = t.{}", log_key_name(at), column.quoted())),
         join(&table.key, " and ", |_, column| format!("t.{} is not null", column.quoted())),
-        table.shares("t").map(|shared| format!(" and {shared}")).unwrap_or_default(),
+        table.shares_in_main("t").map(|shared| format!(" and {shared}")).unwrap_or_default(),
     );
     let mut statement = replica.connection.prepare(&sql).doing("read the baseline")?;
     let mut rows = statement.query(rusqlite::params_from_iter(binds(after.unwrap_or_default())))?;

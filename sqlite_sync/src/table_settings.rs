@@ -162,7 +162,7 @@ pub(crate) fn set_filter(connection: &Connection, table: &str, filter: Option<&s
     let value = filter.map_or(Value::Null, |filter| Value::Text(filter.to_owned()));
     store(connection, before.id, "", "filter", &value)?;
     let after = tracked(connection, table)?;
-    if let Some(former) = before.shares("t") {
+    if let Some(former) = before.shares_in_main("t") {
         let sql = format!(
             "insert into main.{log} (tbl, cols, ms, {log_key})
              select ?1, {INSERTED}, {NOW_MS}, {key} from {rows} as t
@@ -172,7 +172,7 @@ pub(crate) fn set_filter(connection: &Connection, table: &str, filter: Option<&s
             key = after.key_columns("t."),
             rows = after.quoted(),
             whole = join(&after.key, " and ", |_, column| format!("t.{} is not null", column.quoted())),
-            shared = after.shares("t").map(|shared| format!(" and {shared}")).unwrap_or_default(),
+            shared = after.shares_in_main("t").map(|shared| format!(" and {shared}")).unwrap_or_default(),
         );
         connection.execute(&sql, [after.id]).doing("log rows that take part now")?;
     }

@@ -340,14 +340,24 @@ impl TrackedTable {
         Err(Error::KeyParts { table: self.name.clone(), found, wanted })
     }
 
-    /// Says that the row with the key of `row` (NEW, OLD or an alias) matches the filter; None without one.
+    /// Says in a trigger that the row with the key of `row` (NEW, OLD or an alias) matches the filter; None
+    /// without one.
     ///
-    /// Asked of the table itself, since values of NEW and OLD compare without the type of their column.
+    /// Asked of the table itself, since values of NEW and OLD compare without the type of their column. A
+    /// trigger that names its database cannot be attached under another name.
     pub(crate) fn shares(&self, row: &str) -> Option<String> {
+        self.shares_of(&quote(&self.name), row)
+    }
+
+    /// The same in a query, where a temporary table of that name would come first.
+    pub(crate) fn shares_in_main(&self, row: &str) -> Option<String> {
+        self.shares_of(&self.quoted(), row)
+    }
+
+    fn shares_of(&self, table: &str, row: &str) -> Option<String> {
         let filter = self.filter.as_ref()?;
         let key =
             join(&self.key, " and ", |_, column| format!("cloudsync_row.{0} = {row}.{0}", column.quoted()));
-        let table = quote(&self.name);
         Some(format!("exists (select 1 from {table}{FILTER_BEGIN}{key}{FILTER_MIDDLE}{filter}{FILTER_END}"))
     }
 

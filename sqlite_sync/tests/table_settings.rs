@@ -156,3 +156,20 @@ fn users_set_keys_of_their_own() {
     assert_eq!(rows(&a, "select count(*) from cloudsync_tables", []), "0");
     assert_eq!(rows(&a, "select cloudsync_is_enabled('todos')", []), "0");
 }
+
+#[test]
+fn a_filter_is_asked_of_its_own_table_wherever_the_file_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("filtered.sqlite");
+    let a = Connection::open(&path).expect("it opens");
+    cloudsync::register(&a).expect("functions register");
+    run(&a, TODOS);
+    run(&a, "select cloudsync_init('todos'); select cloudsync_set_filter('todos', 'done > 0')");
+    run(&a, "create temp table todos (id text primary key, title text, done integer)");
+    run(&a, "insert into main.todos values ('1', 'ours', 1), ('2', 'mine', 0)");
+    let other = Connection::open_in_memory().expect("memory is there");
+    run(&other, &format!("attach '{}' as elsewhere", path.display()));
+    run(&other, "insert into elsewhere.todos values ('3', 'ours too', 1), ('4', 'mine too', 0)");
+    let b = tracked();
+    assert_eq!(seen_by(&b, &a), "1 | ours | 1; 3 | ours too | 1");
+}
