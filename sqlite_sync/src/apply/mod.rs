@@ -1,9 +1,10 @@
 //! Merges remote changes into the file: everything of one call in one atomic unit.
 //!
 //! Rows are merged one by one by `shared-format` and written whole, by statements that are prepared once; a
-//! payload is read in place, so that what is held does not grow with the number of its rows. The user's triggers and cascades run as for any write, and
-//! what they do to other rows stays a local write. Creations and updates come first, deletions last. A row
-//! that this file's own constraints refuse is parked and tried again at each sync; it never holds up others.
+//! payload is read in place, so that what is held does not grow with the number of its rows. The user's
+//! triggers and cascades run as for any write, and what they do to other rows stays a local write. Creations
+//! and updates come first, deletions last. A row that this file's own constraints refuse is parked and tried
+//! again at each sync; it never holds up others.
 
 mod foreign_keys;
 mod incoming;
@@ -197,8 +198,8 @@ fn attempt(
     };
     let triggers = TriggersOff::when(connection, !is_watched)?;
     let mut mappings = Mappings::default();
-    if session.pass(frames, &mut mappings, |kind| kind != RowKind::Deleted)? {
-        session.pass(frames, &mut mappings, |kind| kind == RowKind::Deleted)?;
+    for frame in session.pass(frames, &mut mappings, |kind| kind != RowKind::Deleted)? {
+        session.pass(frame, &mut mappings, |kind| kind == RowKind::Deleted)?;
     }
     session.retry(&mut mappings)?;
     drop(triggers);
@@ -211,18 +212,20 @@ fn attempt(
 }
 
 impl Session<'_, '_> {
-    /// Applies the rows whose kind is wanted; says whether there were others.
-    fn pass(
+    /// Applies the rows whose kind is wanted; returns the frames that have others.
+    fn pass<'f>(
         &mut self,
-        frames: &[u8],
+        frames: &'f [u8],
         mappings: &mut Mappings,
         wants: impl Fn(RowKind) -> bool,
-    ) -> Result<bool> {
+    ) -> Result<Vec<&'f [u8]>> {
         let mut rest = frames;
-        let mut has_others = false;
+        let mut others = Vec::new();
         while !rest.is_empty() {
+            let mut has_others = false;
             let (body, used) = decode_frame(rest, &FRAME).reading("frame")?;
-            rest = rest.get(used..).unwrap_or_default();
+            let (frame, after) = rest.split_at(used);
+            rest = after;
             let payload = Payload::parse(&body).reading("payload")?;
             mappings.learn(self.replica, &payload, self.source)?;
             if self.source == Source::Log && !payload.reloads().is_empty() {
@@ -240,8 +243,11 @@ impl Session<'_, '_> {
                     }
                 }
             }
+            if has_others {
+                others.push(frame);
+            }
         }
-        Ok(has_others)
+        Ok(others)
     }
 
     /// Applies one change, or lets it wait when a constraint refuses it.
