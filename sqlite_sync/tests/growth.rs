@@ -27,11 +27,7 @@ fn device(hub: &Hub) -> Connection {
     let connection = Connection::open_in_memory().expect("memory is there");
     cloudsync::register_with(&connection, Box::new(hub.clone())).expect("functions register");
     run(&connection, "create table notes (id text primary key, text text, n integer)");
-    rows(
-        &connection,
-        "select cloudsync_init('notes'), cloudsync_network_init('http://hub/demo')",
-        [],
-    );
+    rows(&connection, "select cloudsync_init('notes'), cloudsync_network_init('http://hub/demo')", []);
     connection
 }
 

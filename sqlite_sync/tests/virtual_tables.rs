@@ -263,3 +263,16 @@ fn a_database_closes_in_the_middle_of_nothing() {
     gathered(&a, "true");
     a.close().expect("no statement is left open");
 }
+
+#[test]
+fn a_key_that_is_not_of_the_table_is_an_error_of_the_aggregate() {
+    let a = tracked();
+    // Two integers; NULL; nothing.
+    for key in ["x'0100000000000000010100000000000000ff'", "x'00'", "x''"] {
+        let sql = format!(
+            "select cloudsync_payload_encode('todos', {key}, 'title', 'x', 1, 1, zeroblob(16), 1, 0)"
+        );
+        let error = a.query_row(&sql, [], |_row| Ok(())).expect_err("the key is wrong").to_string();
+        assert!(error.contains("wanted a row key of the table"), "{error}");
+    }
+}

@@ -95,7 +95,13 @@ impl Gathered {
                 frames.extend(encode_frame(&rows.into_payload()));
             }
             let (_, rows) = open.get_or_insert_with(|| (table, TableRows::new(table)));
-            lines.push(table, &decode_key(&pk).reading("row key")?, rows)?;
+            let key = decode_key(&pk).reading("row key")?;
+            if key.len() != table.key.len() || key.contains(&Value::Null) {
+                let found = format!("a key of {} parts, NULL or not", key.len());
+                let wanted = "a row key of the table, without NULL";
+                return Err(Error::Argument { function: FUNCTION, index: 2, found, wanted });
+            }
+            lines.push(table, &key, rows)?;
         }
         frames.extend(open.map(|(_, rows)| encode_frame(&rows.into_payload())).unwrap_or_default());
         Ok((!frames.is_empty()).then_some(frames))
