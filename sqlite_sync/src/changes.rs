@@ -24,6 +24,9 @@ use crate::tracked_table::{TrackedTable, log_key_name};
 /// Bytes of rows in one payload. Below the 8 MiB that an upload may have even when nothing compresses.
 pub(crate) const PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
 
+/// Bytes of rows in one upload: most rows compress to a third or less, and what does not is cut again.
+const UPLOAD_BODY_BYTES: usize = 16 * 1024 * 1024;
+
 /// Entries that are looked at for one upload.
 const UPLOAD_ENTRIES: i64 = 50_000;
 
@@ -221,8 +224,8 @@ fn owned(values: &[ValueRef<'_>]) -> Vec<Value> {
 enum Built {
     /// No row of it has to travel.
     Nothing,
-    /// It is larger than one upload may be.
-    TooLarge,
+    /// It is larger than one upload may be; about as many of its rows fit.
+    TooLarge { fitting: i64 },
     /// One frame.
     Frame(Vec<u8>),
 }
@@ -252,8 +255,10 @@ pub(crate) fn next_upload(replica: &mut Replica<'_>) -> Result<Option<Upload>> {
                     break;
                 }
                 Built::Frame(frame) => return outbox::store(connection, first, last, frame).map(Some),
-                Built::TooLarge => {
-                    limit = (limit.min(count_range(connection, first, last)?) / 2).max(1);
+                Built::TooLarge { fitting } => {
+                    // A little less, since other rows may be larger; a row has one entry or more.
+                    let most = limit.min(count_range(connection, first, last)?) - 1;
+                    limit = (fitting - fitting / 8).min(most).max(1);
                     last = range_end(connection, acknowledged, end, limit)?.unwrap_or(last);
                 }
             }
@@ -302,26 +307,30 @@ fn build_range(
     is_single: bool,
 ) -> Result<Built> {
     let mut payload = PayloadBuilder::new();
-    let mut bytes = 0;
+    let (mut bytes, mut fitting) = (0, 0);
     for table in replica.tables.clone() {
         let refused = rejected::keys(replica.connection, &table)?;
         let mut rows = TableRows::new(&table);
         for_each_logged_row(replica, &table, (first, last), Wanted::Values, &mut |replica, row| {
-            if bytes + rows.byte_len() >= PAYLOAD_BYTES && !is_single {
+            if bytes + rows.byte_len() >= UPLOAD_BODY_BYTES && !is_single {
                 return Ok(());
             }
+            fitting += 1;
             push_logged(replica, &table, row, &refused, &mut rows)
         })?;
         bytes += rows.byte_len();
-        if bytes >= PAYLOAD_BYTES && !is_single {
-            return Ok(Built::TooLarge);
+        if bytes >= UPLOAD_BODY_BYTES && !is_single {
+            return Ok(Built::TooLarge { fitting });
         }
         rows.finish(&mut payload);
     }
     if payload.is_empty() {
         return Ok(Built::Nothing);
     }
-    Ok(Built::Frame(encode_frame(&payload.finish())))
+    let frame = encode_frame(&payload.finish());
+    // Bytes that compress badly: half of the rows are sure to fit in the end.
+    let is_large = frame.len() > UPLOAD_BYTES_MAX && !is_single;
+    Ok(if is_large { Built::TooLarge { fitting: fitting / 2 } } else { Built::Frame(frame) })
 }
 
 /// Adds what one row's entries say, as far as this site still owns it.

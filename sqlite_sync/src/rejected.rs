@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, params};
 use serde_json::{Value as Json, json};
-use shared_format::payload::Payload;
+use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{Value, ValueRef, encode_key};
 
 use crate::catalog::Replica;
@@ -116,7 +116,7 @@ pub(crate) fn printed(value: ValueRef<'_>) -> Json {
 }
 
 /// Forgets refusals of rows that an accepted upload carried, except those refused again.
-pub(crate) fn forget_accepted(replica: &Replica<'_>, body: &[u8], last: DbVersion) -> Result<()> {
+pub(crate) fn forget_accepted(replica: &Replica<'_>, frame: &[u8], last: DbVersion) -> Result<()> {
     let connection = replica.connection;
     let any: bool = connection
         .prepare_cached("select exists (select 1 from main.cloudsync_rejected)")?
@@ -126,7 +126,8 @@ pub(crate) fn forget_accepted(replica: &Replica<'_>, body: &[u8], last: DbVersio
     }
     let sql = "delete from main.cloudsync_rejected where tbl = ?1 and pk = ?2 and last < ?3";
     let mut statement = connection.prepare_cached(sql)?;
-    let payload = Payload::parse(body).reading("upload in the outbox")?;
+    let (body, _used) = decode_frame(frame, &Limits::UPLOAD).reading("upload in the outbox")?;
+    let payload = Payload::parse(&body).reading("upload in the outbox")?;
     for changes in payload.changes() {
         let Some(table) = replica.table(changes.table()) else { continue };
         let mut rows = changes.rows();

@@ -340,6 +340,41 @@ fn rows_that_were_there_before_go_up_in_parts_below_the_limit() {
 }
 
 #[test]
+fn a_long_log_goes_up_in_parts_below_the_limit() {
+    let (a, script) = client();
+    let numbers = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 36)";
+    // Half of the rows compress to nothing, half not at all; the keys mix both.
+    run(
+        &a,
+        &format!(
+            "{numbers} insert into todos select i * 7919 % 101, randomblob(512 * 1024), 0 from n;
+             {numbers} insert into todos select 'x' || (i * 7919 % 101), printf('%.*c', 524288, 'y'), 0 from n"
+        ),
+    );
+    for token in 0..20 {
+        script.accept(0, token, "");
+    }
+    rows(&a, &format!("select {SEND}"), []);
+    let seen = script.seen();
+    assert!(seen.len() < 10, "{} uploads", seen.len());
+    let b = open();
+    run(&b, TODOS);
+    rows(&b, "select cloudsync_init('todos')", []);
+    let mut next = 1;
+    for one in &seen {
+        assert!(one.body.len() <= 8 * 1024 * 1024, "{} bytes", one.body.len());
+        let (first, last) = one.header("Cloudsync-Range").split_once('-').expect("a range has two numbers");
+        assert_eq!(first, next.to_string());
+        next = last.parse::<i64>().expect("a number") + 1;
+        b.query_row("select cloudsync_payload_apply(?1)", [&one.body], |_row| Ok(())).expect("apply works");
+    }
+    assert_eq!(next, 73);
+    let all = "select count(*), sum(length(title)), hex(min(title)) from todos";
+    assert_eq!(rows(&a, all, []), rows(&b, all, []));
+    assert_eq!(rows(&a, "select cloudsync_network_has_unsent_changes()", []), "0");
+}
+
+#[test]
 fn a_row_too_large_for_any_upload_is_reported_and_blocks_nothing() {
     let (a, script) = client();
     run(

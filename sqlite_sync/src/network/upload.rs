@@ -5,7 +5,6 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value as Json, json};
 use shared_format::Value;
-use shared_format::payload::{Limits, decode_frame};
 
 use super::Network;
 use super::answer::{Answer, Ask, Concessions};
@@ -13,7 +12,7 @@ use super::progress::Progress;
 use super::transport::Method;
 use crate::catalog::Replica;
 use crate::changes::next_upload;
-use crate::error::{Error, Reading, Result};
+use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
 use crate::outbox::{self, Upload};
 use crate::rejected::{self, Rejection};
@@ -125,8 +124,7 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
         return unit.commit();
     }
     rejected::store(&replica, &rejections)?;
-    let (body, _used) = decode_frame(&upload.frame, &Limits::UPLOAD).reading("upload in the outbox")?;
-    rejected::forget_accepted(&replica, &body, upload.last)?;
+    rejected::forget_accepted(&replica, &upload.frame, upload.last)?;
     settings::store(connection, Setting::Token, &Value::Text(token.to_owned()))?;
     settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;
     log::delete_range(connection, upload.first, upload.last)?;
