@@ -12,7 +12,8 @@ use crate::settings::{self, Setting, Sites};
 use crate::sql::Unit;
 
 /// Tables that hold what belongs to a user.
-const OF_A_USER: [&str; 8] = [
+const OF_A_USER: [&str; 9] = [
+    "cloudsync_rebase",
     "cloudsync_outbox",
     "cloudsync_parked",
     "cloudsync_rejected",
@@ -24,7 +25,14 @@ const OF_A_USER: [&str; 8] = [
 ];
 
 /// Settings that belong to a user or to a place at the server.
-const PLACES: [Setting; 4] = [Setting::Token, Setting::Cursor, Setting::RejectedSeen, Setting::Acknowledged];
+const PLACES: [Setting; 6] = [
+    Setting::Token,
+    Setting::Cursor,
+    Setting::RejectedSeen,
+    Setting::Acknowledged,
+    Setting::Refetch,
+    Setting::Rebase,
+];
 
 /// Empties the file of a user's rows. What was not accepted by the server would be lost, so it is an error
 /// unless the caller says that it may be.
