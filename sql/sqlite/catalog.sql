@@ -145,3 +145,16 @@ create table if not exists main.cloudsync_rebase (
   tbl integer,
   hashes blob not null
 );
+
+-- Keys that were deleted from dws tables since the last fold, as quote() prints their parts.
+create table if not exists main.cloudsync_dead (
+  tbl integer not null,
+  key text not null,
+  primary key (tbl, key)
+) without rowid;
+
+-- Of a gos table, whether the key that is being inserted was there before: then REPLACE took a row away.
+create table if not exists main.cloudsync_guards (
+  tbl integer primary key,
+  present integer not null
+);

@@ -4,6 +4,7 @@
 use rusqlite::{Connection, Row};
 
 use crate::error::{Doing, Result};
+use crate::guards;
 use crate::log::{ColumnSet, DELETED, INSERTED, LOOK, WORD_COLUMNS};
 use crate::looks::Unshared;
 use crate::schema;
@@ -39,6 +40,7 @@ pub(crate) struct Held {
 /// Makes the triggers of a table anew.
 pub(crate) fn install(connection: &Connection, table: &TrackedTable, uniques: &[Unshared]) -> Result<()> {
     remove(connection, &table.name)?;
+    guards::prepare(connection, table)?;
     for sql in statements(table, uniques) {
         connection.execute_batch(&sql).doing("make a capture trigger")?;
     }
@@ -197,6 +199,7 @@ fn statements(table: &TrackedTable, uniques: &[Unshared]) -> Vec<String> {
     for (at, unshared) in uniques.iter().enumerate() {
         all.extend(unshared.statements(table, at, &with));
     }
+    all.extend(guards::statements(table, uniques));
     all
 }
 
@@ -230,7 +233,7 @@ pub(crate) fn trigger(table: &TrackedTable, what: &str) -> String {
 
 /// Columns whose assignment may change the row key. A rowid that is the key can be assigned under any of its
 /// names, and SQLite matches `update of` by name alone.
-fn key_columns_written(table: &TrackedTable) -> String {
+pub(crate) fn key_columns_written(table: &TrackedTable) -> String {
     let mut names: Vec<String> = table.key.iter().map(Column::quoted).collect();
     names.extend(["rowid", "oid", "_rowid_"].map(String::from));
     names.join(", ")
@@ -240,7 +243,7 @@ fn key_columns_written(table: &TrackedTable) -> String {
 ///
 /// Equal values of different classes are an integer and a real, and only a column without a type rule stores
 /// both; elsewhere the second question is not asked, since it costs as much as the first.
-fn changed(column: &Column) -> String {
+pub(crate) fn changed(column: &Column) -> String {
     let value = changed_value(&column.name);
     match column.affinity() {
         Affinity::Blob => {

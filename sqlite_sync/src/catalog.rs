@@ -1,11 +1,13 @@
 //! The registry of tracked tables and the life of the extension's own tables.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use shared_format::payload::TableAlgorithm;
-use shared_format::{SiteId, Value, decode_key};
+use shared_format::{Rules, SiteId, Value, decode_key};
 
+use crate::algorithms;
 use crate::capture;
 use crate::checks::{self, Skipped};
 use crate::error::{Doing, Error, Reading, Result, Untrackable};
@@ -95,7 +97,11 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
         tables.push(TrackedTable {
             id: row.get(0)?,
             name: row.get(1)?,
-            algorithm: TableAlgorithm::from_code(row.get(2)?).reading("registry of tables")?,
+            rules: Rules {
+                table: TableAlgorithm::from_code(row.get(2)?).reading("registry of tables")?,
+                columns: BTreeMap::new(),
+            },
+            defaults: BTreeMap::new(),
             incarnation: row.get::<_, i64>(3)?.cast_unsigned(),
             version: row.get(4)?,
             baseline: row.get(5)?,
@@ -113,7 +119,7 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
 /// Tracks every table of the user that is not tracked yet, all or none, and returns the file's site.
 pub(crate) fn init_all(
     connection: &Connection,
-    algorithm: TableAlgorithm,
+    algorithm: Option<TableAlgorithm>,
     skipped: Skipped,
 ) -> Result<SiteId> {
     let unit = Unit::begin(connection)?;
@@ -153,14 +159,14 @@ fn set_up(connection: &Connection) -> Result<()> {
 pub(crate) fn init(
     connection: &Connection,
     table: &str,
-    algorithm: TableAlgorithm,
+    algorithm: Option<TableAlgorithm>,
     skipped: Skipped,
 ) -> Result<SiteId> {
     let shape = Shape::read(connection, table)?;
     let unit = Unit::begin(connection)?;
     set_up(connection)?;
     schema::refresh(connection)?;
-    let is_new = register(connection, &shape, algorithm)?;
+    let is_new = register(connection, &shape, algorithm.unwrap_or_default())?;
     let id = connection.query_row(
         "select id from main.cloudsync_tables where name = ?1",
         [&shape.name],
@@ -173,6 +179,9 @@ pub(crate) fn init(
         checks::check_changed(connection, &shape, skipped)?;
     }
     capture::widen_log(connection, shape.key.len())?;
+    if let Some(algorithm) = algorithm.filter(|_| !is_new) {
+        algorithms::set_table(connection, &shape.name, algorithm.name())?;
+    }
     let tracked = Replica::open(connection)?;
     let table = tracked.table_named(&shape.name).ok_or(Error::NothingTracked)?;
     if is_new {
@@ -295,6 +304,8 @@ pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
         connection.execute_batch(&format!("drop table if exists main.{metadata}"))?;
         forget_rows(connection, id, &name)?;
         connection.execute("delete from main.cloudsync_gaps where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_dead where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_guards where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_columns where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_held where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_table_settings where tbl = ?1", [id])?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, params};
-use shared_format::payload::{PayloadBuilder, encode_frame};
+use shared_format::payload::{PayloadBuilder, TableAlgorithm, encode_frame};
 use shared_format::{ColumnId, RowKind, RowState, Stamp, Value, ValueRef, encode_key};
 
 use crate::catalog::{Replica, baseline_after};
@@ -15,6 +15,7 @@ use crate::log::{self, BASELINE, BASELINE_SPAN, Captured, ColumnSet, DbVersion, 
 use crate::metadata::{self, STATE_COLUMNS};
 use crate::outbox::{self, Upload};
 use crate::parked;
+use crate::register_cells;
 use crate::rejected::{self, Rejection, printed_key};
 use crate::settings;
 use crate::sql::{Unit, binds, borrowed, columns, join, refs};
@@ -103,7 +104,8 @@ fn encode_known(
         if state.is_alive() {
             let values = borrowed(row, STATE_COLUMNS + 1 + key_len, table.columns.len())?;
             if row.get(STATE_COLUMNS)? && fits(replica, table, &key, &values, since)? {
-                out.rows.whole(&state, &key, &values);
+                let sent = register_cells::sent(table, &metadata::registers(table, row, 0)?);
+                out.rows.whole(&state, &key, &register_cells::laid_over(&values, &sent));
             }
         } else {
             if let Some(life) = state.life {
@@ -134,11 +136,12 @@ fn encode_baseline(replica: &Replica<'_>, table: &TrackedTable, frames: &mut Vec
     Ok(())
 }
 
-type BaselineRow<'a> = dyn FnMut(bool, &[ValueRef<'_>], &[ValueRef<'_>], &RowState) -> Result<bool> + 'a;
+pub(crate) type BaselineRow<'a> =
+    dyn FnMut(bool, &[ValueRef<'_>], &[ValueRef<'_>], &RowState) -> Result<bool> + 'a;
 
 /// Hands over the rows whose creation is the baseline, in key order after a key, until told to stop. Says
 /// whether all were handed over.
-fn for_each_baseline_row(
+pub(crate) fn for_each_baseline_row(
     replica: &Replica<'_>,
     table: &TrackedTable,
     after: Option<&[Value]>,
@@ -169,6 +172,8 @@ fn for_each_baseline_row(
         }
         let key = borrowed(row, STATE_COLUMNS, key_len)?;
         let values = borrowed(row, STATE_COLUMNS + key_len, table.columns.len())?;
+        let sent = register_cells::sent(table, &metadata::registers(table, row, 0)?);
+        let values = register_cells::laid_over(&values, &sent);
         if !each(state.is_some(), &key, &values, state.as_ref().unwrap_or(&baseline))? {
             return Ok(false);
         }
@@ -359,13 +364,20 @@ fn push_logged(
     {
         return Ok(());
     }
+    let registers = metadata::registers_of(replica.connection, table, &row.key)?;
     let is_inserted = row.entries.iter().any(|entry| entry.captured == Captured::Inserted);
     let is_own = state.life_stamp().site == own;
-    if (is_inserted && is_own) || refused.contains(&encode_key(key.iter().copied())) {
-        out.whole(state, &key, &values);
-        return Ok(());
+    let is_one = matches!(table.rules.table, TableAlgorithm::Aws | TableAlgorithm::Gos);
+    if ((is_inserted || is_one) && is_own) || refused.contains(&encode_key(key.iter().copied())) {
+        let sent = register_cells::sent(table, &registers);
+        out.whole(state, &key, &register_cells::laid_over(&values, &sent));
+    } else if table.rules.are_plain() {
+        out.cells(state, &row.key, &row.values, &own_columns(replica, table, row));
+    } else {
+        let named = named_columns(table, row);
+        let part = register_cells::written_here(table, state, &registers, &row.values, &named, own);
+        out.cells(&part.state, &row.key, &part.values, &part.columns);
     }
-    out.cells(state, &row.key, &row.values, &own_columns(replica, table, row));
     Ok(())
 }
 
@@ -390,6 +402,15 @@ fn push_parked(
 /// Columns that a row's entries name and whose value this site still owns.
 pub(crate) fn own_columns(replica: &Replica<'_>, table: &TrackedTable, row: &LoggedRow) -> ColumnSet {
     let own = replica.own();
+    let named = named_columns(table, row);
+    let state = row.state.clone().unwrap_or_default();
+    // The greatest stamp of a register says nothing of its other entries.
+    let is_own = |id: ColumnId| state.stamp_of(id).site == own || table.rules.of(id).is_register();
+    table.column_ids().into_iter().filter(|id| named.contains(*id) && is_own(*id)).collect()
+}
+
+/// Columns that a row's entries name, with those of their groups.
+fn named_columns(table: &TrackedTable, row: &LoggedRow) -> ColumnSet {
     let mut named = ColumnSet::default();
     for entry in &row.entries {
         match &entry.captured {
@@ -398,9 +419,11 @@ pub(crate) fn own_columns(replica: &Replica<'_>, table: &TrackedTable, row: &Log
             Captured::Deleted | Captured::Look | Captured::Baseline | Captured::Mark => {}
         }
     }
-    let state = row.state.clone().unwrap_or_default();
-    let owned = |id: &ColumnId| named.contains(*id) && state.stamp_of(*id).site == own;
-    table.column_ids().into_iter().filter(owned).collect()
+    if table.rules.are_plain() {
+        return named;
+    }
+    let written: Vec<ColumnId> = table.column_ids().into_iter().filter(|id| named.contains(*id)).collect();
+    table.rules.with_groups(&written).into_iter().collect()
 }
 
 /// Reads all columns of a row that are no key.

@@ -3,6 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value as Json;
+use shared_format::payload::ColumnAlgorithm;
 use shared_format::{Stamp, Value, ValueRef, encode_key};
 
 use crate::error::{Doing, Result};
@@ -26,6 +27,8 @@ pub(crate) enum Reason {
     Deleted,
     /// Another site created the row anew later.
     Replaced,
+    /// The algorithm of the column had no place for it, or had a better one.
+    Algorithm(ColumnAlgorithm),
 }
 
 impl Reason {
@@ -34,6 +37,7 @@ impl Reason {
             Self::Newer => "newer",
             Self::Deleted => "deleted",
             Self::Replaced => "replaced",
+            Self::Algorithm(algorithm) => algorithm.name(),
         }
     }
 }

@@ -65,8 +65,8 @@ pub enum Error {
         /// What stands in the way.
         reason: Untrackable,
     },
-    /// A table algorithm that is not built or does not exist.
-    #[error("table algorithm {found:?} is not supported, wanted \"cls\"")]
+    /// A table algorithm that does not exist.
+    #[error("table algorithm {found:?} does not exist, wanted \"cls\", \"gos\", \"dws\" or \"aws\"")]
     Algorithm {
         /// The name as given.
         found: String,
@@ -213,6 +213,42 @@ pub enum Error {
     /// A row that a user's trigger ignored with RAISE(IGNORE).
     #[error("a trigger of this file ignored the row")]
     RowIgnored,
+    /// A column algorithm that does not exist.
+    #[error(
+        "column algorithm {found:?} does not exist, wanted \"lww\", \"counter\", \"max\", \"min\", \"block\" or \
+         \"group:<name>\""
+    )]
+    ColumnAlgorithm {
+        /// The name as given.
+        found: String,
+    },
+    /// Another algorithm for what was written under a former one.
+    #[error(
+        "algorithm of {what} cannot change from {found} to {wanted}: rows were already written or received; call \
+         cloudsync_cleanup({table:?}), then cloudsync_init and this again, before the next sync and on every replica"
+    )]
+    AlgorithmChange {
+        /// The table or column.
+        what: String,
+        /// The table.
+        table: String,
+        /// The algorithm so far.
+        found: String,
+        /// The algorithm asked for.
+        wanted: String,
+    },
+    /// Algorithms of a table and a column that cannot be had together.
+    #[error(
+        "table {table:?} has algorithm {algorithm}, under which no column can have algorithm {column}; wanted cls or dws"
+    )]
+    AlgorithmsTogether {
+        /// The table.
+        table: String,
+        /// Its algorithm.
+        algorithm: &'static str,
+        /// The column's algorithm.
+        column: &'static str,
+    },
 }
 
 /// What is being done while one row of a user's table is written.
@@ -304,6 +340,9 @@ impl Error {
             | Self::Unsent { .. }
             | Self::KeyParts { .. }
             | Self::Panicked
+            | Self::ColumnAlgorithm { .. }
+            | Self::AlgorithmChange { .. }
+            | Self::AlgorithmsTogether { .. }
             | Self::Random => ffi::SQLITE_ERROR,
         }
     }
@@ -353,6 +392,12 @@ impl From<Error> for rusqlite::Error {
         // A message of our own makes the code SQLITE_ERROR; of an interrupt the code says everything.
         let message = (code != ffi::SQLITE_INTERRUPT).then(|| format!("cloudsync: {}", error.line()));
         Self::SqliteFailure(ffi::Error::new(code), message)
+    }
+}
+
+impl From<FormatError> for Error {
+    fn from(source: FormatError) -> Self {
+        Self::Format { part: "register", source }
     }
 }
 

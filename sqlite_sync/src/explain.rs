@@ -31,7 +31,7 @@ pub(crate) fn explain(connection: &Connection, table: &str, key: &[Value]) -> Re
     let key = stored_key(connection, &table, key)?;
     let pk = encode_key(refs(&key));
     let mut state = known_state(&replica, &table, &key)?;
-    fold::overlay(&mut replica, &table, &mut |logged, folded, _seq| {
+    fold::overlay(&mut replica, &table, &mut |logged, folded, _registers, _seq| {
         if encode_key(refs(logged)) == pk {
             state = Some(folded);
         }

@@ -3,14 +3,15 @@
 //! Whether a row exists is taken from the user's table, never guessed from the log; the log says which
 //! columns were written and when.
 
+mod ruled;
+
 use rusqlite::{Row, params};
-use shared_format::payload::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm};
 use shared_format::{ColumnId, Hlc, LocalWrite, RowState, SiteId, Value, encode_key};
 
 use crate::catalog::{Replica, clock_offset_ms};
 use crate::error::{Doing, Result};
 use crate::log::{self, Captured, DbVersion};
-use crate::metadata;
+use crate::metadata::{self, Registers};
 use crate::parked;
 use crate::settings::{self, Setting};
 use crate::sql::{column, columns, join, refs};
@@ -91,7 +92,8 @@ fn fold_created(
     first: DbVersion,
     last: DbVersion,
 ) -> Result<usize> {
-    if !is_created_alike(table) {
+    // Elsewhere a creation says more than that all cells have the stamp of the row.
+    if !table.rules.are_plain() {
         return Ok(0);
     }
     let key = table.log_key("");
@@ -121,18 +123,15 @@ fn fold_created(
     replica.connection.prepare_cached(&sql)?.execute(row).doing("fold created rows")
 }
 
-/// Whether a creation says the same of every row: that all its cells have the stamp of the row.
-fn is_created_alike(table: &TrackedTable) -> bool {
-    let is_plain = |column: &ColumnDefinition| column.algorithm == ColumnAlgorithm::Lww;
-    table.algorithm == TableAlgorithm::Cls && table.definition().columns.iter().all(is_plain)
-}
-
 fn fold_table(
     replica: &mut Replica<'_>,
     table: &TrackedTable,
     first: DbVersion,
     last: DbVersion,
 ) -> Result<()> {
+    if !table.rules.are_plain() {
+        return ruled::fold_table(replica, table, first, last);
+    }
     let offset_ms = clock_offset_ms(replica.connection)?;
     let own = replica.own();
     let all = table.column_ids();
@@ -150,12 +149,18 @@ fn fold_table(
     })
 }
 
+/// Takes a row as it will be after a fold: key, state, registers, number.
+pub(crate) type Overlaid<'a> = dyn FnMut(&[Value], RowState, Registers, DbVersion) + 'a;
+
 /// Hands over the rows that have entries which are not folded yet, as they will be then. Writes nothing.
 pub(crate) fn overlay(
     replica: &mut Replica<'_>,
     table: &TrackedTable,
-    each: &mut dyn FnMut(&[Value], RowState, DbVersion),
+    each: &mut Overlaid<'_>,
 ) -> Result<()> {
+    if !table.rules.are_plain() {
+        return ruled::overlay(replica, table, each);
+    }
     let newest = log::newest(replica.connection)?;
     let first = DbVersion::new(log::folded(replica.connection)?.get() + 1);
     let offset_ms = clock_offset_ms(replica.connection)?;
@@ -165,7 +170,7 @@ pub(crate) fn overlay(
         let state = fold_row(table, row, &all, own, offset_ms);
         let seq = row.entries.last().map_or(newest, |entry| entry.seq);
         if let Some(state) = state.filter(|state| row.state.as_ref() != Some(state)) {
-            each(&row.key, state, seq);
+            each(&row.key, state, Registers::new(), seq);
         }
         Ok(())
     })
@@ -362,7 +367,7 @@ mod tests {
             if seed % 2 == 0 {
                 connection.execute_batch("insert into t values ('1', 1, 1), ('2', 2, 2)").unwrap();
             }
-            catalog::init(&connection, "t", TableAlgorithm::Cls, Skipped::default()).unwrap();
+            catalog::init(&connection, "t", None, Skipped::default()).unwrap();
             let offset = [0, 1_500, -90_000, i64::MAX, i64::MIN][usize::try_from(seed % 5).unwrap()];
             settings::store(&connection, Setting::ClockOffset, &Value::Integer(offset)).unwrap();
             let mut random = seed;

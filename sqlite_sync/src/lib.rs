@@ -2,6 +2,7 @@
 //!
 //! Loaded into any SQLite from 3.35 on, or linked into a program that calls [`register`].
 
+mod algorithms;
 mod apply;
 mod capture;
 mod catalog;
@@ -16,6 +17,7 @@ mod explain;
 mod fold;
 mod functions;
 mod gap;
+mod guards;
 mod kept;
 mod log;
 mod logout;
@@ -24,6 +26,7 @@ mod metadata;
 pub mod network;
 mod outbox;
 mod parked;
+mod register_cells;
 mod rejected;
 mod restamp;
 mod schema;

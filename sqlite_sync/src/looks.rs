@@ -95,7 +95,8 @@ impl Unshared {
         ]
     }
 
-    fn held_equal(&self, table: &TrackedTable) -> String {
+    /// Says that the row `held` has what the row NEW is about to take.
+    pub(crate) fn held_equal(&self, table: &TrackedTable) -> String {
         match self {
             Self::Index(parts) => join(parts, " and ", |_, part| part.held_equal(table)),
             Self::Rowid(name) => format!("held.{name} = NEW.{name}"),

@@ -1,9 +1,12 @@
 //! Row metadata as the file stores it: one row of `<table>_cloudsync` is one [`RowState`].
 
+use std::collections::BTreeMap;
+
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Row};
 use shared_format::{
-    CellStamp, ColumnId, Hlc, Life, RowState, SiteId, Stamp, Value, ValueRef, pack_cells, unpack_cells,
+    CellStamp, ColumnId, Hlc, KeptRegister, Life, RowState, SiteId, Stamp, Value, ValueRef, pack_cells,
+    pack_row, unpack_cells, unpack_registers,
 };
 
 use crate::error::{Doing, Error, Reading, Result};
@@ -11,6 +14,9 @@ use crate::log::DbVersion;
 use crate::settings::Sites;
 use crate::sql::{Bind, binds, column};
 use crate::tracked_table::TrackedTable;
+
+/// Registers of one live row.
+pub(crate) type Registers = BTreeMap<ColumnId, KeptRegister>;
 
 /// How many columns [`state`] reads.
 pub(crate) const STATE_COLUMNS: usize = 5;
@@ -27,13 +33,29 @@ pub(crate) struct Stored {
 impl Stored {
     /// Brings a state into the form of the metadata columns; sites that are new here get an ordinal.
     pub(crate) fn of(connection: &Connection, sites: &mut Sites, state: &RowState) -> Result<Self> {
+        Self::with_registers(connection, sites, state, &Registers::new())
+    }
+
+    /// The same for a row that has registers.
+    pub(crate) fn with_registers(
+        connection: &Connection,
+        sites: &mut Sites,
+        state: &RowState,
+        registers: &Registers,
+    ) -> Result<Self> {
         let life = state.life.unwrap_or(Life { alive: false, stamp: Stamp::ZERO });
         let site = sites.ordinal(connection, life.stamp.site)?;
         let mut cells = Vec::with_capacity(state.cells.len());
         for cell in &state.cells {
             cells.push((cell.column, cell.stamp.hlc, sites.ordinal(connection, cell.stamp.site)?));
         }
-        let cols = (!cells.is_empty()).then(|| pack_cells(&cells));
+        let cols = if registers.is_empty() {
+            (!cells.is_empty()).then(|| pack_cells(&cells))
+        } else {
+            let bytes: Vec<(ColumnId, Vec<u8>)> =
+                registers.iter().map(|(id, kept)| (*id, kept.encode())).collect();
+            Some(pack_row(&cells, &bytes))
+        };
         Ok(Self { alive: life.alive, hlc: life.stamp.hlc.to_sql(), site, cols })
     }
 }
@@ -113,7 +135,20 @@ pub(crate) fn write(
     state: &RowState,
     seq: DbVersion,
 ) -> Result<()> {
-    let stored = Stored::of(connection, sites, state)?;
+    write_row(connection, sites, table, key, state, &Registers::new(), seq)
+}
+
+/// The same for a row that has registers.
+pub(crate) fn write_row(
+    connection: &Connection,
+    sites: &mut Sites,
+    table: &TrackedTable,
+    key: &[Value],
+    state: &RowState,
+    registers: &Registers,
+    seq: DbVersion,
+) -> Result<()> {
+    let stored = Stored::with_registers(connection, sites, state, registers)?;
     let seq = seq.get();
     let key = binds(key);
     let mut parameters: Vec<&dyn ToSql> = key.iter().map(|bind: &Bind<'_>| bind as &dyn ToSql).collect();
@@ -124,4 +159,35 @@ pub(crate) fn write(
         return Ok(());
     }
     Err(Error::Stored { what: "metadata row", found: written.to_string(), wanted: "one row written" })
+}
+
+/// Reads the registers behind the state that begins at column `first`; none for a column that has no use for one.
+pub(crate) fn registers(table: &TrackedTable, row: &Row<'_>, first: usize) -> Result<Registers> {
+    if table.rules.are_plain() {
+        return Ok(Registers::new());
+    }
+    let ValueRef::Blob(packed) = column(row, first + 3)? else { return Ok(Registers::new()) };
+    let mut registers = Registers::new();
+    for (id, bytes) in unpack_registers(packed).reading("packed registers")? {
+        let rule = table.rules.of(id);
+        if rule.is_register() {
+            registers.insert(id, KeptRegister::decode(rule, bytes).reading("packed register")?);
+        }
+    }
+    Ok(registers)
+}
+
+/// Reads the registers of one row.
+pub(crate) fn registers_of(
+    connection: &Connection,
+    table: &TrackedTable,
+    key: &[Value],
+) -> Result<Registers> {
+    if !table.rules.have_registers() {
+        return Ok(Registers::new());
+    }
+    let sql = format!("select {} from {} where {}", state_columns(""), table.metadata(), table.log_key_is(1));
+    let mut statement = connection.prepare_cached(&sql).doing("read registers")?;
+    let mut rows = statement.query(rusqlite::params_from_iter(binds(key)))?;
+    rows.next().doing("read registers")?.map_or_else(|| Ok(Registers::new()), |row| registers(table, row, 0))
 }

@@ -4,16 +4,18 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use shared_format::{Hlc, RowState, SiteId, Stamp};
+use shared_format::{Hlc, OwnEntries, Register, RowState, SiteId, Stamp, Value, encode_key};
 
 use crate::catalog::Replica;
 use crate::changes::own_columns;
 use crate::error::{Error, Result};
 use crate::fold::{LoggedRow, Wanted, fold, for_each_logged_row};
 use crate::log::{self, ColumnSet, DbVersion};
-use crate::metadata;
+use crate::metadata::{self, Registers};
 use crate::outbox;
+use crate::parked;
 use crate::settings::Sites;
+use crate::sql::refs;
 use crate::tracked_table::TrackedTable;
 
 /// How far a stamp may be ahead of the server's clock: see DESIGN section 3.
@@ -46,14 +48,14 @@ pub(crate) fn restamp_unsent(replica: &mut Replica<'_>, reason: Reason) -> Resul
             replica.sites = Sites::load(replica.connection)?.ok_or(Error::NothingTracked)?;
             let own = replica.own();
             for row in unsent {
-                store(replica, row, &|stamp| Stamp { site: own, ..stamp })?;
+                store(replica, row, former, &|stamp| Stamp { site: own, ..stamp })?;
             }
         }
         Reason::ClockAhead { accepted, server_ms } => {
             let unsent = unsent_rows(replica, first, newest)?;
             let clocks = later_clocks(&unsent, former, accepted, server_ms);
             for row in unsent {
-                store(replica, row, &|stamp| later(&clocks, stamp))?;
+                store(replica, row, former, &|stamp| later(&clocks, stamp))?;
             }
         }
     }
@@ -65,6 +67,7 @@ struct Unsent {
     table: Rc<TrackedTable>,
     row: LoggedRow,
     state: RowState,
+    registers: Registers,
     has_life: bool,
     columns: ColumnSet,
 }
@@ -80,16 +83,23 @@ fn unsent_rows(replica: &mut Replica<'_>, first: DbVersion, last: DbVersion) -> 
             let is_baseline = has_baseline && state.life_stamp().hlc == Hlc::ZERO;
             let has_life = is_own && (is_born || is_baseline || !state.is_alive());
             let columns = own_columns(replica, &table, row);
-            unsent.push(Unsent { table: Rc::clone(&table), row: row.clone(), state, has_life, columns });
+            let registers = metadata::registers_of(replica.connection, &table, &row.key)?;
+            let table = Rc::clone(&table);
+            unsent.push(Unsent { table, row: row.clone(), state, registers, has_life, columns });
             Ok(())
         })?;
     }
     Ok(unsent)
 }
 
-fn store(replica: &mut Replica<'_>, unsent: Unsent, restamp: &dyn Fn(Stamp) -> Stamp) -> Result<()> {
-    let Unsent { table, row, mut state, has_life, columns } = unsent;
-    let before = state.clone();
+fn store(
+    replica: &mut Replica<'_>,
+    unsent: Unsent,
+    former: SiteId,
+    restamp: &dyn Fn(Stamp) -> Stamp,
+) -> Result<()> {
+    let Unsent { table, row, mut state, mut registers, has_life, columns } = unsent;
+    let before = (state.clone(), registers.clone());
     if let Some(life) = state.life.as_mut().filter(|_| has_life) {
         life.stamp = restamp(life.stamp);
     }
@@ -98,11 +108,57 @@ fn store(replica: &mut Replica<'_>, unsent: Unsent, restamp: &dyn Fn(Stamp) -> S
     }
     let base = state.life_stamp();
     state.cells.retain(|cell| cell.stamp > base || cell.stamp == Stamp::ZERO);
-    if state == before {
+    for (id, kept) in &mut registers {
+        let sent = kept.own.sent_hlc;
+        let is_unsent = |stamp: Stamp| columns.contains(*id) && stamp.site == former && stamp.hlc > sent;
+        kept.register.restamp(&is_unsent, restamp, &mut kept.own);
+        if has_life {
+            kept.register.rebase(base);
+        }
+        match kept.register.greatest() {
+            Some(stamp) => state.set_cell(*id, stamp),
+            None if state.cell(*id) != Some(Stamp::ZERO) => state.clear_cell(*id),
+            None => {}
+        }
+    }
+    if (&state, &registers) == (&before.0, &before.1) {
         return Ok(());
     }
+    if !state.is_alive() && !state.cells.is_empty() && table.rules.have_registers() {
+        restamp_parked(replica, &table, &row, &state, &columns, former, restamp)?;
+    }
     let seq = row.entries.last().map_or(DbVersion::default(), |entry| entry.seq);
-    metadata::write(replica.connection, &mut replica.sites, &table, &row.key, &state, seq)
+    metadata::write_row(replica.connection, &mut replica.sites, &table, &row.key, &state, &registers, seq)
+}
+
+/// Gives other stamps to what is inside of the registers that are kept beside a row that is not alive.
+fn restamp_parked(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    row: &LoggedRow,
+    state: &RowState,
+    columns: &ColumnSet,
+    former: SiteId,
+    restamp: &dyn Fn(Stamp) -> Stamp,
+) -> Result<()> {
+    let connection = replica.connection;
+    let mut parked = parked::cells(connection, table, &encode_key(refs(&row.key)))?;
+    for (id, value) in parked.iter_mut().filter(|(id, _)| columns.contains(*id)) {
+        let rule = table.rules.of(*id);
+        if let Value::Blob(bytes) = value
+            && rule.is_register()
+        {
+            let mut register = Register::decode(rule, bytes)?;
+            let is_own = |stamp: Stamp| stamp.site == former;
+            let mut own = OwnEntries {
+                origin: register.stamps().into_iter().find(|s| is_own(*s)),
+                ..OwnEntries::default()
+            };
+            register.restamp(&is_own, restamp, &mut own);
+            *bytes = register.encode();
+        }
+    }
+    parked::store_cells(connection, table, &row.key, state, &parked)
 }
 
 /// Pairs of an unsent clock and the clock that takes its place, in order.
@@ -114,7 +170,11 @@ fn later_clocks(unsent: &[Unsent], own: SiteId, accepted: Hlc, server_ms: i64) -
     for one in unsent {
         let life = one.state.life_stamp();
         let cells = one.state.cells.iter().map(|cell| (one.columns.contains(cell.column), cell.stamp));
-        for (is_unsent, stamp) in cells.chain([(one.has_life, life)]) {
+        let entries = one.registers.iter().flat_map(|(id, kept)| {
+            let is_unsent = |stamp: Stamp| one.columns.contains(*id) && stamp.hlc > kept.own.sent_hlc;
+            kept.register.stamps().into_iter().map(move |stamp| (is_unsent(stamp), stamp))
+        });
+        for (is_unsent, stamp) in cells.chain([(one.has_life, life)]).chain(entries) {
             if is_unsent && stamp.site == own && stamp.hlc != Hlc::ZERO {
                 mine.insert(stamp.hlc);
             } else if stamp.site != own {

@@ -202,6 +202,10 @@ fn rename_columns(connection: &Connection, table: u32, pairs: &[(String, String)
         let sql = "update main.cloudsync_columns set name = ?3 where tbl = ?1 and id = ?2";
         connection.execute(sql, params![table, id, name])?;
     }
+    for (former, name) in pairs {
+        let sql = "update or replace main.cloudsync_table_settings set col = ?3 where tbl = ?1 and col = ?2";
+        connection.execute(sql, params![table, former, name]).doing("rename a column's settings")?;
+    }
     if !pairs.is_empty() {
         count_up(connection, table)?;
     }
@@ -308,6 +312,9 @@ pub(crate) fn number_columns(
     };
     let gone: Vec<i64> = live.iter().filter(|(_, name)| !has(name)).map(|(id, _)| *id).collect();
     for id in &gone {
+        let sql = "delete from main.cloudsync_table_settings where tbl = ?1 and col <> ''
+            and col = (select name from main.cloudsync_columns where tbl = ?1 and id = ?2)";
+        connection.execute(sql, params![table, id]).doing("forget a column's settings")?;
         let sql = "update main.cloudsync_columns set dropped = 1 where tbl = ?1 and id = ?2";
         connection.execute(sql, params![table, id])?;
     }

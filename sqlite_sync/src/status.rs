@@ -75,7 +75,7 @@ fn table_status(connection: &Connection, table: &TrackedTable) -> Result<Json> {
     let held = format!("cloudsync_held where tbl = {}", table.id);
     Ok(json!({
         "name": table.name,
-        "algorithm": table.algorithm.name(),
+        "algorithm": table.rules.table.name(),
         "enabled": table.enabled,
         "held": count(connection, &held)?,
         "filter": table.filter,

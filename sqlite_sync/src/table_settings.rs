@@ -6,6 +6,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use shared_format::Value;
 
+use crate::algorithms;
 use crate::capture;
 use crate::catalog::Replica;
 use crate::error::{Doing, Error, Result};
@@ -31,6 +32,16 @@ pub(crate) fn set(
     key: &str,
     value: &Value,
 ) -> Result<()> {
+    if !column_name.is_empty() && algorithms::is_own_key(key) {
+        return algorithms::set_column(connection, function, table, column_name, key, value);
+    }
+    if column_name.is_empty() && algorithms::is_table_key(key) {
+        let Value::Text(name) = value else {
+            let found = String::from("another value");
+            return Err(Error::Argument { function, index: 3, found, wanted: "cls, gos, dws or aws" });
+        };
+        return algorithms::set_table(connection, table, name);
+    }
     let tracked = tracked(connection, table)?;
     if !column_name.is_empty() {
         let mut columns = tracked.key.iter().chain(&tracked.columns);
@@ -62,7 +73,13 @@ pub(crate) fn file(connection: &Connection, key: &str) -> Result<Option<Value>> 
     }
 }
 
-fn store(connection: &Connection, table: u32, column_name: &str, key: &str, value: &Value) -> Result<()> {
+pub(crate) fn store(
+    connection: &Connection,
+    table: u32,
+    column_name: &str,
+    key: &str,
+    value: &Value,
+) -> Result<()> {
     if matches!(value, Value::Null) {
         let sql = "delete from main.cloudsync_table_settings where tbl = ?1 and col = ?2 and key = ?3";
         connection.execute(sql, params![table, column_name, key]).doing("forget a setting of a table")?;

@@ -1,12 +1,13 @@
 //! One tracked table: its columns as the file has them now, with the ids of the registry, and the SQL that
 //! names them.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use shared_format::payload::{
-    COLUMNS_MAX, ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition,
-};
-use shared_format::{ColumnId, Value};
+use std::collections::BTreeMap;
 
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use shared_format::payload::{COLUMNS_MAX, ColumnDefinition, TableDefinition};
+use shared_format::{ColumnId, ColumnRule, Rules, Value};
+
+use crate::algorithms;
 use crate::error::{Doing, Error, Result, Untrackable};
 use crate::log::DbVersion;
 use crate::looks::{Unshared, hidden_rowid};
@@ -49,7 +50,10 @@ pub(crate) struct Shape {
 pub(crate) struct TrackedTable {
     pub(crate) id: u32,
     pub(crate) name: String,
-    pub(crate) algorithm: TableAlgorithm,
+    /// How its rows and columns merge.
+    pub(crate) rules: Rules,
+    /// Defaults of the columns that hold registers.
+    pub(crate) defaults: BTreeMap<ColumnId, Value>,
     pub(crate) incarnation: u64,
     pub(crate) version: u32,
     /// Number of the baseline entry, if the table was filled at `cloudsync_init`.
@@ -139,13 +143,13 @@ impl Column {
         format!("{column} = {value} collate {} and {exact}", quote(&self.collation))
     }
 
-    fn definition(&self) -> ColumnDefinition {
+    fn definition(&self, rule: &ColumnRule) -> ColumnDefinition {
         ColumnDefinition {
             id: self.id,
             name: self.name.clone(),
             type_name: self.type_name.clone(),
-            algorithm: ColumnAlgorithm::Lww,
-            group: None,
+            algorithm: rule.algorithm(),
+            group: algorithms::parameter(rule).map(String::from),
         }
     }
 }
@@ -283,6 +287,7 @@ impl TrackedTable {
             self.columns.extend(with_id(column)?);
         }
         self.later = later;
+        algorithms::read(connection, &mut self)?;
         if self.key.is_empty() {
             return Ok(None);
         }
@@ -316,9 +321,9 @@ impl TrackedTable {
             version: self.version,
             name: self.name.clone(),
             schema: None,
-            algorithm: self.algorithm,
-            key: self.key.iter().map(Column::definition).collect(),
-            columns: self.columns.iter().map(Column::definition).collect(),
+            algorithm: self.rules.table,
+            key: self.key.iter().map(|column| column.definition(&ColumnRule::Lww)).collect(),
+            columns: self.columns.iter().map(|column| column.definition(self.rules.of(column.id))).collect(),
         }
     }
 

@@ -91,6 +91,7 @@ impl RowRegisters {
         let stamp = self.state.write_local(LocalWrite::Update(columns), local.wall_ms, local.site);
         let mut put_back = Vec::new();
         for column in columns.iter().filter(|column| rules.of(**column).is_register()) {
+            self.find_register(rules.of(*column), *column, local, &before);
             match self.write_register(rules.of(*column), *column, local, stamp) {
                 Written::Changed => continue,
                 Written::PutBack => put_back.push((*column, stamp)),
@@ -104,6 +105,18 @@ impl RowRegisters {
         put_back
     }
 
+    /// Makes the register of a column that has none: from the default where the creation did not carry the
+    /// column, else from the value now, which nobody else has heard of.
+    fn find_register(&mut self, rule: &ColumnRule, column: ColumnId, local: &Local<'_>, before: &RowState) {
+        let Some(mut register) = Register::new(rule).filter(|_| !self.registers.contains_key(&column)) else {
+            return;
+        };
+        if before.cell(column) != Some(Stamp::ZERO) {
+            register = register.with_start(before.life_stamp(), (local.now)(column).0.to_owned_value());
+        }
+        self.registers.insert(column, KeptRegister { own: OwnEntries::default(), register });
+    }
+
     fn write_register(
         &mut self,
         rule: &ColumnRule,
@@ -112,11 +125,6 @@ impl RowRegisters {
         stamp: Stamp,
     ) -> Written {
         let (value, default) = (local.now)(column);
-        if !self.registers.contains_key(&column)
-            && let Some(register) = Register::new(rule)
-        {
-            self.registers.insert(column, KeptRegister { own: OwnEntries::default(), register });
-        }
         let Some(kept) = self.registers.get_mut(&column) else { return Written::Same };
         if kept.own.seq <= local.log.acknowledged {
             kept.own.sent_hlc = kept.register.newest_of(local.site);

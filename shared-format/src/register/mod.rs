@@ -172,7 +172,18 @@ impl Register {
             return Ok(register.with_start(stamp, value.to_owned_value()));
         }
         match value {
-            ValueRef::Blob(bytes) => Self::decode(rule, bytes),
+            ValueRef::Blob(bytes) => {
+                let register = Self::decode(rule, bytes)?;
+                // The stamp of the cell was checked against clocks; it has to speak for all that is inside.
+                match register.greatest().filter(|greatest| *greatest > stamp) {
+                    Some(greatest) => Err(FormatError::Structure {
+                        part: "register: clock beyond that of its cell",
+                        found: greatest.hlc.raw(),
+                        wanted: stamp.hlc.raw(),
+                    }),
+                    None => Ok(register),
+                }
+            }
             _plain => Err(unknown),
         }
     }
@@ -453,6 +464,8 @@ mod tests {
         assert_eq!(Register::decode(&ColumnRule::Max, &bytes), Err(other));
         let plain = Register::from_cell(&ColumnRule::Max, None, at(2, 2), ValueRef::Integer(1));
         assert_eq!(plain, Err(FormatError::UnknownCode { what: "register", code: 2 }));
+        let early = Register::from_cell(&lines(), None, at(2, 9), ValueRef::Blob(&bytes));
+        assert!(matches!(early, Err(FormatError::Structure { .. })));
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 0x55;

@@ -10,6 +10,7 @@ use shared_format::payload::{Changes, ColumnDefinition, Payload, Row, TableDefin
 use shared_format::{CellStamp, ColumnId, FormatError, RowKind, Stamp, Value, ValueRef, encode_key};
 
 use super::Source;
+use crate::algorithms;
 use crate::catalog::Replica;
 use crate::changes::CELL_BYTES_MAX;
 use crate::error::{Doing, Reading, Result};
@@ -169,6 +170,10 @@ fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Map
             Some(at) => drop(columns.insert(column.id, at)),
             None => skip(replica, &definition.name, &column.name, "no such column here")?,
         }
+    }
+    if let Some(reason) = algorithms::mismatch(table, definition) {
+        skip(replica, &definition.name, "", &reason)?;
+        return Ok(None);
     }
     let affinities = table.key.iter().map(Column::affinity).collect();
     Ok(Some(Mapping { table: Rc::clone(table), table_at, key, affinities, columns }))

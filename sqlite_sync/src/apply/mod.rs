@@ -11,6 +11,7 @@ mod incoming;
 mod lost;
 pub(crate) mod rebase;
 mod row;
+mod ruled;
 mod settle;
 mod statements;
 mod triggers;

@@ -27,6 +27,9 @@ const MILLISECOND: u64 = 1 << 16;
 impl Session<'_, '_> {
     /// Merges a change; says whether anything changed.
     pub(super) fn merge_change(&mut self, change: &Change<'_>) -> Result<bool> {
+        if !change.table.rules.are_plain() {
+            return self.merge_by_rules(change);
+        }
         if self.insert_unseen(change)? {
             return Ok(true);
         }
@@ -109,7 +112,7 @@ impl Session<'_, '_> {
     }
 
     /// Refuses stamps from far ahead in payload files; what the server sends was checked there.
-    fn check_clock(&self, change: &Change<'_>, local: &RowState) -> Result<()> {
+    pub(super) fn check_clock(&self, change: &Change<'_>, local: &RowState) -> Result<()> {
         if self.source != Source::File {
             return Ok(());
         }
@@ -130,7 +133,12 @@ impl Session<'_, '_> {
     }
 
     /// Writes the row as planned.
-    fn write_row(&mut self, change: &Change<'_>, plan: &Plan, moved: &[(ColumnId, Value)]) -> Result<()> {
+    pub(super) fn write_row(
+        &mut self,
+        change: &Change<'_>,
+        plan: &Plan,
+        moved: &[(ColumnId, Value)],
+    ) -> Result<()> {
         let statements = &mut self.statements[change.table_at];
         let asked = asked(change, plan, moved);
         let places: Vec<usize> = asked.iter().map(|(at, _)| *at).collect();
@@ -156,7 +164,7 @@ impl Session<'_, '_> {
     }
 
     /// Remembers what was asked for, to tell it later from what users' triggers made of it.
-    fn stage(&mut self, change: &Change<'_>, plan: &Plan, moved: &[(ColumnId, Value)]) {
+    pub(super) fn stage(&mut self, change: &Change<'_>, plan: &Plan, moved: &[(ColumnId, Value)]) {
         let row = (change.table.id, change.pk());
         let staged = self.staged.entry(row).or_insert_with(|| Staged {
             table: std::rc::Rc::clone(&change.table),
@@ -191,7 +199,7 @@ pub(super) fn aside_of<'s>(aside: &'s Aside, change: &Change<'_>) -> &'s [(usize
 }
 
 /// A change as merge takes it.
-fn incoming<'a>(change: &'a Change<'_>, uncarried: &'a [ColumnId]) -> Incoming<'a> {
+pub(super) fn incoming<'a>(change: &'a Change<'_>, uncarried: &'a [ColumnId]) -> Incoming<'a> {
     Incoming { kind: change.kind, stamp: change.stamp, cells: &change.stamps, uncarried }
 }
 
@@ -245,12 +253,16 @@ impl<'h, 'c> Held<'h, 'c> {
 
     /// The value of a column, live or parked; None when there is none.
     pub(super) fn value(&mut self, place: usize) -> Result<Option<Value>> {
-        let column = self.change.table.columns[place].id;
+        self.value_of(self.change.table.columns[place].id)
+    }
+
+    /// The same for a column by its number.
+    pub(super) fn value_of(&mut self, column: ColumnId) -> Result<Option<Value>> {
         Ok(self.all()?.iter().find(|(id, _)| *id == column).map(|(_, value)| value.clone()))
     }
 
     /// How the value of an incoming cell orders against the one that this file holds, live or parked.
-    fn compare(&mut self, cell: usize) -> Result<Ordering> {
+    pub(super) fn compare(&mut self, cell: usize) -> Result<Ordering> {
         let change = self.change;
         let (place, column) = (change.places[cell], change.stamps[cell].column);
         let at = if self.is_alive { Some(place) } else { None };
@@ -284,7 +296,7 @@ impl<'h, 'c> Held<'h, 'c> {
     }
 
     /// Values that the plan moves between the row and its tombstone, or leaves beside it.
-    fn moved(&mut self, plan: &Plan) -> Result<Vec<(ColumnId, Value)>> {
+    pub(super) fn moved(&mut self, plan: &Plan) -> Result<Vec<(ColumnId, Value)>> {
         let stays = !self.is_alive && !plan.state.is_alive() && !plan.state.cells.is_empty();
         if plan.park.is_empty() && plan.show.is_empty() && !stays {
             return Ok(Vec::new());
@@ -296,7 +308,11 @@ impl<'h, 'c> Held<'h, 'c> {
 }
 
 /// Values to keep beside the tombstone: those there, those that lost their row, those that came.
-fn parked_values(change: &Change<'_>, plan: &Plan, moved: &[(ColumnId, Value)]) -> Vec<(ColumnId, Value)> {
+pub(super) fn parked_values(
+    change: &Change<'_>,
+    plan: &Plan,
+    moved: &[(ColumnId, Value)],
+) -> Vec<(ColumnId, Value)> {
     let mut values = moved.to_vec();
     for ((_, cell, value), outcome) in change.cells().zip(&plan.cells) {
         if *outcome == CellOutcome::Parked {

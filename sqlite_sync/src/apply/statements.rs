@@ -8,7 +8,7 @@ use shared_format::{ColumnId, RowState, Value, ValueRef};
 
 use crate::error::{Doing, Error, Result, WRITE_ROW};
 use crate::log::DbVersion;
-use crate::metadata::{self, Stored};
+use crate::metadata::{self, Registers, Stored};
 use crate::parked;
 use crate::settings::Sites;
 use crate::sql::{Bind, columns};
@@ -110,6 +110,20 @@ impl<'c> RowStatements<'c> {
         match rows.next().doing("read metadata")? {
             Some(row) => metadata::state(sites, &self.table, row, 0),
             None => Ok(None),
+        }
+    }
+
+    /// Reads the registers of a row.
+    pub(super) fn registers(&mut self, key: &[SqliteValue<'_>]) -> Result<Registers> {
+        if !self.table.rules.have_registers() {
+            return Ok(Registers::new());
+        }
+        let statement = self.metadata_read.get(self.connection)?;
+        bind_key(statement, key)?;
+        let mut rows = statement.raw_query();
+        match rows.next().doing("read registers")? {
+            Some(row) => metadata::registers(&self.table, row, 0),
+            None => Ok(Registers::new()),
         }
     }
 

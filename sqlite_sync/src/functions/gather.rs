@@ -12,6 +12,9 @@ use crate::catalog::Replica;
 use crate::changes::PAYLOAD_BYTES;
 use crate::emit::TableRows;
 use crate::error::{Error, Reading, Result};
+use crate::fold::fold;
+use crate::metadata::{self, Registers};
+use crate::sql::Unit;
 use crate::sql::owned;
 use crate::tracked_table::TrackedTable;
 use crate::virtual_tables::LIFE;
@@ -85,7 +88,12 @@ impl Gathered {
 
     fn encode(self, context: &Context<'_>) -> Result<Option<Vec<u8>>> {
         let connection = reach(context)?;
-        let replica = Replica::open(&connection)?;
+        let mut replica = Replica::open(&connection)?;
+        if replica.tables.iter().any(|table| table.rules.have_registers()) {
+            let unit = Unit::begin(&connection)?;
+            fold(&mut replica)?;
+            unit.commit()?;
+        }
         let mut frames = Vec::new();
         let mut open: Option<(&TrackedTable, TableRows<'_>)> = None;
         for ((name, pk), lines) in self.0 {
@@ -101,7 +109,8 @@ impl Gathered {
                 let wanted = "a row key of the table, without NULL";
                 return Err(Error::Argument { function: FUNCTION, index: 2, found, wanted });
             }
-            lines.push(table, &key, rows)?;
+            let registers = metadata::registers_of(&connection, table, &key)?;
+            lines.push(table, &key, &registers, rows)?;
         }
         frames.extend(open.map(|(_, rows)| encode_frame(&rows.into_payload())).unwrap_or_default());
         Ok((!frames.is_empty()).then_some(frames))
@@ -110,7 +119,22 @@ impl Gathered {
 
 impl Lines {
     /// Adds the row: a creation with its cells, a deletion and what is newer, or cells alone.
-    fn push(self, table: &TrackedTable, key: &[Value], rows: &mut TableRows<'_>) -> Result<()> {
+    fn push(
+        mut self,
+        table: &TrackedTable,
+        key: &[Value],
+        registers: &Registers,
+        rows: &mut TableRows<'_>,
+    ) -> Result<()> {
+        // A line shows what a user sees; what travels is the register behind it.
+        for (name, stamp, value) in &mut self.cells {
+            let mut columns = table.columns.iter();
+            let found = columns.find(|column| column.name.eq_ignore_ascii_case(name));
+            let kept = found.and_then(|column| registers.get(&column.id));
+            if let Some((kept, greatest)) = kept.and_then(|kept| Some((kept, kept.register.greatest()?))) {
+                (*stamp, *value) = (greatest, Value::Blob(kept.register.encode()));
+            }
+        }
         let mut cells = Vec::with_capacity(self.cells.len());
         for (name, stamp, value) in &self.cells {
             let at = table.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name));

@@ -47,25 +47,23 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 fn init(context: &Context<'_>) -> Result<String> {
     let function = "cloudsync_init";
     let table = text(context, function, 0)?;
-    let name = match context.len() {
-        1 => String::from("cls"),
-        _more if context.get_raw(1) == Argument::Null => String::from("cls"),
-        _more => text(context, function, 1)?,
-    };
-    match TableAlgorithm::from_name(&name.to_ascii_lowercase()) {
-        Some(TableAlgorithm::Cls) => {}
-        Some(TableAlgorithm::Gos | TableAlgorithm::Dws | TableAlgorithm::Aws) | None => {
-            return Err(Error::Algorithm { found: name });
+    let algorithm = match context.len() {
+        1 => None,
+        _more if context.get_raw(1) == Argument::Null => None,
+        _more => {
+            let name = text(context, function, 1)?;
+            let known = TableAlgorithm::from_name(&name.to_ascii_lowercase());
+            Some(known.ok_or(Error::Algorithm { found: name })?)
         }
-    }
+    };
     let wanted = "flags from 0 to 7";
     let skipped = Skipped::from_flags(number(context, function, 2)?.unwrap_or(0))
         .ok_or_else(|| wrong(context, function, 2, wanted))?;
     let connection = reach(context)?;
     let site = if table == "*" {
-        catalog::init_all(&connection, TableAlgorithm::Cls, skipped)?
+        catalog::init_all(&connection, algorithm, skipped)?
     } else {
-        catalog::init(&connection, &table, TableAlgorithm::Cls, skipped)?
+        catalog::init(&connection, &table, algorithm, skipped)?
     };
     Ok(site.to_string())
 }

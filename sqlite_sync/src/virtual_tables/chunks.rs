@@ -12,6 +12,7 @@ use super::walk::{Changed, Walk, Wanted};
 use crate::emit::TableRows;
 use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
+use crate::register_cells;
 use crate::settings;
 use crate::sql::refs;
 use crate::table_settings;
@@ -154,7 +155,8 @@ fn push(rows: &mut TableRows<'_>, changed: &Changed) {
     let state = &changed.state;
     if state.is_alive() {
         let values: Vec<_> = changed.values.iter().map(|(_, value)| value.as_ref()).collect();
-        rows.whole(state, &refs(&changed.key), &values);
+        let sent = register_cells::sent(&changed.table, &changed.registers);
+        rows.whole(state, &refs(&changed.key), &register_cells::laid_over(&values, &sent));
         return;
     }
     if let Some(life) = state.life {

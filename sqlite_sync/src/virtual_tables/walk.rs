@@ -15,7 +15,7 @@ use crate::changes::read_row;
 use crate::error::{Doing, Result};
 use crate::fold;
 use crate::log::DbVersion;
-use crate::metadata::{self, STATE_COLUMNS};
+use crate::metadata::{self, Registers, STATE_COLUMNS};
 use crate::parked;
 use crate::settings::Sites;
 use crate::sql::{Bind, binds, columns, join, refs};
@@ -46,10 +46,12 @@ pub(super) struct Changed {
     pub(super) seq: DbVersion,
     /// Every column of a live row; otherwise what is parked beside it.
     pub(super) values: Vec<(ColumnId, Value)>,
+    /// Of a live row.
+    pub(super) registers: Registers,
 }
 
 /// Rows as they are after their unfolded entries, by encoded key.
-type Overlay = HashMap<Vec<u8>, (Vec<Value>, RowState, DbVersion)>;
+type Overlay = HashMap<Vec<u8>, (Vec<Value>, RowState, Registers, DbVersion)>;
 
 /// Where a table's rows come from, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +83,8 @@ impl Walk {
             };
             for table in replica.tables.clone().into_iter().filter(|table| wants(table)) {
                 let mut overlay = Overlay::new();
-                fold::overlay(&mut replica, &table, &mut |key, state, seq| {
-                    overlay.insert(encode_key(refs(key)), (key.to_vec(), state, seq));
+                fold::overlay(&mut replica, &table, &mut |key, state, registers, seq| {
+                    overlay.insert(encode_key(refs(key)), (key.to_vec(), state, registers, seq));
                 })?;
                 tables.push_back((table, overlay));
             }
@@ -134,7 +136,7 @@ impl Walk {
         connection: &Connection,
         table: &Rc<TrackedTable>,
         key: Vec<Value>,
-        state: RowState,
+        (state, registers): (RowState, Registers),
         seq: DbVersion,
         row: Option<Vec<Value>>,
     ) -> Result<()> {
@@ -149,7 +151,7 @@ impl Walk {
             _dead if state.cells.is_empty() => Vec::new(),
             _dead => parked::cells(connection, table, &encode_key(refs(&key)))?,
         };
-        self.ready.push_back(Changed { table: Rc::clone(table), key, state, seq, values });
+        self.ready.push_back(Changed { table: Rc::clone(table), key, state, seq, values, registers });
         Ok(())
     }
 
@@ -193,7 +195,8 @@ impl Walk {
                 let values = columns(row, STATE_COLUMNS + 1 + key_len, table.columns.len())?;
                 let seq = DbVersion::new(row.get(STATE_COLUMNS - 1)?);
                 batch.bytes += byte_len(&values);
-                self.push(connection, table, key.clone(), state, seq, is_present.then_some(values))?;
+                let kept = (state, metadata::registers(table, row, 0)?);
+                self.push(connection, table, key.clone(), kept, seq, is_present.then_some(values))?;
             }
             if batch.is_full_after(key) {
                 break;
@@ -210,11 +213,11 @@ impl Walk {
         table: &Rc<TrackedTable>,
         overlay: &Overlay,
     ) -> Result<bool> {
-        let mut rows: Vec<_> = overlay.values().filter(|(_, _, seq)| self.wants(*seq)).collect();
-        rows.sort_unstable_by_key(|(_, _, seq)| *seq);
-        for (key, state, seq) in rows {
+        let mut rows: Vec<_> = overlay.values().filter(|(_, _, _, seq)| self.wants(*seq)).collect();
+        rows.sort_unstable_by_key(|(_, _, _, seq)| *seq);
+        for (key, state, registers, seq) in rows {
             let row = read_row(connection, table, key)?;
-            self.push(connection, table, key.clone(), state.clone(), *seq, row)?;
+            self.push(connection, table, key.clone(), (state.clone(), registers.clone()), *seq, row)?;
         }
         Ok(true)
     }
@@ -253,7 +256,8 @@ impl Walk {
             if !overlay.contains_key(&encode_key(refs(&key))) {
                 let values = columns(row, key_len, table.columns.len())?;
                 batch.bytes += byte_len(&values);
-                self.push(connection, table, key.clone(), state.clone(), seq, Some(values))?;
+                let kept = (state.clone(), Registers::new());
+                self.push(connection, table, key.clone(), kept, seq, Some(values))?;
             }
             if batch.is_full_after(key) {
                 break;

@@ -17,6 +17,7 @@ pub(crate) const TODOS: &str = "create table todos (id text primary key, title t
 pub(crate) struct World {
     schema: String,
     tables: Vec<String>,
+    setup: String,
     replicas: BTreeMap<String, Connection>,
 }
 
@@ -76,7 +77,12 @@ impl World {
             .filter_map(|statement| statement.trim().strip_prefix("create table "))
             .map(|rest| rest.split([' ', '(']).next().expect("a name").trim_matches('"').to_owned())
             .collect();
-        Self { schema: schema.to_owned(), tables, replicas: BTreeMap::new() }
+        Self { schema: schema.to_owned(), tables, setup: String::new(), replicas: BTreeMap::new() }
+    }
+
+    /// The same, with SQL that every replica runs once its tables are tracked.
+    pub(crate) fn with_setup(schema: &str, setup: &str) -> Self {
+        Self { setup: setup.to_owned(), ..Self::new(schema) }
     }
 
     /// A replica, made with the schema and tracked tables when it is new.
@@ -89,6 +95,7 @@ impl World {
                     .query_row("select cloudsync_init(?1, 'cls', 1)", [table], |_row| Ok(()))
                     .expect("init works");
             }
+            run(&connection, &self.setup);
             self.replicas.insert(name.to_owned(), connection);
         }
         &self.replicas[name]
