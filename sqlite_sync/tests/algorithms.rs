@@ -360,3 +360,107 @@ fn an_algorithm_changes_only_before_rows_are_written() {
     apply(&other, encode(&connection, 0).as_deref()).expect("apply works");
     assert_eq!(rows(&other, "select likes, shares from posts", []), "1 | 5");
 }
+
+#[test]
+fn the_examples_of_the_guide_run() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/algorithms.md");
+    let guide = std::fs::read_to_string(path).expect("the guide is there");
+    let connection = open();
+    let mut checked = 0;
+    for block in guide.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or("")) {
+        let mut sql = String::new();
+        for line in block.lines() {
+            if let Some(shown) = line.strip_prefix("-- => ") {
+                assert_eq!(rows(&connection, &sql, []), shown, "{sql}");
+            } else if let Some(refused) = line.strip_prefix("-- !! ") {
+                let error = error_of(&connection, &sql);
+                assert!(error.starts_with(refused), "{sql}: {error}");
+            } else {
+                if sql.ends_with(";\n") {
+                    run(&connection, &sql);
+                    sql.clear();
+                }
+                sql.push_str(line);
+                sql.push('\n');
+                continue;
+            }
+            sql.clear();
+            checked += 1;
+        }
+    }
+    assert!(checked > 10);
+}
+
+/// A small random source: xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}
+
+fn write(random: &mut Random) -> String {
+    let (id, n) = (random.below(2), random.below(9));
+    match random.below(9) {
+        0 | 1 => {
+            format!("insert or ignore into posts values ({id}, 't{n}', {n}, {n}, {n}, 'l{n}', {n}, {n})")
+        }
+        2 => format!("update posts set likes = likes + {n} where id = {id}"),
+        3 => format!("update posts set best = {n}, cheapest = {n} where id = {id}"),
+        4 => format!("update posts set body = body || char(10) || 'l{n}' where id = {id}"),
+        5 => format!("update posts set body = 'top{n}' || char(10) || body, low = {n} where id = {id}"),
+        6 => format!("update posts set title = 'u{n}', high = {n} where id = {id}"),
+        7 => format!("delete from posts where id = {id}"),
+        _ => format!("replace into posts (id, likes, body) values ({id}, {n}, 'r{n}')"),
+    }
+}
+
+/// Five files write at random and hear of each other in any order; in the end all of them say the same.
+fn check_history(schema: &str, setup: &str, seed: u64) {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut world = World::with_setup(schema, setup);
+    let names = ["a", "b", "c", "d", "e"];
+    let name = |random: &mut Random| names[usize::try_from(random.below(5)).expect("few")];
+    for _ in 0..40 {
+        let at = name(&mut random);
+        if random.below(3) == 0 {
+            world.step(&format!("{at} -> {}", name(&mut random)));
+            continue;
+        }
+        let skew = i64::try_from(random.below(2_000)).expect("small") - 1_000;
+        let sql = write(&mut random);
+        let connection = world.replica(at);
+        let before = rows(connection, "select coalesce(max(seq), 0) from cloudsync_log", []);
+        // A row of a table may refuse a write for good; that is a result like any other.
+        let _refused = connection.execute_batch(&sql).is_err();
+        run(connection, &format!("update cloudsync_log set ms = ms + {skew} where seq > {before}"));
+    }
+    for _ in 0..2 {
+        for at in 1..5 {
+            world.step(&format!("{} <-> {}", names[0], names[at]));
+        }
+    }
+    let query = "select * from posts order by id";
+    let expected = rows(world.replica("a"), query, []);
+    for at in names {
+        assert_eq!(rows(world.replica(at), query, []), expected, "SEED={seed} {at}");
+    }
+}
+
+#[test]
+fn histories_of_files_with_all_algorithms_converge() {
+    let seeds = match std::env::var("SEED") {
+        Ok(seed) => vec![seed.parse().expect("SEED is a number")],
+        Err(_) => (1..16).collect::<Vec<u64>>(),
+    };
+    for seed in seeds {
+        check_history(POSTS, COLUMNS, seed);
+        check_history(POSTS, &format!("{COLUMNS}; select cloudsync_set_table('posts', 'algo', 'dws')"), seed);
+        check_history(POSTS, "select cloudsync_set_table('posts', 'algo', 'aws')", seed);
+        check_history(POSTS, "select cloudsync_set_table('posts', 'algo', 'gos')", seed);
+    }
+}
