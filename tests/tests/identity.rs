@@ -122,3 +122,30 @@ fn a_hub_on_the_store_of_another_database_says_so_and_stops_ingest() {
     first.play(&["hub: start", "pg: insert into todo values ('u', 'later', null, 0)"]);
     first.settles_at(&["t|of the first|NULL|0", "u|later|NULL|0"]);
 }
+
+#[test]
+fn a_copy_that_only_reads_and_a_backup_that_comes_back_get_what_the_original_wrote() {
+    let mut stage = Stage::new(Setting::PLAIN);
+    let original = stage.stranger("original");
+    original.join(&stage.hub.address(), API_KEY);
+    original.run("insert into todo values ('t', 'before the copy', null, 0)");
+    original.sync();
+    original.run("vacuum");
+    let backup = original.path().with_file_name("backup.sqlite");
+    fs::copy(original.path(), &backup).expect("the file can be copied");
+    original.run("insert into todo values ('u', 'after the copy', null, 0); update todo set done = 1");
+    original.sync();
+    // Long enough ago that every message of it is in the log behind others.
+    stage.play(&["pg: insert into todo values ('v', 'by postgres', null, 0)", "b: sync", "all: settle"]);
+    let reader = Client::open(&backup);
+    reader.join(&stage.hub.address(), API_KEY);
+    wait::until("the copy has every row", || {
+        reader.run("select cloudsync_network_receive_changes()");
+        (reader.rows(TODO.show) == stage.postgres.rows(TODO.show)).then_some(())
+    });
+    // It takes the place of the original, and goes on.
+    drop(original);
+    reader.run("update todo set note = 'restored' where id = 't'; delete from todo where id = 'u'");
+    wait::until_ok("the backup syncs", || reader.try_sync());
+    stage.settles_at(&["t|before the copy|restored|1", "v|by postgres|NULL|0"]);
+}
