@@ -1,7 +1,10 @@
 //! Algorithms of tables and columns, through real files that exchange payloads.
 
+#[path = "support/hub.rs"]
+mod hub;
 mod support;
 
+use hub::Hub;
 use rusqlite::Connection;
 use support::{World, apply, encode, open, rows, run};
 
@@ -462,5 +465,41 @@ fn histories_of_files_with_all_algorithms_converge() {
         check_history(POSTS, &format!("{COLUMNS}; select cloudsync_set_table('posts', 'algo', 'dws')"), seed);
         check_history(POSTS, "select cloudsync_set_table('posts', 'algo', 'aws')", seed);
         check_history(POSTS, "select cloudsync_set_table('posts', 'algo', 'gos')", seed);
+    }
+}
+
+/// A device at a server that hands on what others sent: uploads carry only what was written here.
+fn device(hub: &Hub, setup: &str) -> Connection {
+    let connection = Connection::open_in_memory().expect("memory is there");
+    cloudsync::register_with(&connection, Box::new(hub.clone())).expect("functions register");
+    run(&connection, POSTS);
+    run(&connection, "select cloudsync_init('posts'); select cloudsync_network_init('http://hub/db');");
+    run(&connection, "select cloudsync_network_set_apikey('key')");
+    run(&connection, setup);
+    connection
+}
+
+#[test]
+fn uploads_of_what_each_device_wrote_converge() {
+    for seed in 1..8_u64 {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let hub = Hub::default();
+        let devices: Vec<Connection> = (0..5).map(|_| device(&hub, COLUMNS)).collect();
+        for _ in 0..40 {
+            let at = &devices[usize::try_from(random.below(5)).expect("few")];
+            if random.below(3) == 0 {
+                run(at, "select cloudsync_network_sync()");
+            } else {
+                let _refused = at.execute_batch(&write(&mut random)).is_err();
+            }
+        }
+        for _ in 0..2 {
+            devices.iter().for_each(|device| run(device, "select cloudsync_network_sync()"));
+        }
+        let query = "select * from posts order by id";
+        let expected = rows(&devices[0], query, []);
+        for device in &devices {
+            assert_eq!(rows(device, query, []), expected, "seed {seed}");
+        }
     }
 }

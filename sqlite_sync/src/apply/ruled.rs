@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use shared_format::payload::TableAlgorithm;
 use shared_format::{
-    ColumnId, KeptRegister, LostEntry, OwnEntries, Register, RowState, RowValues, RowWrite, Rules, RulesPlan,
-    Stamp, Value, ValueRef, merge_with,
+    CellOutcome, ColumnId, KeptRegister, LostEntry, OwnEntries, Register, RowState, RowValues, RowWrite,
+    Rules, RulesPlan, Stamp, Value, ValueRef, merge_with,
 };
 
 use super::Session;
@@ -196,6 +196,11 @@ impl Asked<'_, '_, '_> {
             }
             let own = self.former.get(&id).map_or_else(OwnEntries::default, |kept| kept.own);
             registers.insert(id, KeptRegister { own, register: one.register });
+        }
+        // A register may change without what a user sees of it.
+        if plan.write == RowWrite::Update && plan.show.is_empty() && !plan.cells.contains(&CellOutcome::Taken)
+        {
+            plan.write = RowWrite::Keep;
         }
         Ok(Decided { plan, moved, registers, parked, lost })
     }
