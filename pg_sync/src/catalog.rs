@@ -79,6 +79,28 @@ impl Tracked {
         self.columns.iter().map(Column::column_id).collect()
     }
 
+    /// Why changes under a definition cannot be merged here: this release merges tables by `cls` and columns by
+    /// `lww` alone, and what another algorithm sends is no value of the column.
+    pub(crate) fn unmergeable(&self, definition: &TableDefinition) -> Option<String> {
+        let name = &self.name;
+        let (found, here) = (definition.algorithm, self.algorithm);
+        if found != TableAlgorithm::Cls || here != found {
+            let (found, here) = (found.name(), here.name());
+            return Some(format!(
+                "table {name} merges by {found}, by {here} at the server, wanted cls for both"
+            ));
+        }
+        let ours = |name: &str| self.columns.iter().find(|column| column.name == name);
+        definition.columns.iter().find_map(|column| {
+            let here = ours(&column.name).map_or(ColumnAlgorithm::Lww, |ours| ours.definition.algorithm);
+            let found = column.algorithm;
+            (found != ColumnAlgorithm::Lww || here != found).then(|| {
+                let (column, found, here) = (&column.name, found.name(), here.name());
+                format!("column {column} of table {name} merges by {found}, by {here} at the server, wanted lww for both")
+            })
+        })
+    }
+
     /// The definition as it travels.
     pub(crate) fn definition(&self) -> TableDefinition {
         TableDefinition {

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Payload, TableDefinition};
 use shared_format::{CellStamp, ColumnId, Hlc, RowKind, Stamp, ValueRef, encode_key};
 
-use super::{Refusal, permanent};
+use super::{REFUSALS_MAX, Refusal, Refused, permanent};
 use crate::catalog::Tracked;
 use crate::edge::query;
 use crate::edge::session::as_owner;
@@ -79,6 +79,12 @@ impl Incoming {
         self.tables.get(row.table).expect("a row's table is one of ours")
     }
 
+    /// Keeps why a row cannot be brought into our form; of too many, only that they were too many.
+    fn refuse(&mut self, refusal: Refusal) {
+        let refusal = if self.refusals.len() < REFUSALS_MAX { refusal } else { refusal.one_of_too_many() };
+        self.refusals.push(refusal);
+    }
+
     /// Rows in the order in which they most likely succeed: parents first, then deletions, children first.
     pub(super) fn by_dependence(&self) -> Vec<usize> {
         let rank = |row: &IncomingRow| self.ranks.get(row.table).copied().unwrap_or(0);
@@ -147,10 +153,11 @@ fn read_changes(
     }
     let mapping = match mapping {
         Ok(mapping) => mapping,
-        Err(message) => {
-            let sqlstate = if message.ends_with("is not tracked") { "42P01" } else { "42P10" };
-            let refuse = |raw: &Raw<'_>| refusal(&definition.name, raw, sqlstate.into(), message.clone());
-            incoming.refusals.extend(raws.iter().map(refuse));
+        Err(refused) => {
+            for raw in &raws {
+                let Refused { sqlstate, message } = refused.clone();
+                incoming.refuse(refusal(&definition.name, raw, sqlstate, message));
+            }
             return Ok(());
         }
     };
@@ -174,7 +181,7 @@ fn read_changes(
         };
     for row in converted {
         match row {
-            Err(refusal) => incoming.refusals.push(refusal),
+            Err(refusal) => incoming.refuse(refusal),
             Ok(row) => add(incoming, row, places),
         }
     }
@@ -197,18 +204,22 @@ fn map(
     incoming: &mut Incoming,
     changes: &Changes<'_>,
     definition: &TableDefinition,
-) -> Result<Result<Mapping, String>, SyncError> {
+) -> Result<Result<Mapping, Refused>, SyncError> {
+    let refused = |sqlstate: &str, message| Ok(Err(Refused { sqlstate: sqlstate.into(), message }));
     let found = incoming.tables.iter().position(|table| table.name == definition.name);
     let Some((at, table)) = found.and_then(|at| incoming.tables.get(at).map(|table| (at, table))) else {
-        return Ok(Err(format!("table {} is not tracked", definition.name)));
+        return refused("42P01", format!("table {} is not tracked", definition.name));
     };
+    if let Some(message) = table.unmergeable(definition) {
+        return refused("0A000", message);
+    }
     let key: Option<Vec<usize>> = table
         .key
         .iter()
         .map(|column| definition.key.iter().position(|part| part.name == column.name))
         .collect();
     let Some(key) = key.filter(|key| key.len() == definition.key.len()) else {
-        return Ok(Err(format!("table {} has another primary key here", definition.name)));
+        return refused("42P10", format!("table {} has another primary key here", definition.name));
     };
     let mut columns = Vec::new();
     for id in changes.columns() {

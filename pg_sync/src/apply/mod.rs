@@ -74,9 +74,26 @@ impl From<SyncError> for Stop {
 }
 
 /// Why rows were not applied.
+#[derive(Clone, Debug)]
 struct Refused {
     sqlstate: String,
     message: String,
+}
+
+impl Refused {
+    /// What the rows behind the first [`REFUSALS_MAX`] are told.
+    fn too_many() -> Self {
+        let message = format!("too_many_refused: more than {REFUSALS_MAX} rows of the upload were refused");
+        Self { sqlstate: "CS002".into(), message }
+    }
+}
+
+impl Refusal {
+    /// The same row, refused because others were.
+    fn one_of_too_many(self) -> Self {
+        let Refused { sqlstate, message } = Refused::too_many();
+        Self { sqlstate, message, ..self }
+    }
 }
 
 /// Merges a payload for a person: a file of frames, or bare bytes. Returns how many rows changed.
@@ -202,9 +219,7 @@ fn halve(
     failed: &mut Vec<(usize, Refused)>,
 ) -> Result<(), SyncError> {
     if failed.len() >= REFUSALS_MAX {
-        let message = format!("too_many_refused: more than {REFUSALS_MAX} rows of the upload were refused");
-        let refused = || Refused { sqlstate: "CS002".into(), message: message.clone() };
-        failed.extend(which.iter().map(|at| (*at, refused())));
+        failed.extend(which.iter().map(|at| (*at, Refused::too_many())));
         return Ok(());
     }
     match (settle(incoming, which)?, which) {
