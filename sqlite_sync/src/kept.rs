@@ -136,6 +136,7 @@ pub(crate) fn clear_conflicts(connection: &Connection, table: Option<&str>, key:
             connection.execute("delete from main.cloudsync_conflicts where tbl = ?1", [table])
         }
         (Some(table), key) => {
+            crate::schema::refresh(connection)?;
             let tracked = crate::table_settings::tracked(connection, table)?;
             tracked.check_key(key)?;
             let pk = encode_key(refs(&stored_key(connection, &tracked, key)?));

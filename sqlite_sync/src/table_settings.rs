@@ -12,6 +12,7 @@ use crate::catalog::Replica;
 use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::log::{self, BASELINE, INSERTED, MARK};
+use crate::schema;
 use crate::settings::{self, Setting};
 use crate::sql::{Bind, NOW_MS, Unit, binds, column, join, quote};
 use crate::tracked_table::{Shape, TrackedTable, log_key};
@@ -25,6 +26,20 @@ const FILE: u32 = 0;
 
 /// Stores a setting of a table, or of one of its columns; NULL takes it away.
 pub(crate) fn set(
+    connection: &Connection,
+    function: &'static str,
+    table: &str,
+    column_name: &str,
+    key: &str,
+    value: &Value,
+) -> Result<()> {
+    let unit = Unit::begin(connection)?;
+    schema::refresh(connection)?;
+    set_refreshed(connection, function, table, column_name, key, value)?;
+    unit.commit()
+}
+
+fn set_refreshed(
     connection: &Connection,
     function: &'static str,
     table: &str,
@@ -108,6 +123,7 @@ pub(crate) fn is_enabled(connection: &Connection, table: &str) -> Result<bool> {
 /// Makes a table take part, or no more.
 pub(crate) fn set_enabled(connection: &Connection, table: &str, enabled: bool) -> Result<()> {
     let unit = Unit::begin(connection)?;
+    schema::refresh(connection)?;
     let table = tracked(connection, table)?;
     if table.enabled != enabled {
         if enabled {
@@ -170,6 +186,7 @@ fn make_triggers(connection: &Connection, table: &str) -> Result<()> {
 /// Sets which rows of a table take part; None makes all of them. Rows that did not and now do travel whole.
 pub(crate) fn set_filter(connection: &Connection, table: &str, filter: Option<&str>) -> Result<()> {
     let unit = Unit::begin(connection)?;
+    schema::refresh(connection)?;
     let before = tracked(connection, table)?;
     if let Some(filter) = filter {
         check_filter(connection, &before, filter)?;

@@ -305,3 +305,32 @@ fn a_filter_follows_a_renamed_column() {
     let all = "select id, name from todos order by id";
     assert_eq!(rows(&pair[1], all, []), "1 | x; 2 | bread; 3 | oats; 5 | told");
 }
+
+/// What `cloudsync_columns` says after a table was altered and something was set before anybody looked at it.
+fn check_setting(alter: &str, call: &str, expected: &str) {
+    let connection = open();
+    run(&connection, TODOS);
+    rows(&connection, "select cloudsync_init('todos')", []);
+    run(&connection, alter);
+    rows(&connection, &format!("select {call}"), []);
+    encode(&connection, 0);
+    let columns = "select id, name, dropped from cloudsync_columns where id > 1";
+    assert_eq!(rows(&connection, columns, []), expected, "{alter}; {call}");
+}
+
+#[test]
+fn what_is_set_right_after_a_change_sees_the_change() {
+    let rename = "alter table todos rename column title to name";
+    let renamed = "2 | name | 0; 3 | done | 0";
+    check_setting(rename, "cloudsync_set_filter('todos', 'name > 5')", renamed);
+    check_setting(rename, "cloudsync_disable('todos')", renamed);
+    check_setting(rename, "cloudsync_set_column('todos', 'name', 'color', 'red')", renamed);
+    let added = "2 | title | 0; 3 | done | 0; 4 | n | 0";
+    let add = "alter table todos add column n integer";
+    check_setting(add, "cloudsync_set_column('todos', 'n', 'algo', 'counter')", added);
+    check_setting(
+        "alter table todos rename to tasks",
+        "cloudsync_disable('tasks')",
+        "2 | title | 0; 3 | done | 0",
+    );
+}
