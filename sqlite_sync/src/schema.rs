@@ -15,7 +15,7 @@ use crate::fold::fold;
 use crate::gap;
 use crate::log::{self, ColumnSet, DbVersion};
 use crate::settings::{self, Setting};
-use crate::sql::{NOW_MS, Unit, join, quote};
+use crate::sql::{NOW_MS, Unit, column, join, quote};
 use crate::table_settings;
 use crate::tracked_table::{Affinity, Shape, TrackedTable, find, metadata_name};
 use crate::trigger_text::{is_renamed, renamed_columns};
@@ -149,7 +149,7 @@ fn look_at(connection: &Connection, mut known: Known) -> Result<Option<Found>> {
     } else if triggers == known.triggers {
         Captured::All
     } else if is_renamed(&known.triggers, &triggers) {
-        rename_columns(connection, known.id, &renamed_columns(&known.triggers, &triggers))?;
+        rename_columns(connection, &known, &renamed_columns(&known.triggers, &triggers))?;
         table_settings::follow_filter(connection, known.id, &triggers)?;
         Captured::All
     } else {
@@ -182,13 +182,16 @@ fn rename_table(connection: &Connection, known: &Known, name: &str) -> Result<()
     connection.execute_batch(&sql).doing("rename the metadata table")?;
     let sql = "update main.cloudsync_tables set name = ?2, version = version + 1 where id = ?1";
     connection.execute(sql, params![known.id, name])?;
-    connection
-        .execute("update main.cloudsync_rejected set tbl = ?2 where tbl = ?1", params![known.name, name])?;
+    for kept in ["cloudsync_rejected", "cloudsync_conflicts"] {
+        let sql = format!("update main.{kept} set tbl = ?2 where tbl = ?1");
+        connection.execute(&sql, params![known.name, name]).doing("follow a table's name")?;
+    }
     Ok(())
 }
 
 /// Follows ALTER TABLE RENAME COLUMN: columns keep their ids.
-fn rename_columns(connection: &Connection, table: u32, pairs: &[(String, String)]) -> Result<()> {
+fn rename_columns(connection: &Connection, known: &Known, pairs: &[(String, String)]) -> Result<()> {
+    let table = known.id;
     let mut renamed = Vec::new();
     for (former, name) in pairs {
         let sql = "select id from main.cloudsync_columns where tbl = ?1 and name = ?2 and not dropped";
@@ -202,12 +205,45 @@ fn rename_columns(connection: &Connection, table: u32, pairs: &[(String, String)
         let sql = "update main.cloudsync_columns set name = ?3 where tbl = ?1 and id = ?2";
         connection.execute(sql, params![table, id, name])?;
     }
-    for (former, name) in pairs {
-        let sql = "update or replace main.cloudsync_table_settings set col = ?3 where tbl = ?1 and col = ?2";
-        connection.execute(sql, params![table, former, name]).doing("rename a column's settings")?;
-    }
+    rename_settings(connection, table, pairs)?;
+    rename_in_conflicts(connection, &known.name, pairs)?;
     if !pairs.is_empty() {
         count_up(connection, table)?;
+    }
+    Ok(())
+}
+
+/// Looks for all former names before any is changed, since two columns may have swapped theirs.
+fn rename_in_conflicts(connection: &Connection, table: &str, pairs: &[(String, String)]) -> Result<()> {
+    let mut statement =
+        connection.prepare_cached("select id from main.cloudsync_conflicts where tbl = ?1 and col = ?2")?;
+    let mut renamed: Vec<(i64, &str)> = Vec::new();
+    for (former, name) in pairs {
+        let ids = statement.query_map([table, former], |row| row.get(0))?;
+        for id in ids {
+            renamed.push((id.doing("rename columns of conflicts")?, name));
+        }
+    }
+    for (id, name) in renamed {
+        connection
+            .execute("update main.cloudsync_conflicts set col = ?2 where id = ?1", params![id, name])?;
+    }
+    Ok(())
+}
+
+/// Takes all settings out before any is put back, since two columns may have swapped their names.
+fn rename_settings(connection: &Connection, table: u32, pairs: &[(String, String)]) -> Result<()> {
+    let sql = "delete from main.cloudsync_table_settings where tbl = ?1 and col = ?2 returning key, value";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut kept: Vec<(&str, String, Value)> = Vec::new();
+    for (former, name) in pairs {
+        let mut rows = statement.query(params![table, former])?;
+        while let Some(row) = rows.next().doing("rename a column's settings")? {
+            kept.push((name, row.get(0)?, column(row, 1)?.to_owned_value()));
+        }
+    }
+    for (name, key, value) in kept {
+        table_settings::store(connection, table, name, &key, &value)?;
     }
     Ok(())
 }
@@ -237,9 +273,9 @@ fn take_in_table(connection: &Connection, found: &Found) -> Result<()> {
         Err(error) => return Err(error),
     };
     let added = number_columns(connection, known.id, &shape, true)?;
-    let table = table_named(connection, &shape.name)?;
+    let table = table_settings::tracked(connection, &shape.name)?;
     let is_anew = begin_anew(connection, known, &table)?;
-    let table = table_named(connection, &shape.name)?;
+    let table = table_settings::tracked(connection, &shape.name)?;
     let overtaken = capture::overtaken(connection, &table)?;
     if found.triggers != capture::texts(&table, &shape.uniques) || overtaken != Overtaken::No {
         capture::install(connection, &table, &shape.uniques)?;
@@ -272,12 +308,6 @@ fn begin_anew(connection: &Connection, known: &Known, table: &TrackedTable) -> R
     gap::open(connection, table.id, "the table has another primary key")?;
     fetch(connection)?;
     Ok(true)
-}
-
-fn table_named(connection: &Connection, name: &str) -> Result<TrackedTable> {
-    let replica = Replica::open(connection)?;
-    let table = replica.table_named(name).ok_or_else(|| Error::TableMissing { table: name.to_owned() })?;
-    Ok((**table).clone())
 }
 
 /// Whether the metadata stores keys as the table does.
@@ -384,7 +414,7 @@ pub(crate) fn fetch_what_was_skipped(connection: &Connection) -> Result<()> {
 pub(crate) fn begin_alter(connection: &Connection, table: &str) -> Result<()> {
     let unit = Unit::begin(connection)?;
     refresh(connection)?;
-    let table = table_named(connection, table)?;
+    let table = table_settings::tracked(connection, table)?;
     capture::install_altering(connection, &table)?;
     seen(connection)?;
     unit.commit()
@@ -394,7 +424,7 @@ pub(crate) fn begin_alter(connection: &Connection, table: &str) -> Result<()> {
 pub(crate) fn commit_alter(connection: &Connection, table: &str) -> Result<()> {
     let unit = Unit::begin(connection)?;
     refresh(connection)?;
-    let id = table_named(connection, table)?.id;
+    let id = table_settings::tracked(connection, table)?.id;
     let found: Vec<Found> = known(connection)?
         .into_iter()
         .filter(|known| known.id == id && known.is_altering)
@@ -403,7 +433,7 @@ pub(crate) fn commit_alter(connection: &Connection, table: &str) -> Result<()> {
     for found in &found {
         take_in_table(connection, found)?;
         // REPLACE deletes through a UNIQUE index without a trace while nobody looks.
-        let table = table_named(connection, table)?;
+        let table = table_settings::tracked(connection, table)?;
         gap::log_existence(connection, &table, true)?;
     }
     fetch_what_was_skipped(connection)?;

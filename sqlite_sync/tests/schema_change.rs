@@ -334,3 +334,35 @@ fn what_is_set_right_after_a_change_sees_the_change() {
         "2 | title | 0; 3 | done | 0",
     );
 }
+
+#[test]
+fn settings_follow_columns_that_swap_their_names() {
+    let connection = open();
+    run(&connection, TODOS);
+    rows(&connection, "select cloudsync_init('todos')", []);
+    run(
+        &connection,
+        "select cloudsync_set_column('todos', 'title', 'color', 'red');
+         select cloudsync_set_column('todos', 'done', 'color', 'blue');
+         alter table todos rename column title to x; alter table todos rename column done to title;
+         alter table todos rename column x to done",
+    );
+    encode(&connection, 0);
+    let settings = "select col, value from cloudsync_table_settings order by col";
+    assert_eq!(rows(&connection, settings, []), "done | red; title | blue");
+}
+
+#[test]
+fn conflicts_follow_a_renamed_table_and_column() {
+    let [a, b] = pair();
+    run(&b, "update todos set title = 'mine' where id = '1'");
+    run(&a, "update todos set title = 'theirs' where id = '1'; update cloudsync_log set ms = ms + 1000");
+    apply(&b, encode(&a, 0).as_deref()).expect("apply works");
+    let conflicts = "select tbl, col from cloudsync_conflicts";
+    assert_eq!(rows(&b, conflicts, []), "todos | title");
+    run(&b, "alter table todos rename to tasks; alter table tasks rename column title to name");
+    encode(&b, 0);
+    assert_eq!(rows(&b, conflicts, []), "tasks | name");
+    run(&b, "alter table tasks rename to jobs");
+    assert_eq!(rows(&b, "select cloudsync_clear_conflicts('jobs', '1')", []), "1");
+}
