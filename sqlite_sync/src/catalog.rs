@@ -162,10 +162,10 @@ pub(crate) fn init(
     algorithm: Option<TableAlgorithm>,
     skipped: Skipped,
 ) -> Result<SiteId> {
-    let shape = Shape::read(connection, table)?;
     let unit = Unit::begin(connection)?;
     set_up(connection)?;
     schema::refresh(connection)?;
+    let shape = Shape::read(connection, table)?;
     let is_new = register(connection, &shape, algorithm.unwrap_or_default())?;
     let id = connection.query_row(
         "select id from main.cloudsync_tables where name = ?1",

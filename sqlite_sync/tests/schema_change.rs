@@ -3,6 +3,7 @@
 mod support;
 
 use rusqlite::Connection;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
 use support::{TODOS, apply, encode, open, rows, run};
 
 /// Two files that track the same table and hold the same three rows.
@@ -365,4 +366,27 @@ fn conflicts_follow_a_renamed_table_and_column() {
     assert_eq!(rows(&b, conflicts, []), "tasks | name");
     run(&b, "alter table tasks rename to jobs");
     assert_eq!(rows(&b, "select cloudsync_clear_conflicts('jobs', '1')", []), "1");
+}
+
+#[test]
+fn a_column_that_another_connection_adds_while_a_table_is_initialised_is_captured() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let connection = Connection::open(&path).expect("it opens");
+    cloudsync::register(&connection).expect("functions register");
+    run(&connection, TODOS);
+    let mut is_altered = false;
+    let alter = move |context: AuthContext<'_>| {
+        let begins = AuthAction::Transaction { operation: TransactionOperation::Begin };
+        if context.action == begins && !std::mem::replace(&mut is_altered, true) {
+            run(&Connection::open(&path).expect("it opens"), "alter table todos add column note text");
+        }
+        Authorization::Allow
+    };
+    connection.authorizer(Some(alter)).expect("hooks are there");
+    rows(&connection, "select cloudsync_init('todos')", []);
+    connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).expect("hooks are there");
+    run(&connection, "insert into todos values ('1', 'milk', 0, 'told')");
+    let note = "select col_value from cloudsync_changes where col_name = 'note'";
+    assert_eq!(rows(&connection, note, []), "told");
 }
