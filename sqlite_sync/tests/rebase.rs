@@ -159,3 +159,48 @@ fn a_reload_in_the_log_fetches_the_rows_again() {
     rows(&a, RECEIVE, []);
     assert_eq!(rows(&a, "select id from todos", []), "2");
 }
+
+/// A client and its server have two parents and a child of the first; the client wrote `unsent`, then a snapshot
+/// lacks the first parent and the child.
+fn check_family(action: &str, unsent: &str, parents: &str, children: &str) {
+    let family = format!(
+        "pragma foreign_keys = on; create table parents (id text primary key);
+         create table children (id text primary key, parent text references parents {action})"
+    );
+    let (a, script) = client();
+    let server = open();
+    for connection in [&a, &server] {
+        run(connection, &family);
+        rows(connection, "select cloudsync_init('parents'), cloudsync_init('children')", []);
+    }
+    run(&a, "insert into parents values ('p1'), ('p2'); insert into children values ('c1', 'p1')");
+    apply(&server, encode(&a, 0).as_deref()).expect("it is a payload");
+    script.accept(3, 1, "");
+    rows(&a, "select cloudsync_network_send_changes()", []);
+    run(&a, unsent);
+    run(
+        &server,
+        "delete from parents_cloudsync where pk = 'p1'; delete from children_cloudsync;
+         insert into children values ('c9', 'p2')",
+    );
+    hand(&script, "snapshot", "0", true, encode(&server, 0));
+    rows(&a, RECEIVE, []);
+    assert_eq!(rows(&a, "select id from parents order by id", []), parents, "{action}");
+    assert_eq!(rows(&a, "select id, parent from children order by id", []), children, "{action}");
+}
+
+#[test]
+fn a_parent_goes_after_its_children_and_stays_with_an_unsent_one() {
+    let actions = [
+        "",
+        "on delete restrict",
+        "on delete cascade",
+        "on delete set null",
+        "deferrable initially deferred",
+    ];
+    for action in actions {
+        check_family(action, "", "p2", "c9 | p2");
+        let unsent = "insert into children values ('c2', 'p1')";
+        check_family(action, unsent, "p1; p2", "c2 | p1; c9 | p2");
+    }
+}

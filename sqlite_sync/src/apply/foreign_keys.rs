@@ -10,7 +10,7 @@ use shared_format::encode_key;
 use crate::catalog::Replica;
 use crate::error::{Doing, Result};
 use crate::log::DbVersion;
-use crate::sql::{columns, quote, refs};
+use crate::sql::{columns, join, quote, refs};
 use crate::tracked_table::{TrackedTable, log_key_name};
 
 /// Rows by table and key.
@@ -21,6 +21,8 @@ pub(super) type Rows = HashSet<(u32, Vec<u8>)>;
 struct ForeignKey {
     child: String,
     parent: String,
+    /// Whether SQLite itself changes or deletes the child when its parent goes.
+    has_action: bool,
     /// Column of the child, column of the parent; None is the parent's key.
     columns: Vec<(String, Option<String>)>,
 }
@@ -55,8 +57,35 @@ pub(super) fn offenders(replica: &Replica<'_>, mark: DbVersion) -> Result<Rows> 
     Ok(rows)
 }
 
+/// Queries that ask, each for one foreign key, whether a row refers to the row of a table that has a key. Children
+/// that nobody captures are left to the file's own rules.
+pub(super) fn referring_sql(replica: &Replica<'_>, parent: &TrackedTable) -> Result<Vec<String>> {
+    if !can_open(replica.connection)? {
+        return Ok(Vec::new());
+    }
+    let mut keys = foreign_keys(replica)?;
+    keys.retain(|key| {
+        let is_captured = replica.table_named(&key.child).is_some();
+        key.parent.eq_ignore_ascii_case(&parent.name) && (is_captured || !key.has_action)
+    });
+    let query = |key: &ForeignKey| {
+        let is_own = key.child.eq_ignore_ascii_case(&parent.name);
+        let itself = join(&parent.key, " and ", |_, column| format!("c.{0} is p.{0}", column.quoted()));
+        format!(
+            "select 1 from (select * from {} where {}) as p join main.{} as c on {}{}",
+            parent.quoted(),
+            parent.key_is(1),
+            quote(&key.child),
+            refers(key, Some(parent)),
+            if is_own { format!(" and not ({itself})") } else { String::new() },
+        )
+    };
+    Ok(keys.iter().map(query).collect())
+}
+
 fn foreign_keys(replica: &Replica<'_>) -> Result<Vec<ForeignKey>> {
-    let sql = "select s.name, f.id, f.\"table\", f.\"from\", f.\"to\"
+    let sql = "select s.name, f.id, f.\"table\", f.\"from\", f.\"to\",
+          f.on_delete not in ('NO ACTION', 'RESTRICT')
         from main.sqlite_schema as s, pragma_foreign_key_list(s.name, 'main') as f
         where s.type = 'table' order by s.name, f.id, f.seq";
     let mut statement = replica.connection.prepare_cached(sql)?;
@@ -70,7 +99,8 @@ fn foreign_keys(replica: &Replica<'_>) -> Result<Vec<ForeignKey>> {
             keys.last_mut().into_iter().for_each(|key| key.columns.push(columns.clone()));
         } else {
             let parent = row.get(2)?;
-            keys.push(ForeignKey { child: name.0.clone(), parent, columns: vec![columns] });
+            let has_action = row.get(5)?;
+            keys.push(ForeignKey { child: name.0.clone(), parent, has_action, columns: vec![columns] });
             last = Some(name);
         }
     }

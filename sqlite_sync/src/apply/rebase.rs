@@ -5,7 +5,7 @@
 //! is kept as 8 bytes a row in `cloudsync_rebase` until its end. Two keys of one hash make a row stay, never
 //! go. Tables that the snapshot does not name are left alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use rusqlite::{Connection, params};
@@ -13,7 +13,7 @@ use shared_format::payload::{Payload, decode_frame};
 use shared_format::{RowKind, Value, encode_key};
 
 use super::incoming::{Change, Mappings};
-use super::{FRAME, Source, TriggersOff};
+use super::{FRAME, Source, TriggersOff, foreign_keys};
 use crate::catalog::Replica;
 use crate::changes::read_row;
 use crate::error::{Doing, Reading, Result};
@@ -144,10 +144,11 @@ pub(crate) fn finish(replica: &Replica<'_>) -> Result<usize> {
     let mut evicted = 0;
     if is_on(connection)? {
         let (tables, held) = noted(connection)?;
-        let _off = TriggersOff::when(connection, true)?;
+        let mut gone = Vec::new();
         for table in replica.tables.iter().filter(|table| table.enabled && tables.contains(&table.id)) {
-            evicted += evict(replica, table, &held)?;
+            gone.extend(lacking(replica, table, &held)?.into_iter().map(|key| (table, key)));
         }
+        evicted = evict(replica, gone)?;
         for table in &tables {
             let sql = "delete from main.cloudsync_gaps where tbl = ?1";
             connection.execute(sql, [table]).doing("close a gap")?;
@@ -172,8 +173,8 @@ fn noted(connection: &Connection) -> Result<(HashSet<u32>, HashSet<u64>)> {
     Ok((tables, held))
 }
 
-/// Evicts the rows of one table that are neither held by the snapshot nor written here since.
-fn evict(replica: &Replica<'_>, table: &Rc<TrackedTable>, held: &HashSet<u64>) -> Result<usize> {
+/// Keys of the rows of one table that are neither held by the snapshot nor written here since.
+fn lacking(replica: &Replica<'_>, table: &TrackedTable, held: &HashSet<u64>) -> Result<Vec<Vec<Value>>> {
     let connection = replica.connection;
     let unsent = unsent(replica, table)?;
     let is_kept = |pk: &[u8]| held.contains(&hash(table.id, pk)) || unsent.contains(pk);
@@ -209,20 +210,49 @@ fn evict(replica: &Replica<'_>, table: &Rc<TrackedTable>, held: &HashSet<u64>) -
         }
         gone = shared;
     }
+    Ok(gone)
+}
+
+/// Takes rows away. One that a row of this file refers to stays until that one goes, so a parent goes after its
+/// children, whatever their order: as long as one goes, others are tried again.
+fn evict(replica: &Replica<'_>, mut gone: Vec<(&Rc<TrackedTable>, Vec<Value>)>) -> Result<usize> {
+    let connection = replica.connection;
+    let mut referring = HashMap::new();
+    for (table, _) in &gone {
+        if !referring.contains_key(&table.id) {
+            referring.insert(table.id, foreign_keys::referring_sql(replica, table)?);
+        }
+    }
+    let _off = TriggersOff::when(connection, true)?;
     let mut evicted = 0;
-    // A parent goes after its children, whatever their order: as long as one goes, others are tried again.
     let mut before = usize::MAX;
     while !gone.is_empty() && gone.len() < before {
         before = gone.len();
-        for key in std::mem::take(&mut gone) {
-            if evict_row(connection, table, &key)? {
+        for (table, key) in std::mem::take(&mut gone) {
+            if !is_referred_to(connection, &referring[&table.id], &key)?
+                && evict_row(connection, table, &key)?
+            {
                 evicted += 1;
             } else {
-                gone.push(key);
+                gone.push((table, key));
             }
         }
     }
     Ok(evicted)
+}
+
+/// Whether one of the queries finds a row that refers to this one.
+fn is_referred_to(connection: &Connection, referring: &[String], key: &[Value]) -> Result<bool> {
+    for sql in referring {
+        let mut statement = connection.prepare_cached(sql).doing("look for rows that refer to another")?;
+        if statement
+            .exists(rusqlite::params_from_iter(binds(key)))
+            .doing("look for rows that refer to another")?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn collect(
