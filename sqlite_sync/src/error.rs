@@ -386,11 +386,25 @@ impl Error {
     }
 }
 
+/// Whether a host does something by this code alone: tries again, makes room, gives up. SQLite has the words for it.
+fn is_acted_upon(code: i32) -> bool {
+    let primary = code & 0xff;
+    [
+        ffi::SQLITE_BUSY,
+        ffi::SQLITE_LOCKED,
+        ffi::SQLITE_NOMEM,
+        ffi::SQLITE_INTERRUPT,
+        ffi::SQLITE_IOERR,
+        ffi::SQLITE_FULL,
+    ]
+    .contains(&primary)
+}
+
 impl From<Error> for rusqlite::Error {
     fn from(error: Error) -> Self {
         let code = error.result_code();
-        // A message of our own makes the code SQLITE_ERROR; of an interrupt the code says everything.
-        let message = (code != ffi::SQLITE_INTERRUPT).then(|| format!("cloudsync: {}", error.line()));
+        // A message of our own makes the code SQLITE_ERROR.
+        let message = (!is_acted_upon(code)).then(|| format!("cloudsync: {}", error.line()));
         Self::SqliteFailure(ffi::Error::new(code), message)
     }
 }

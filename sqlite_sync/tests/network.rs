@@ -435,3 +435,23 @@ fn requests_and_answers_pass_through_real_http() {
         "1"
     );
 }
+
+#[test]
+fn a_locked_file_answers_busy_and_loses_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.db");
+    let (a, script) = client_of(Connection::open(&path).expect("it opens"));
+    a.busy_timeout(std::time::Duration::ZERO).expect("it is a time");
+    run(&a, "insert into todos values ('1', 'milk', 0)");
+    let other = Connection::open(&path).expect("it opens");
+    run(&other, "begin immediate");
+    for call in
+        [SEND, "cloudsync_payload_encode(0)", "cloudsync_disable('todos')", "cloudsync_network_logout(1)"]
+    {
+        let error = a.query_row(&format!("select {call}"), [], |_row| Ok(())).expect_err("it is locked");
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "{call}: {error}");
+    }
+    run(&other, "rollback");
+    script.accept(1, 1, "");
+    check(&a, SEND, Ok(r#"{"send":{"localVersion":1,"rejected":0,"serverVersion":1,"status":"synced"}}"#));
+}
