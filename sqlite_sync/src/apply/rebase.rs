@@ -5,6 +5,7 @@
 //! is kept as 8 bytes a row in `cloudsync_rebase` until its end. Two keys of one hash make a row stay, never
 //! go. Tables that the snapshot does not name are left alone.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -219,8 +220,8 @@ fn evict(replica: &Replica<'_>, mut gone: Vec<(&Rc<TrackedTable>, Vec<Value>)>) 
     let connection = replica.connection;
     let mut referring = HashMap::new();
     for (table, _) in &gone {
-        if !referring.contains_key(&table.id) {
-            referring.insert(table.id, foreign_keys::referring_sql(replica, table)?);
+        if let Entry::Vacant(unknown) = referring.entry(table.id) {
+            unknown.insert(foreign_keys::referring_sql(replica, table)?);
         }
     }
     let _off = TriggersOff::when(connection, true)?;
