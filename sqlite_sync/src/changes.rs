@@ -1,5 +1,7 @@
 //! Which rows travel: everything since a number for a payload file, ranges of the capture log for uploads.
 
+mod created;
+
 use std::collections::HashSet;
 
 use rusqlite::types::ToSql;
@@ -314,15 +316,12 @@ fn build_range(
     let mut payload = PayloadBuilder::new();
     let (mut bytes, mut fitting) = (0, 0);
     for table in replica.tables.clone() {
-        let refused = rejected::keys(replica.connection, &table)?;
-        let mut rows = TableRows::new(&table);
-        for_each_logged_row(replica, &table, (first, last), Wanted::Values, &mut |replica, row| {
-            if bytes + rows.byte_len() >= UPLOAD_BODY_BYTES && !is_single {
-                return Ok(());
-            }
-            fitting += 1;
-            push_logged(replica, &table, row, &refused, &mut rows)
-        })?;
+        let bytes_max = if is_single { usize::MAX } else { UPLOAD_BODY_BYTES - bytes };
+        let (rows, found) = match created::rows(replica, &table, (first, last), bytes_max)? {
+            Some(created) => created,
+            None => logged_rows(replica, &table, (first, last), bytes_max)?,
+        };
+        fitting += found;
         bytes += rows.byte_len();
         if bytes >= UPLOAD_BODY_BYTES && !is_single {
             return Ok(Built::TooLarge { fitting });
@@ -336,6 +335,26 @@ fn build_range(
     // Bytes that compress badly: half of the rows are sure to fit in the end.
     let is_large = frame.len() > UPLOAD_BYTES_MAX && !is_single;
     Ok(if is_large { Built::TooLarge { fitting: fitting / 2 } } else { Built::Frame(frame) })
+}
+
+/// Rows of a range as the log names them, and how many were looked at until they took up `bytes_max`.
+fn logged_rows<'t>(
+    replica: &mut Replica<'_>,
+    table: &'t TrackedTable,
+    range: (DbVersion, DbVersion),
+    bytes_max: usize,
+) -> Result<(TableRows<'t>, i64)> {
+    let refused = rejected::keys(replica.connection, table)?;
+    let mut rows = TableRows::new(table);
+    let mut found = 0;
+    for_each_logged_row(replica, table, range, Wanted::Values, &mut |replica, row| {
+        if rows.byte_len() >= bytes_max {
+            return Ok(());
+        }
+        found += 1;
+        push_logged(replica, table, row, &refused, &mut rows)
+    })?;
+    Ok((rows, found))
 }
 
 /// Adds what one row's entries say, as far as this site still owns it.
