@@ -12,7 +12,8 @@ use crate::settings::{self, Setting, Sites};
 use crate::sql::Unit;
 
 /// Tables that hold what belongs to a user.
-const OF_A_USER: [&str; 9] = [
+const OF_A_USER: [&str; 10] = [
+    "cloudsync_dead",
     "cloudsync_rebase",
     "cloudsync_outbox",
     "cloudsync_parked",

@@ -240,3 +240,13 @@ fn a_snapshot_takes_no_row_that_the_filter_keeps_here() {
     rows(&a, SYNC, []);
     assert_eq!(rows(&a, ALL, []), "1 | shared | 5; 2 | still private | -1");
 }
+
+#[test]
+fn another_user_may_use_the_keys_that_the_one_before_deleted() {
+    let (a, _hub) = client();
+    run(&a, "create table keys (id text primary key)");
+    rows(&a, "select cloudsync_init('keys', 'dws')", []);
+    run(&a, "insert into keys values ('k'); delete from keys; select cloudsync_network_logout(1)");
+    assert_eq!(rows(&a, "select count(*) from cloudsync_dead", []), "0");
+    run(&a, "insert into keys values ('k')");
+}
