@@ -35,38 +35,27 @@ pub(crate) fn set(
 ) -> Result<()> {
     let unit = Unit::begin(connection)?;
     schema::refresh(connection)?;
-    set_refreshed(connection, function, table, column_name, key, value)?;
-    unit.commit()
-}
-
-fn set_refreshed(
-    connection: &Connection,
-    function: &'static str,
-    table: &str,
-    column_name: &str,
-    key: &str,
-    value: &Value,
-) -> Result<()> {
     if !column_name.is_empty() && algorithms::is_own_key(key) {
-        return algorithms::set_column(connection, function, table, column_name, key, value);
-    }
-    if column_name.is_empty() && algorithms::is_table_key(key) {
+        algorithms::set_column(connection, function, table, column_name, key, value)?;
+    } else if column_name.is_empty() && algorithms::is_table_key(key) {
         let Value::Text(name) = value else {
             let found = String::from("another value");
             return Err(Error::Argument { function, index: 3, found, wanted: "cls, gos, dws or aws" });
         };
-        return algorithms::set_table(connection, table, name);
-    }
-    let tracked = tracked(connection, table)?;
-    if !column_name.is_empty() {
-        let mut columns = tracked.key.iter().chain(&tracked.columns);
-        if !columns.any(|known| known.name.eq_ignore_ascii_case(column_name)) {
-            return Err(Error::ColumnMissing { table: tracked.name, column: column_name.to_owned() });
+        algorithms::set_table(connection, table, name)?;
+    } else {
+        let tracked = tracked(connection, table)?;
+        if !column_name.is_empty() {
+            let mut columns = tracked.key.iter().chain(&tracked.columns);
+            if !columns.any(|known| known.name.eq_ignore_ascii_case(column_name)) {
+                return Err(Error::ColumnMissing { table: tracked.name, column: column_name.to_owned() });
+            }
+        } else if let Some(key) = OWN.into_iter().find(|own| own.eq_ignore_ascii_case(key)) {
+            return Err(Error::OwnKey { function, key });
         }
-    } else if let Some(key) = OWN.into_iter().find(|own| own.eq_ignore_ascii_case(key)) {
-        return Err(Error::OwnKey { function, key });
+        store(connection, tracked.id, column_name, key, value)?;
     }
-    store(connection, tracked.id, column_name, key, value)
+    unit.commit()
 }
 
 /// Stores a setting of the whole file.
