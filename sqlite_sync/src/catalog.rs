@@ -15,7 +15,7 @@ use crate::fold;
 use crate::log;
 use crate::schema;
 use crate::settings::{self, Setting, Sites};
-use crate::sql::{Unit, fill, join};
+use crate::sql::{Unit, fill, join, wall_ms};
 use crate::tracked_table::{RowSql, Shape, TrackedTable, find, log_key_name, metadata_name};
 
 const CATALOG: &str = include_str!("../../sql/sqlite/catalog.sql");
@@ -310,7 +310,20 @@ pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
         connection.execute("delete from main.cloudsync_held where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_table_settings where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_tables where id = ?1", [id])?;
+        note_passed_over(connection, &name)?;
         schema::seen(connection)?;
     }
     unit.commit()
+}
+
+/// What the server has of a table that is tracked no more is behind this file's place. Noted as passed over, it is
+/// fetched when the table is tracked again.
+fn note_passed_over(connection: &Connection, name: &str) -> Result<()> {
+    if settings::text(connection, Setting::Cursor)?.is_none() {
+        return Ok(());
+    }
+    let sql = "insert into main.cloudsync_skipped (tbl, col, reason, at_ms)
+        values (?1, '', 'no such tracked table here', ?2) on conflict (tbl, col) do nothing";
+    connection.execute(sql, params![name, wall_ms(connection)?]).doing("note what is passed over")?;
+    Ok(())
 }

@@ -204,3 +204,19 @@ fn a_parent_goes_after_its_children_and_stays_with_an_unsent_one() {
         check_family(action, unsent, "p1; p2", "c2 | p1; c9 | p2");
     }
 }
+
+#[test]
+fn a_table_that_is_tracked_again_takes_what_was_received_before() {
+    let (a, script, server) = synced();
+    run(&server, "update todos set title = 'theirs' where id = '1'");
+    hand(&script, "log", "-", true, encode(&server, 0));
+    rows(&a, RECEIVE, []);
+    run(&a, "select cloudsync_cleanup('todos'); update todos set title = 'untracked' where id = '1'");
+    run(&a, "delete from todos where id = '2'; select cloudsync_init('todos')");
+    script.seen();
+    hand(&script, "snapshot", "0", true, encode(&server, 0));
+    rows(&a, RECEIVE, []);
+    let line = &script.seen()[0].line;
+    assert!(!line.contains("cursor"), "the table is behind the place: {line}");
+    assert_eq!(rows(&a, ALL, []), "1 | theirs | 0; 2 | bread | 0; 3 | oats | 1");
+}
