@@ -28,11 +28,13 @@ fn read(body: &[u8]) {
     for notice in payload.reloads() {
         copy.reload(notice.table, notice.incarnation, &notice.reason);
     }
+    payload.collections().into_iter().for_each(|notice| copy.collection(notice));
     for changes in payload.changes() {
         copy.append(&changes);
     }
     let copy = copy.finish();
     let copy = Payload::parse(&copy).expect("a payload of ours is one");
+    assert_eq!(payload.collections(), copy.collections());
     for (changes, copied) in payload.changes().into_iter().zip(copy.changes()) {
         let (mut rows, mut copied_rows) = (changes.rows(), copied.rows());
         loop {

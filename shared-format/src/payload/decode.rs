@@ -21,6 +21,9 @@ const TABLES_MAX: usize = 1_000_000;
 /// What a payload may expand to inside the verifier; four times the upload limit of DESIGN section 15.
 const APPARENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Collections in one payload: one a table is enough, and a sender with more tables has further payloads.
+const COLLECTIONS_MAX: usize = 10_000;
+
 /// A payload whose bytes were verified.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
@@ -36,6 +39,21 @@ pub struct Reload {
     pub incarnation: u64,
     /// Why, for people.
     pub reason: String,
+}
+
+/// A notice that the tombstones of a table are gone up to a clock: rows that are not alive and whose stamps, of
+/// the life and of all parked cells, are below it.
+///
+/// In what a server sends it is an event: every replica drops the same ones at this place. In a payload of a
+/// client it says up to where the author had dropped them, and so which deletions its rows have seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// The table's number in its author's registry.
+    pub table: u32,
+    /// Which life of that registry.
+    pub incarnation: u64,
+    /// The least clock that stays.
+    pub horizon: Hlc,
 }
 
 impl<'a> Payload<'a> {
@@ -61,6 +79,10 @@ impl<'a> Payload<'a> {
         let site_bytes = payload.raw.site_ids().map_or(0, |ids| ids.len());
         if !site_bytes.is_multiple_of(16) {
             return Err(structure("site ids", site_bytes, 16));
+        }
+        let collections = payload.raw.collections().map_or(0, |collections| collections.len());
+        if collections > COLLECTIONS_MAX {
+            return Err(structure("collections", collections, COLLECTIONS_MAX));
         }
         payload.changes().iter().try_for_each(Changes::check)?;
         Ok(payload)
@@ -90,6 +112,17 @@ impl<'a> Payload<'a> {
             reason: raw.reason().unwrap_or_default().into(),
         };
         self.raw.reloads().into_iter().flatten().map(notice).collect()
+    }
+
+    /// Returns the notices that tombstones are gone.
+    #[must_use]
+    pub fn collections(&self) -> Vec<Collection> {
+        let notice = |raw: fb::Collection<'_>| Collection {
+            table: raw.table(),
+            incarnation: raw.incarnation(),
+            horizon: Hlc::from_raw(raw.horizon()),
+        };
+        self.raw.collections().into_iter().flatten().map(notice).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
-use super::decode::Changes;
+use super::decode::{Changes, Collection};
 use super::definition::{ColumnDefinition, TableDefinition};
 use super::generated::cloudsync as fb;
 use super::values::{self, ValuesBuilder, copy_vector, filled, one_if_alike};
@@ -193,6 +193,7 @@ pub struct PayloadBuilder {
     definitions: Vec<WIPOffset<fb::Definition<'static>>>,
     changes: Vec<WIPOffset<fb::Changes<'static>>>,
     reloads: Vec<WIPOffset<fb::Reload<'static>>>,
+    collections: Vec<WIPOffset<fb::Collection<'static>>>,
 }
 
 impl PayloadBuilder {
@@ -226,6 +227,14 @@ impl PayloadBuilder {
         let reason = Some(self.fbb.create_string(reason));
         let offset = fb::Reload::create(&mut self.fbb, &fb::ReloadArgs { table, incarnation, reason });
         self.reloads.push(offset);
+    }
+
+    /// Adds a notice that tombstones are gone.
+    pub fn collection(&mut self, collection: Collection) {
+        let Collection { table, incarnation, horizon } = collection;
+        let args = fb::CollectionArgs { table, incarnation, horizon: horizon.raw() };
+        let offset = fb::Collection::create(&mut self.fbb, &args);
+        self.collections.push(offset);
     }
 
     /// Adds collected rows.
@@ -273,7 +282,10 @@ impl PayloadBuilder {
     /// Whether nothing was added yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.definitions.is_empty() && self.changes.is_empty() && self.reloads.is_empty()
+        self.definitions.is_empty()
+            && self.changes.is_empty()
+            && self.reloads.is_empty()
+            && self.collections.is_empty()
     }
 
     /// Returns the bare FlatBuffers bytes.
@@ -286,6 +298,7 @@ impl PayloadBuilder {
             definitions: (!self.definitions.is_empty()).then(|| fbb.create_vector(&self.definitions)),
             changes: (!self.changes.is_empty()).then(|| fbb.create_vector(&self.changes)),
             reloads: (!self.reloads.is_empty()).then(|| fbb.create_vector(&self.reloads)),
+            collections: (!self.collections.is_empty()).then(|| fbb.create_vector(&self.collections)),
         };
         let root = fb::Payload::create(fbb, &args);
         fb::finish_payload_buffer(fbb, root);

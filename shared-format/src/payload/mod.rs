@@ -22,7 +22,7 @@ mod values;
 )]
 mod generated;
 
-pub use decode::{Cell, Changes, Payload, Reload, Row, RowCursor};
+pub use decode::{Cell, Changes, Collection, Payload, Reload, Row, RowCursor};
 pub use definition::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition};
 pub use encode::{ChangesBuilder, PayloadBuilder};
 pub use frame::{Limits, decode_frame, encode_frame};

@@ -153,6 +153,23 @@ fn definitions_and_reloads_read_back() {
     assert!(payload.changes().is_empty());
 }
 
+#[test]
+fn collections_read_back_and_are_bounded() {
+    let notice = Collection { table: 5, incarnation: 77, horizon: Hlc::from_raw(u64::MAX) };
+    let parsed = |count: usize| {
+        let mut builder = PayloadBuilder::new();
+        assert!(builder.is_empty());
+        (0..count).for_each(|_| builder.collection(notice));
+        assert_eq!(builder.is_empty(), count == 0);
+        Payload::parse(&builder.finish()).map(|payload| payload.collections())
+    };
+    for count in [0, 1, 10_000] {
+        assert_eq!(parsed(count), Ok(vec![notice; count]));
+    }
+    let part = "collections";
+    assert_eq!(parsed(10_001), Err(FormatError::Structure { part, found: 10_001, wanted: 10_000 }));
+}
+
 fn check_definition_refused(change: impl FnOnce(&mut TableDefinition), part: &'static str) {
     let mut wrong = definition();
     change(&mut wrong);
@@ -180,6 +197,7 @@ fn a_definition_that_cannot_be_is_refused() {
 fn read_all(bytes: &[u8]) -> Result<(), FormatError> {
     let payload = Payload::parse(bytes)?;
     payload.definitions()?;
+    drop(payload.collections());
     for changes in payload.changes() {
         let mut cursor = changes.rows();
         while cursor.next_row()?.is_some() {}
@@ -192,6 +210,7 @@ fn no_changed_byte_makes_a_reader_panic() {
     let mut builder = PayloadBuilder::new();
     builder.definition(&definition());
     builder.append(&Payload::parse(&encode(&sample())).unwrap().changes()[0]);
+    builder.collection(Collection { table: 5, incarnation: 77, horizon: Hlc::from_raw(9) });
     let good = builder.finish();
     assert_eq!(read_all(&good), Ok(()));
     let mut refused = 0;
