@@ -88,7 +88,8 @@ create table if not exists main.cloudsync_skipped (
   primary key (tbl, col)
 ) without rowid;
 
--- What was set for the whole file (`tbl` is 0), a table (`col` is '') or one of its columns; 'enabled' and 'filter' are the extension's own.
+-- What was set for the whole file (`tbl` is 0), a table (`col` is '') or one of its columns; 'enabled', 'filter'
+-- and 'horizon' are the extension's own.
 create table if not exists main.cloudsync_table_settings (
   tbl integer not null,
   col text not null collate nocase,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use shared_format::payload::TableAlgorithm;
-use shared_format::{Rules, SiteId, Value, decode_key};
+use shared_format::{Hlc, Rules, SiteId, Value, decode_key};
 
 use crate::algorithms;
 use crate::capture;
@@ -85,10 +85,12 @@ pub(crate) fn clock_offset_ms(connection: &Connection) -> Result<i64> {
 }
 
 fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
-    let sql = "select t.id, t.name, t.algorithm, t.incarnation, t.version, t.baseline, e.value, f.value
+    let sql =
+        "select t.id, t.name, t.algorithm, t.incarnation, t.version, t.baseline, e.value, f.value, h.value
         from main.cloudsync_tables as t
         left join main.cloudsync_table_settings as e on e.tbl = t.id and e.col = '' and e.key = 'enabled'
         left join main.cloudsync_table_settings as f on f.tbl = t.id and f.col = '' and f.key = 'filter'
+        left join main.cloudsync_table_settings as h on h.tbl = t.id and h.col = '' and h.key = 'horizon'
         order by t.id";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
@@ -107,6 +109,7 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
             baseline: row.get(5)?,
             enabled: row.get::<_, Option<bool>>(6)?.unwrap_or(true),
             filter: row.get(7)?,
+            horizon: Hlc::from_sql(row.get::<_, Option<i64>>(8)?.unwrap_or(0)),
             key: Vec::new(),
             columns: Vec::new(),
             later: Vec::new(),

@@ -73,7 +73,7 @@ impl<'t, 'f> Frames<'t, 'f> {
     fn cut(&mut self, bytes: usize) {
         if self.rows.rows() > 0 && self.rows.byte_len() >= bytes {
             let rows = std::mem::replace(&mut self.rows, TableRows::new(self.table));
-            self.frames.extend(encode_frame(&rows.into_payload()));
+            self.frames.extend(encode_frame(&rows.into_file_payload()));
         }
     }
 }

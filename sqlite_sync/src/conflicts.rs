@@ -27,6 +27,8 @@ pub(crate) enum Reason {
     Deleted,
     /// Another site created the row anew later.
     Replaced,
+    /// The row was deleted so long ago that its tombstone is gone.
+    Collected,
     /// The algorithm of the column had no place for it, or had a better one.
     Algorithm(ColumnAlgorithm),
 }
@@ -37,6 +39,7 @@ impl Reason {
             Self::Newer => "newer",
             Self::Deleted => "deleted",
             Self::Replaced => "replaced",
+            Self::Collected => "collected",
             Self::Algorithm(algorithm) => algorithm.name(),
         }
     }

@@ -1,7 +1,7 @@
 //! Puts rows into a payload: which cells of a row travel, and under which stamps.
 
-use shared_format::payload::{ChangesBuilder, PayloadBuilder};
-use shared_format::{ColumnId, RowKind, RowState, Stamp, Value, ValueRef};
+use shared_format::payload::{ChangesBuilder, Collection, PayloadBuilder};
+use shared_format::{ColumnId, Hlc, RowKind, RowState, Stamp, Value, ValueRef};
 
 use crate::log::ColumnSet;
 use crate::sql::refs;
@@ -113,6 +113,17 @@ impl<'t> TableRows<'t> {
             payload.definition(&self.table.definition());
             payload.push(self.changes);
         }
+    }
+
+    /// Makes a payload of these rows for a file: it also says which deletions they have seen.
+    pub(crate) fn into_file_payload(self) -> Vec<u8> {
+        let TrackedTable { id: table, incarnation, horizon, .. } = *self.table;
+        let mut payload = PayloadBuilder::new();
+        self.finish(&mut payload);
+        if horizon > Hlc::ZERO {
+            payload.collection(Collection { table, incarnation, horizon });
+        }
+        payload.finish()
     }
 
     /// Makes a payload of these rows alone.

@@ -249,6 +249,22 @@ pub enum Error {
         /// The column's algorithm.
         column: &'static str,
     },
+    /// A payload file from before tombstones that are gone here.
+    #[error(
+        "payload is older than the horizon of table {table:?}: it creates a row of {created} that this file does not \
+         know, tombstones before {horizon} are gone here and the author's horizon is {author}; wanted a payload that \
+         was made after its author received that horizon"
+    )]
+    BehindHorizon {
+        /// The table.
+        table: String,
+        /// When the row was created.
+        created: String,
+        /// Up to where the author had dropped tombstones.
+        author: String,
+        /// Up to where this file has.
+        horizon: String,
+    },
 }
 
 /// What is being done while one row of a user's table is written.
@@ -343,6 +359,7 @@ impl Error {
             | Self::ColumnAlgorithm { .. }
             | Self::AlgorithmChange { .. }
             | Self::AlgorithmsTogether { .. }
+            | Self::BehindHorizon { .. }
             | Self::Random => ffi::SQLITE_ERROR,
         }
     }

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, params};
 use shared_format::Value;
 
-use crate::apply::TriggersOff;
+use crate::apply::{HORIZON, TriggersOff};
 use crate::catalog::Replica;
 use crate::error::{Doing, Error, Result};
 use crate::log::{self, MARK};
@@ -26,13 +26,15 @@ const OF_A_USER: [&str; 10] = [
 ];
 
 /// Settings that belong to a user or to a place at the server.
-const PLACES: [Setting; 6] = [
+const PLACES: [Setting; 8] = [
     Setting::Token,
     Setting::Cursor,
     Setting::RejectedSeen,
     Setting::Acknowledged,
     Setting::Refetch,
     Setting::Rebase,
+    Setting::Expired,
+    Setting::ParkedCollected,
 ];
 
 /// Empties the file of a user's rows. What was not accepted by the server would be lost, so it is an error
@@ -62,6 +64,8 @@ pub(crate) fn logout(connection: &Connection, may_lose: bool) -> Result<()> {
     connection.execute(sql, params![newest, MARK]).doing("keep the number")?;
     settings::store(connection, Setting::Folded, &Value::Integer(newest.max(1)))?;
     connection.execute_batch("update main.cloudsync_tables set baseline = null, baseline_after = null")?;
+    let sql = "delete from main.cloudsync_table_settings where col = '' and key = ?1";
+    connection.execute(sql, [HORIZON]).doing("forget the horizons")?;
     for setting in PLACES {
         settings::store(connection, setting, &Value::Null)?;
     }

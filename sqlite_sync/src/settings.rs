@@ -41,6 +41,10 @@ pub(crate) enum Setting {
     ProgressChunks,
     /// Their bytes.
     ProgressBytes,
+    /// Whether the server forgot deletions that this file has not received: what a snapshot lacks was deleted.
+    Expired,
+    /// How many parked cells of other sites were dropped at a horizon.
+    ParkedCollected,
 }
 
 impl Setting {
@@ -61,6 +65,8 @@ impl Setting {
             Self::ProgressRows => "progress_rows",
             Self::ProgressChunks => "progress_chunks",
             Self::ProgressBytes => "progress_bytes",
+            Self::Expired => "expired",
+            Self::ParkedCollected => "parked_collected",
         }
     }
 }

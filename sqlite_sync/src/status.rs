@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value as Json, json};
+use shared_format::Hlc;
 
 use crate::catalog::{Replica, clock_offset_ms};
 use crate::error::{Doing, Result};
@@ -16,6 +17,7 @@ const PROGRESS: &str = "progress_";
 const SYNCED_AT: &str = "synced_at_ms";
 const SYNC_ERROR: &str = "sync_error";
 const CONFLICTS_EXPIRED: &str = "conflicts_expired";
+const PARKED_COLLECTED: &str = "parked_collected";
 
 /// Everything there is to say, as JSON.
 pub(crate) fn status(connection: &Connection) -> Result<Json> {
@@ -35,6 +37,7 @@ pub(crate) fn status(connection: &Connection) -> Result<Json> {
         "parked": {
             "cells": count(connection, "cloudsync_parked where kind = 'cells'")?,
             "refused": count(connection, "cloudsync_parked where kind = 'refused'")?,
+            "collected": setting(connection, PARKED_COLLECTED)?.as_i64().unwrap_or(0),
         },
         "rejected": count(connection, "cloudsync_rejected")?,
         "conflicts": count(connection, "cloudsync_conflicts")?,
@@ -82,6 +85,7 @@ fn table_status(connection: &Connection, table: &TrackedTable) -> Result<Json> {
         "metadata": rows,
         "tombstones": tombstones,
         "baseline": table.baseline,
+        "horizonMs": (table.horizon > Hlc::ZERO).then(|| table.horizon.unix_ms()),
     }))
 }
 

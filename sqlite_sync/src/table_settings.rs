@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use shared_format::Value;
 
 use crate::algorithms;
+use crate::apply::HORIZON;
 use crate::capture;
 use crate::catalog::Replica;
 use crate::error::{Doing, Error, Result};
@@ -18,8 +19,8 @@ use crate::sql::{Bind, NOW_MS, Unit, binds, column, join, quote};
 use crate::tracked_table::{Shape, TrackedTable, log_key};
 use crate::trigger_text::filter_of;
 
-/// Keys of a table that have a function of their own.
-const OWN: [&str; 2] = ["enabled", "filter"];
+/// Keys of a table that users do not set like this.
+const OWN: [&str; 3] = ["enabled", "filter", HORIZON];
 
 /// Stands for the whole file where a table's number is; tables are numbered from 1.
 const FILE: u32 = 0;

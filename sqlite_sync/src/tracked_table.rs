@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared_format::payload::{COLUMNS_MAX, ColumnDefinition, TableDefinition};
-use shared_format::{ColumnId, ColumnRule, Rules, Value};
+use shared_format::{ColumnId, ColumnRule, Hlc, Rules, Value};
 
 use crate::algorithms;
 use crate::error::{Doing, Error, Result, Untrackable};
@@ -62,6 +62,8 @@ pub(crate) struct TrackedTable {
     pub(crate) enabled: bool,
     /// Expression over its columns: rows that do not match it stay in this file.
     pub(crate) filter: Option<String>,
+    /// Tombstones below this clock are gone, because the server said so.
+    pub(crate) horizon: Hlc,
     pub(crate) key: Vec<Column>,
     pub(crate) columns: Vec<Column>,
     /// Columns that came after the table was tracked: rows last written before this number do not speak for

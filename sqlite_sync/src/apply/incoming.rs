@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rusqlite::params;
 use schema_mapping::{SqliteValue, to_sqlite};
 use shared_format::payload::{Changes, ColumnDefinition, Payload, Row, TableDefinition};
-use shared_format::{CellStamp, ColumnId, FormatError, RowKind, Stamp, Value, ValueRef, encode_key};
+use shared_format::{CellStamp, ColumnId, FormatError, Hlc, RowKind, Stamp, Value, ValueRef, encode_key};
 
 use super::Source;
 use crate::algorithms;
@@ -35,6 +35,8 @@ pub(super) struct Change<'a> {
     pub(super) values: Vec<SqliteValue<'a>>,
     /// Whether the key would come back as it is written.
     pub(super) key_survives: bool,
+    /// Up to where its author had dropped tombstones; the server's changes have seen every deletion.
+    pub(super) author_horizon: Hlc,
 }
 
 impl Change<'_> {
@@ -77,6 +79,7 @@ impl Change<'_> {
             stamps: self.stamps,
             values: owned(self.values),
             key_survives: self.key_survives,
+            author_horizon: self.author_horizon,
         }
     }
 }
@@ -103,6 +106,7 @@ pub(super) struct Batch<'a> {
     columns: Vec<Option<(usize, ColumnId)>>,
     /// Whether the columns of the batch stand in the order of ours.
     is_ordered: bool,
+    pub(super) author_horizon: Hlc,
     pub(super) changes: Changes<'a>,
 }
 
@@ -142,7 +146,16 @@ impl Mappings {
         let place = |id: &ColumnId| mapping.columns.get(id).map(|at| (*at, mapping.table.columns[*at].id));
         let columns: Vec<_> = changes.columns().iter().map(place).collect();
         let is_ordered = columns.iter().flatten().is_sorted_by(|a, b| a.0 < b.0);
-        Ok(Some(Batch { mapping, columns, is_ordered, changes }))
+        let author_horizon = Hlc::from_raw(u64::MAX);
+        Ok(Some(Batch { mapping, columns, is_ordered, author_horizon, changes }))
+    }
+
+    /// Finds a table by the author's number; None when this file does not have it.
+    pub(super) fn table(&self, table: u32, incarnation: u64) -> Result<Option<Rc<TrackedTable>>> {
+        let mut known = self.0.iter().filter(|((id, life, _), _)| (*id, *life) == (table, incarnation));
+        let unknown = FormatError::UnknownCode { what: "definition of table", code: table.into() };
+        let (_, mapping) = known.next().ok_or(unknown).reading("payload")?;
+        Ok(mapping.as_ref().map(|mapping| Rc::clone(&mapping.table)))
     }
 }
 
@@ -221,6 +234,7 @@ impl<'a> Batch<'a> {
             stamps: Vec::new(),
             values: Vec::new(),
             key_survives: true,
+            author_horizon: self.author_horizon,
         }
     }
 

@@ -6,6 +6,8 @@
 //! and updates come first, deletions last. A row that this file's own constraints refuse is parked and tried
 //! again at each sync; it never holds up others.
 
+mod buried;
+mod collected;
 mod foreign_keys;
 mod incoming;
 mod lost;
@@ -20,9 +22,10 @@ mod waiting;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-use shared_format::payload::{Limits, Payload, decode_frame};
-use shared_format::{RowKind, Value};
+use shared_format::payload::{Collection, Limits, Payload, decode_frame};
+use shared_format::{Hlc, RowKind, Value};
 
+pub(crate) use self::collected::HORIZON;
 use self::incoming::{Change, Mappings};
 use self::lost::Unsent;
 use self::statements::RowStatements;
@@ -109,6 +112,23 @@ struct Session<'r, 'c> {
     expects_unseen: bool,
     waiting: Vec<Waiting>,
     applied: Applied,
+}
+
+/// How far one pass came.
+struct Passed<'f> {
+    /// Frames behind the last one.
+    rest: &'f [u8],
+    /// Frames that have rows of other kinds.
+    others: Vec<&'f [u8]>,
+    /// What the last frame says of tombstones; it was the last because of that.
+    collections: Vec<Collection>,
+}
+
+/// Up to where the author of a payload file had dropped the tombstones of a table.
+fn author_horizon(payload: &Payload<'_>, table: u32, incarnation: u64) -> Hlc {
+    let is_it = |notice: &Collection| (notice.table, notice.incarnation) == (table, incarnation);
+    let horizons = payload.collections().into_iter().filter(is_it).map(|notice| notice.horizon);
+    horizons.max().unwrap_or(Hlc::ZERO)
 }
 
 /// Applies concatenated frames inside the caller's unit, which leaves no trace when this fails.
@@ -199,8 +219,14 @@ fn attempt(
     };
     let triggers = TriggersOff::when(connection, !is_watched)?;
     let mut mappings = Mappings::default();
-    for frame in session.pass(frames, &mut mappings, |kind| kind != RowKind::Deleted)? {
-        session.pass(frame, &mut mappings, |kind| kind == RowKind::Deleted)?;
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let passed = session.pass(rest, &mut mappings, |kind| kind != RowKind::Deleted)?;
+        for frame in passed.others {
+            session.pass(frame, &mut mappings, |kind| kind == RowKind::Deleted)?;
+        }
+        session.collect(&passed.collections, &mappings)?;
+        rest = passed.rest;
     }
     session.retry(&mut mappings)?;
     drop(triggers);
@@ -213,27 +239,29 @@ fn attempt(
 }
 
 impl Session<'_, '_> {
-    /// Applies the rows whose kind is wanted; returns the frames that have others.
+    /// Applies the rows whose kind is wanted, up to where tombstones go.
     fn pass<'f>(
         &mut self,
         frames: &'f [u8],
         mappings: &mut Mappings,
         wants: impl Fn(RowKind) -> bool,
-    ) -> Result<Vec<&'f [u8]>> {
-        let mut rest = frames;
-        let mut others = Vec::new();
-        while !rest.is_empty() {
+    ) -> Result<Passed<'f>> {
+        let mut passed = Passed { rest: frames, others: Vec::new(), collections: Vec::new() };
+        while !passed.rest.is_empty() && passed.collections.is_empty() {
             let mut has_others = false;
-            let (body, used) = decode_frame(rest, &FRAME).reading("frame")?;
-            let (frame, after) = rest.split_at(used);
-            rest = after;
+            let (body, used) = decode_frame(passed.rest, &FRAME).reading("frame")?;
+            let (frame, after) = passed.rest.split_at(used);
+            passed.rest = after;
             let payload = Payload::parse(&body).reading("payload")?;
             mappings.learn(self.replica, &payload, self.source)?;
             if self.source == Source::Log && !payload.reloads().is_empty() {
                 schema::fetch(self.replica.connection)?;
             }
             for changes in payload.changes() {
-                let Some(batch) = mappings.batch(changes)? else { continue };
+                let Some(mut batch) = mappings.batch(changes)? else { continue };
+                if self.source == Source::File {
+                    batch.author_horizon = author_horizon(&payload, changes.table(), changes.incarnation());
+                }
                 let mut rows = batch.changes.rows();
                 let mut change = batch.blank();
                 while let Some(row) = rows.next_row().reading("row")? {
@@ -245,10 +273,13 @@ impl Session<'_, '_> {
                 }
             }
             if has_others {
-                others.push(frame);
+                passed.others.push(frame);
+            }
+            if self.source != Source::File {
+                passed.collections = payload.collections();
             }
         }
-        Ok(others)
+        Ok(passed)
     }
 
     /// Applies one change, or lets it wait when a constraint refuses it.

@@ -13,6 +13,7 @@ use rusqlite::{Connection, params};
 use shared_format::payload::{Payload, decode_frame};
 use shared_format::{RowKind, Value, encode_key};
 
+use super::buried::{self, Edited, Edits};
 use super::incoming::{Change, Mappings};
 use super::{FRAME, Source, TriggersOff, foreign_keys};
 use crate::catalog::Replica;
@@ -21,6 +22,7 @@ use crate::error::{Doing, Reading, Result};
 use crate::gap;
 use crate::log::{self, ColumnSet};
 use crate::metadata;
+use crate::outbox;
 use crate::parked;
 use crate::rejected;
 use crate::settings::{self, Setting};
@@ -35,6 +37,9 @@ pub(crate) fn begin(replica: &Replica<'_>) -> Result<()> {
     connection.execute("delete from main.cloudsync_skipped", []).doing("begin to take a snapshot")?;
     settings::store(connection, Setting::Refetch, &Value::Null)?;
     let is_wanted = holds_rows(replica)?;
+    if !is_wanted {
+        settings::store(connection, Setting::Expired, &Value::Null)?;
+    }
     settings::store(connection, Setting::Rebase, &Value::Integer(i64::from(is_wanted)))
 }
 
@@ -53,6 +58,19 @@ fn holds_rows(replica: &Replica<'_>) -> Result<bool> {
 /// Whether a snapshot is being taken that may make rows go.
 pub(crate) fn is_on(connection: &Connection) -> Result<bool> {
     Ok(settings::integer(connection, Setting::Rebase)? == Some(1))
+}
+
+/// Whether this file has to take a snapshot before it sends: the server forgot deletions that it did not receive.
+pub(crate) fn is_expired(connection: &Connection) -> Result<bool> {
+    Ok(settings::integer(connection, Setting::Expired)? == Some(1))
+}
+
+/// Remembers that the server forgot deletions that this file did not receive. An upload on its way is built anew
+/// after the snapshot, without the rows that are gone.
+pub(crate) fn expire(connection: &Connection) -> Result<()> {
+    outbox::discard(connection)?;
+    settings::store(connection, Setting::Expired, &Value::Integer(1))?;
+    settings::store(connection, Setting::Refetch, &Value::Integer(1))
 }
 
 /// Remembers what a part of the snapshot holds. In a table with a gap, values that differ under the stamp
@@ -93,7 +111,7 @@ pub(crate) fn note(replica: &Replica<'_>, frames: &[u8]) -> Result<()> {
 }
 
 /// FNV-1a over the table and its encoded row key.
-fn hash(table: u32, pk: &[u8]) -> u64 {
+pub(super) fn hash(table: u32, pk: &[u8]) -> u64 {
     let bytes = table.to_le_bytes();
     let bytes = bytes.iter().chain(pk);
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
@@ -140,16 +158,28 @@ fn log_differences(replica: &Replica<'_>, change: &Change<'_>) -> Result<()> {
 }
 
 /// Ends a snapshot: evicts what it does not hold and closes the gaps. Says how many rows went.
-pub(crate) fn finish(replica: &Replica<'_>) -> Result<usize> {
+pub(crate) fn finish(replica: &mut Replica<'_>) -> Result<usize> {
     let connection = replica.connection;
     let mut evicted = 0;
     if is_on(connection)? {
         let (tables, held) = noted(connection)?;
-        let mut gone = Vec::new();
-        for table in replica.tables.iter().filter(|table| table.enabled && tables.contains(&table.id)) {
-            gone.extend(lacking(replica, table, &held)?.into_iter().map(|key| (table, key)));
+        let mut named = replica.tables.clone();
+        named.retain(|table| table.enabled && tables.contains(&table.id));
+        let mut edits = Edits::new();
+        if is_expired(connection)? {
+            outbox::discard(connection)?;
+            for table in &named {
+                edits.extend(buried::edited(replica, table, &held)?);
+            }
+            settings::store(connection, Setting::Expired, &Value::Null)?;
         }
-        evicted = evict(replica, gone)?;
+        let mut gone = Vec::new();
+        for table in &named {
+            gone.extend(lacking(replica, table, &held)?.into_iter().map(|key| (table, key)));
+            let is_it = |((id, _), _): &(&(u32, Vec<u8>), &Edited)| *id == table.id;
+            gone.extend(edits.iter().filter(is_it).map(|(_, edited)| (table, edited.key.clone())));
+        }
+        evicted = evict(replica, gone, &edits)?;
         for table in &tables {
             let sql = "delete from main.cloudsync_gaps where tbl = ?1";
             connection.execute(sql, [table]).doing("close a gap")?;
@@ -216,7 +246,11 @@ fn lacking(replica: &Replica<'_>, table: &TrackedTable, held: &HashSet<u64>) -> 
 
 /// Takes rows away. One that a row of this file refers to stays until that one goes, so a parent goes after its
 /// children, whatever their order: as long as one goes, others are tried again.
-fn evict(replica: &Replica<'_>, mut gone: Vec<(&Rc<TrackedTable>, Vec<Value>)>) -> Result<usize> {
+fn evict(
+    replica: &Replica<'_>,
+    mut gone: Vec<(&Rc<TrackedTable>, Vec<Value>)>,
+    edits: &Edits,
+) -> Result<usize> {
     let connection = replica.connection;
     let mut referring = HashMap::new();
     for (table, _) in &gone {
@@ -230,9 +264,12 @@ fn evict(replica: &Replica<'_>, mut gone: Vec<(&Rc<TrackedTable>, Vec<Value>)>) 
     while !gone.is_empty() && gone.len() < before {
         before = gone.len();
         for (table, key) in std::mem::take(&mut gone) {
-            if !is_referred_to(connection, &referring[&table.id], &key)?
-                && evict_row(connection, table, &key)?
-            {
+            let is_gone = !is_referred_to(connection, &referring[&table.id], &key)?
+                && match edits.get(&(table.id, encode_key(refs(&key)))) {
+                    Some(edited) => buried::bury(replica, table, edited)?,
+                    None => evict_row(connection, table, &key)?,
+                };
+            if is_gone {
                 evicted += 1;
             } else {
                 gone.push((table, key));
@@ -275,7 +312,7 @@ fn collect(
 }
 
 /// Keys of rows whose changes the server does not have, or refused.
-fn unsent(replica: &Replica<'_>, table: &TrackedTable) -> Result<HashSet<Vec<u8>>> {
+pub(super) fn unsent(replica: &Replica<'_>, table: &TrackedTable) -> Result<HashSet<Vec<u8>>> {
     let connection = replica.connection;
     let mut keys = rejected::keys(connection, table)?;
     let sql = format!(
@@ -291,7 +328,7 @@ fn unsent(replica: &Replica<'_>, table: &TrackedTable) -> Result<HashSet<Vec<u8>
 }
 
 /// Takes one row and all that is known of it away; false when a foreign key holds it.
-fn evict_row(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<bool> {
+pub(super) fn evict_row(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<bool> {
     let mut statement = connection.prepare_cached(&table.sql.row_delete)?;
     match statement.execute(rusqlite::params_from_iter(binds(key))).doing("evict a row") {
         Ok(_count) => {}

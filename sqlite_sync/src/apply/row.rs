@@ -9,6 +9,7 @@ use shared_format::{
     merge_unseen,
 };
 
+use super::collected::check_horizon;
 use super::incoming::Change;
 use super::statements::{RowStatements, Shape};
 use super::waiting::Aside;
@@ -37,6 +38,7 @@ impl Session<'_, '_> {
         let table = &*change.table;
         let (local, is_known) = self.local_state(change)?;
         self.check_clock(change, &local)?;
+        check_horizon(connection, change, &local)?;
         let statements = &mut self.statements[change.table_at];
         let aside = aside_of(&self.aside, change);
         let mut held = Held::new(statements, change, local.is_alive(), aside);
@@ -75,7 +77,7 @@ impl Session<'_, '_> {
     /// The metadata goes first and says whether the row is known; a data row that stands there without
     /// metadata refuses the second insert.
     fn insert_unseen(&mut self, change: &Change<'_>) -> Result<bool> {
-        let looks = self.is_watched || self.is_careful || !self.expects_unseen;
+        let looks = self.is_watched || self.is_careful || !self.expects_unseen || change.may_be_collected();
         let Some(seq) = self.mark.filter(|_| !looks && change.places.len() == change.table.columns.len())
         else {
             return Ok(false);

@@ -9,6 +9,7 @@ use shared_format::{
 };
 
 use super::Session;
+use super::collected::check_horizon;
 use super::incoming::Change;
 use super::row::{Held, aside_of, incoming, parked_values};
 use crate::conflicts::{Conflict, Reason, record};
@@ -25,6 +26,7 @@ impl Session<'_, '_> {
         let table = &*change.table;
         let (local, is_known) = self.local_state(change)?;
         self.check_clock(change, &local)?;
+        check_horizon(connection, change, &local)?;
         let statements = &mut self.statements[change.table_at];
         let former = statements.registers(&change.key)?;
         let aside = aside_of(&self.aside, change);

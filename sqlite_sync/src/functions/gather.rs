@@ -9,7 +9,7 @@ use shared_format::{Hlc, RowKind, SiteId, Stamp, Value, ValueRef, decode_key};
 
 use super::arguments::{reach, text, wrong};
 use crate::catalog::Replica;
-use crate::changes::PAYLOAD_BYTES;
+use crate::changes::{PAYLOAD_BYTES, read_row};
 use crate::emit::TableRows;
 use crate::error::{Error, Reading, Result};
 use crate::fold::fold;
@@ -96,11 +96,16 @@ impl Gathered {
         }
         let mut frames = Vec::new();
         let mut open: Option<(&TrackedTable, TableRows<'_>)> = None;
+        // Lines may have been read long ago: only what is still alive has seen the deletions that are gone here.
+        let mut is_current = true;
+        let close = |rows: TableRows<'_>, is_current: bool| {
+            encode_frame(&if is_current { rows.into_file_payload() } else { rows.into_payload() })
+        };
         for ((name, pk), lines) in self.0 {
             let table = replica.table_named(&name).ok_or(Error::NotTracked { table: name })?;
             let is_full = |rows: &TableRows<'_>| rows.byte_len() >= PAYLOAD_BYTES;
             if let Some((_, rows)) = open.take_if(|(known, rows)| known.id != table.id || is_full(rows)) {
-                frames.extend(encode_frame(&rows.into_payload()));
+                frames.extend(close(rows, std::mem::replace(&mut is_current, true)));
             }
             let (_, rows) = open.get_or_insert_with(|| (table, TableRows::new(table)));
             let key = decode_key(&pk).reading("row key")?;
@@ -109,10 +114,12 @@ impl Gathered {
                 let wanted = "a row key of the table, without NULL";
                 return Err(Error::Argument { function: FUNCTION, index: 2, found, wanted });
             }
+            let is_creation = lines.life.is_some_and(|(is_alive, _)| is_alive);
+            is_current &= !is_creation || read_row(&connection, table, &key)?.is_some();
             let registers = metadata::registers_of(&connection, table, &key)?;
             lines.push(table, &key, &registers, rows)?;
         }
-        frames.extend(open.map(|(_, rows)| encode_frame(&rows.into_payload())).unwrap_or_default());
+        frames.extend(open.map(|(_, rows)| close(rows, is_current)).unwrap_or_default());
         Ok((!frames.is_empty()).then_some(frames))
     }
 }

@@ -101,8 +101,8 @@ fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Network> {
 }
 
 fn send_changes(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
-    with_network(context, shared, "cloudsync_network_send_changes", |connection, network, _| {
-        Ok(json!({ "send": network.send(connection)? }))
+    with_network(context, shared, "cloudsync_network_send_changes", |connection, network, applying| {
+        Ok(json!({ "send": network.send(connection, applying)? }))
     })
 }
 
@@ -119,7 +119,7 @@ fn sync(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
     let wait_ms = number(context, function, 0)?.unwrap_or(0);
     let retries = number(context, function, 1)?.unwrap_or(0);
     with_network(context, shared, function, |connection, network, applying| {
-        let send = network.send(connection)?;
+        let send = network.send(connection, applying)?;
         let receive = network.receive(connection, applying, wait_ms, retries, None)?;
         Ok(json!({ "send": send, "receive": receive }))
     })

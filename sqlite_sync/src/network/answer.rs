@@ -9,6 +9,7 @@ use shared_format::{Hlc, Value};
 
 use super::transport::{Cancelled, Method, Request, Response};
 use super::{Network, Server};
+use crate::apply::rebase;
 use crate::catalog::Replica;
 use crate::error::{Error, Result};
 use crate::log;
@@ -41,6 +42,14 @@ pub(super) struct Answer {
 /// Counts how often a call gave way.
 #[derive(Debug, Default)]
 pub(super) struct Concessions(usize);
+
+/// What a refusal calls for.
+enum Way {
+    /// Other stamps for what is unsent.
+    Restamp(Reason),
+    /// A snapshot before anything else.
+    Rebase,
+}
 
 /// What is asked for.
 pub(super) struct Ask<'a> {
@@ -150,14 +159,17 @@ impl Answer {
         concessions: &mut Concessions,
     ) -> Result<()> {
         let problem = self.problem();
+        let code = problem.get("code").and_then(Json::as_str);
         let number = |name: &str| problem.get(name).and_then(Json::as_i64);
-        let reason = match problem.get("code").and_then(Json::as_str) {
-            Some("site_conflict") => Reason::SiteConflict,
-            Some("clock_ahead") => Reason::ClockAhead {
+        let way = match code {
+            Some("site_conflict") => Way::Restamp(Reason::SiteConflict),
+            Some("clock_ahead") => Way::Restamp(Reason::ClockAhead {
                 accepted: Hlc::from_sql(number("accepted_hlc").unwrap_or(0)),
                 server_ms: number("server_time_ms")
                     .ok_or_else(|| Error::Answer { url: ask.url.clone(), part: "server_time_ms" })?,
-            },
+            }),
+            // With status 410, to an upload or a download: the cursor is behind the horizon of DESIGN section 4.
+            Some("cursor_expired") => Way::Rebase,
             _other => return Err(self.refused(ask)),
         };
         concessions.0 += 1;
@@ -170,9 +182,14 @@ impl Answer {
             && ask.header(SITE) == Some(replica.own().to_string().as_str());
         // Otherwise another process synced this file meanwhile, and the request was merely late.
         if is_current {
-            restamp_unsent(&mut replica, reason)?;
-            if matches!(reason, Reason::SiteConflict) {
-                forget_place(connection)?;
+            match way {
+                Way::Rebase => rebase::expire(connection)?,
+                Way::Restamp(reason) => {
+                    restamp_unsent(&mut replica, reason)?;
+                    if matches!(reason, Reason::SiteConflict) {
+                        forget_place(connection)?;
+                    }
+                }
             }
         }
         self.keep_clock(connection)?;

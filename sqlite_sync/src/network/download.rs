@@ -112,6 +112,15 @@ impl Network {
         }))
     }
 
+    /// Takes a snapshot, which has to come before anything is sent; nothing else will do.
+    pub(super) fn rebase(&self, connection: &Connection, applying: &Applying) -> Result<()> {
+        self.receive(connection, applying, 0, 0, None)?;
+        if rebase::is_expired(connection)? {
+            return Err(Error::Answer { url: self.server()?.changes(None, 0), part: "snapshot" });
+        }
+        Ok(())
+    }
+
     fn receive_once(
         &self,
         connection: &Connection,
@@ -149,6 +158,9 @@ impl Network {
                 }
                 _refused => {
                     answer.give_way(connection, &ask, &mut concessions)?;
+                    if is_refetch_wanted(connection)? {
+                        gathered.cursor = None;
+                    }
                     continue;
                 }
             }
@@ -241,7 +253,7 @@ fn take_in(
         if part.begins {
             rebase::begin(&replica)?;
         } else if part.source == Source::Log && rebase::is_on(connection)? {
-            received.rows += rebase::finish(&replica)?;
+            received.rows += rebase::finish(&mut replica)?;
         }
         if part.source == Source::Snapshot && rebase::is_on(connection)? {
             rebase::note(&replica, &part.frames)?;
@@ -251,7 +263,7 @@ fn take_in(
         received.tables.extend(applied.tables);
     }
     if received.complete && rebase::is_on(connection)? {
-        received.rows += rebase::finish(&replica)?;
+        received.rows += rebase::finish(&mut replica)?;
     }
     if let Some(cursor) = &gathered.cursor {
         settings::store(connection, Setting::Cursor, &Value::Text(cursor.clone()))?;

@@ -10,8 +10,10 @@ use super::Network;
 use super::answer::{Answer, Ask, Concessions};
 use super::progress::Progress;
 use super::transport::Method;
+use crate::apply::rebase;
 use crate::catalog::Replica;
 use crate::changes::next_upload;
+use crate::connection::Applying;
 use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
 use crate::outbox::{self, Upload};
@@ -24,12 +26,16 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 impl Network {
     /// Sends everything unsent; the result says where file and server are.
-    pub(crate) fn send(&self, connection: &Connection) -> Result<Json> {
+    pub(crate) fn send(&self, connection: &Connection, applying: &Applying) -> Result<Json> {
         let mut concessions = Concessions::default();
         self.ask_time(connection)?;
         let progress = Progress::new(connection);
         let (mut chunks, mut bytes) = (0, 0);
-        while let Some(upload) = take_upload(connection)? {
+        loop {
+            if rebase::is_expired(connection)? {
+                self.rebase(connection, applying)?;
+            }
+            let Some(upload) = take_upload(connection)? else { break };
             progress.tell("send", 0, chunks, bytes)?;
             let ask = self.upload_ask(connection, &upload)?;
             let answer = self.ask(connection, &ask)?;

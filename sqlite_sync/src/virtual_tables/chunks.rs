@@ -120,7 +120,7 @@ impl Listing for Chunks {
             count += 1;
             next = self.walk.next_row(connection)?;
         }
-        let frame = encode_frame(&rows.into_payload());
+        let frame = encode_frame(&rows.into_file_payload());
         let size = i64::try_from(frame.len()).unwrap_or(i64::MAX);
         let index = self.index;
         self.index += 1;
