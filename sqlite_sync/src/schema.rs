@@ -131,8 +131,20 @@ fn look_at(connection: &Connection, mut known: Known) -> Result<Option<Found>> {
         (Some(name), _) => name,
         (None, Some(trigger)) => {
             let name = trigger.table.clone();
-            rename_table(connection, &known, &name)?;
-            name
+            if has_other(connection, &name, known.id)? {
+                // It took the place of a tracked table that is gone, so it is that one, made anew.
+                drop_triggers(connection, &held)?;
+                return Ok(None);
+            }
+            match rename_table(connection, &known, &name) {
+                Ok(()) => name,
+                // Other tables go on; this one is reported.
+                Err(error @ Error::Untrackable { .. }) => {
+                    gap::open(connection, known.id, &error.line())?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
         }
         // It may be made again; what the registry knows of it stays until then.
         (None, None) => return Ok(None),
@@ -140,9 +152,7 @@ fn look_at(connection: &Connection, mut known: Known) -> Result<Option<Found>> {
     known.name = name;
     let (on_it, astray): (Vec<Held>, Vec<Held>) =
         held.into_iter().partition(|trigger| trigger.table.eq_ignore_ascii_case(&known.name));
-    for trigger in astray {
-        connection.execute_batch(&format!("drop trigger main.{}", quote(&trigger.name)))?;
-    }
+    drop_triggers(connection, &astray)?;
     let triggers = joined(&on_it);
     let captured = if on_it.is_empty() {
         Captured::Remade
@@ -168,6 +178,19 @@ fn look_at(connection: &Connection, mut known: Known) -> Result<Option<Found>> {
     }
     let triggers = on_it.into_iter().map(|trigger| trigger.text).collect();
     Ok(Some(Found { known, captured, triggers }))
+}
+
+/// Whether another tracked table has a name.
+fn has_other(connection: &Connection, name: &str, table: u32) -> Result<bool> {
+    let sql = "select exists (select 1 from main.cloudsync_tables where name = ?1 and id <> ?2)";
+    connection.query_row(sql, params![name, table], |row| row.get(0)).doing("look for a table of that name")
+}
+
+fn drop_triggers(connection: &Connection, triggers: &[Held]) -> Result<()> {
+    for trigger in triggers {
+        connection.execute_batch(&format!("drop trigger main.{}", quote(&trigger.name)))?;
+    }
+    Ok(())
 }
 
 /// Follows ALTER TABLE RENAME TO: the metadata goes along.

@@ -390,3 +390,48 @@ fn a_column_that_another_connection_adds_while_a_table_is_initialised_is_capture
     let note = "select col_value from cloudsync_changes where col_name = 'note'";
     assert_eq!(rows(&connection, note, []), "told");
 }
+
+/// One of two tracked tables goes and the other takes its name; the rest of the file syncs on.
+fn check_place(taking: &str) {
+    let pair = [open(), open()];
+    for connection in &pair {
+        run(connection, &format!("create table {taking} (id text primary key, x)"));
+        run(connection, "create table m (id text primary key, x)");
+        rows(connection, "select cloudsync_init('m'), cloudsync_init(?1)", [taking]);
+    }
+    let [a, b] = &pair;
+    run(a, &format!("insert into {taking} values ('1', 'one'); insert into m values ('2', 'two')"));
+    exchange(&pair);
+    run(a, &format!("drop table m; alter table {taking} rename to m; insert into m values ('3', 'three')"));
+    encode(a, 0);
+    run(a, "update m set x = 'first' where id = '1'");
+    exchange(&pair);
+    let m = "select id, x from m where id <> '2' order by id";
+    assert_eq!(rows(a, m, []), "1 | first; 3 | three", "{taking}");
+    assert_eq!(rows(b, m, []), "1 | first; 3 | three", "{taking}");
+    assert_eq!(gaps(a), "the table was made anew");
+}
+
+#[test]
+fn a_tracked_table_may_take_the_place_of_another() {
+    check_place("a");
+    check_place("z");
+}
+
+#[test]
+fn a_renamed_table_whose_metadata_has_no_name_is_reported_and_others_sync_on() {
+    let pair = check(
+        [
+            "create table tasks_cloudsync (x); alter table todos rename to tasks;
+             create table other (id text primary key); select cloudsync_init('other');
+             insert into other values ('1')",
+            "create table other (id text primary key); select cloudsync_init('other')",
+        ],
+        "other",
+        "1",
+    );
+    assert_eq!(
+        gaps(&pair[0]),
+        "table \"tasks\" cannot be tracked: there is another table \"tasks_cloudsync\""
+    );
+}
