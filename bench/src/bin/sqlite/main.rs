@@ -6,7 +6,14 @@
 //!
 //! An export is compared with SQLite's own way to make one value of a table, `json_group_array`; applying with
 //! the statements that an app would write to get the same rows in: INSERT where the file is empty, an upsert
-//! where it is not. Keys of updates, deletions and reads come in no order, journal and cache are those of most
+//! where it is not. The other side of the merge edits its rows in no order of their keys; plain SQLite writes them
+//! in that order, as they would come, and a second line compares the same merge with an upsert in key order,
+//! which an app would have to sort for. The edits of this side are folded inside the measured merge.
+//!
+//! Plain SQLite is driven by prepared statements that are reused, from Rust: close to its floor. From Python the
+//! same INSERTs take 1.7 times, so ratios of an app in such a language are that much lower, ours and the peers'.
+//!
+//! Keys of updates, deletions and reads come in no order, journal and cache are those of most
 //! apps: WAL, `synchronous = normal`, the default cache.
 
 mod report;

@@ -122,15 +122,18 @@ impl Work {
     }
 
     /// The whole table into an empty file, the same again, then a merge where half of the rows were written on
-    /// both sides.
+    /// both sides, which the other side did in no order of its keys.
     fn apply(&self, rows: &[Row], order: &[usize], payload: Option<&[u8]>) {
         let (subject, path, other) = (self.subject, self.path("apply"), self.path("other"));
         let connection = subject.fresh(&path);
         let Some(payload) = payload else {
             measure("apply", || insert(&connection, rows, rows.len()));
-            measure("again", || upsert(&connection, rows));
-            update(&connection, rows, &order[..order.len() / 2], "title");
-            measure("merge", || upsert(&connection, rows));
+            measure("again", || upsert(&connection, rows.iter()));
+            let half = &order[..order.len() / 2];
+            update(&connection, rows, half, "title");
+            measure("merge", || upsert(&connection, order.iter().map(|at| &rows[*at])));
+            update(&connection, rows, half, "title");
+            measure("merge_by_key", || upsert(&connection, rows.iter()));
             return subject.close(connection);
         };
         measure("apply", || Subject::apply(&connection, payload));
@@ -141,7 +144,9 @@ impl Work {
         update(&connection, rows, &order[..order.len() / 2], "title");
         update(&author, rows, order, "title");
         let edits = subject.encode(&author, since);
+        let start = cpu();
         measure("merge", || Subject::apply(&connection, &edits));
+        say("merge_by_key", (cpu() - start).as_secs_f64());
         subject.close(author);
         subject.close(connection);
         remove(&path);
@@ -226,7 +231,8 @@ fn insert(connection: &Connection, rows: &[Row], batch: usize) {
     }
 }
 
-fn upsert(connection: &Connection, rows: &[Row]) {
+/// Writes all columns of rows in one transaction, in the order in which they come.
+fn upsert<'r>(connection: &Connection, rows: impl Iterator<Item = &'r Row>) {
     let sql = "insert into item values (?1, ?2, ?3, ?4, ?5) on conflict (id) do update set
         title = excluded.title, note = excluded.note, amount = excluded.amount, price = excluded.price";
     let mut statement = connection.prepare(sql).expect("the table is there");
