@@ -130,6 +130,13 @@ pub(crate) fn refused_change(connection: &Connection, id: i64) -> Result<Option<
         .doing("read a refused change")
 }
 
+/// Says anew why a change is kept.
+pub(crate) fn explain(connection: &Connection, id: i64, reason: &str) -> Result<()> {
+    let sql = "update main.cloudsync_parked set reason = ?2 where id = ?1 and reason is not ?2";
+    connection.prepare_cached(sql)?.execute(params![id, reason]).doing("park a change")?;
+    Ok(())
+}
+
 /// Forgets one refused change.
 pub(crate) fn forget(connection: &Connection, id: i64) -> Result<()> {
     connection.prepare_cached("delete from main.cloudsync_parked where id = ?1")?.execute([id])?;

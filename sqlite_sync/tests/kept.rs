@@ -116,6 +116,25 @@ fn parked_changes_are_tried_again_when_asked() {
 }
 
 #[test]
+fn a_parked_change_that_cannot_be_read_does_not_hold_up_others() {
+    let a = tracked();
+    run(&a, "insert into todos values ('1', 'milk', 0), ('2', 'milk', 0), ('3', 'milk', 0)");
+    let b = open();
+    run(&b, TODOS);
+    run(&b, "create unique index by_title on todos (title); select cloudsync_init('todos')");
+    apply(&b, encode(&a, 0).as_deref()).expect("apply works");
+    run(&b, "drop index by_title");
+    run(&b, "update cloudsync_parked set change = x'0102' where id = (select min(id) from cloudsync_parked)");
+    let c = tracked();
+    run(&c, "insert into todos values ('4', 'tea', 0)");
+    assert_eq!(apply(&b, encode(&c, 0).as_deref()), Ok(2), "the other parked change goes in too");
+    assert_eq!(rows(&b, "select id from todos", []), "1; 3; 4");
+    let reason = rows(&b, "select reason from cloudsync_parked", []);
+    assert!(reason.starts_with("wrong parked change: "), "{reason}");
+    assert_eq!(rows(&b, "select cloudsync_retry_parked()", []), "0");
+}
+
+#[test]
 fn conflicts_are_forgotten_when_asked() {
     let (a, b) = (tracked(), tracked());
     run(&a, "insert into todos values ('1', 'milk', 0), ('2', 'bread', 0)");

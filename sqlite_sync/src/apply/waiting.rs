@@ -23,6 +23,9 @@ const HELD_MAX: usize = 10_000;
 /// Changes that are tried together: each further round costs as much as the one before.
 const GROUP_MAX: usize = 1_000;
 
+/// Rounds of one group: a chain of rows that wait for each other may lose one row a round.
+const GROUP_ROUNDS_MAX: usize = 64;
+
 /// Values in truth of rows that were moved aside, by table and row key.
 pub(super) type Aside = HashMap<(u32, Vec<u8>), Vec<(usize, Value)>>;
 
@@ -64,14 +67,15 @@ impl Session<'_, '_> {
 
     /// Tries refused changes again, those of earlier syncs too, as long as one goes in; parks the rest.
     pub(super) fn retry(&mut self, mappings: &mut Mappings) -> Result<()> {
-        let parked = parked::refused(self.replica.connection)?;
+        let connection = self.replica.connection;
+        let parked = parked::refused(connection)?;
         let mut waiting = Vec::new();
         for id in &parked {
             let Some(change) = self.parked_change(mappings, *id)? else { continue };
             if waiting.len() < HELD_MAX {
                 waiting.push(Waiting { change, refusal: Refusal::because(""), parked: Some(*id) });
             } else if self.try_change(&change)?.is_none() {
-                parked::forget(self.replica.connection, *id)?;
+                parked::forget(connection, *id)?;
             }
         }
         waiting.append(&mut self.waiting);
@@ -87,8 +91,19 @@ impl Session<'_, '_> {
         Ok(())
     }
 
-    /// Reads a parked change; None when this file has no longer a place for it.
+    /// Reads a parked change; None when this file has no longer a place for it, and when it cannot be read, which
+    /// then stands as its reason.
     fn parked_change(&mut self, mappings: &mut Mappings, id: i64) -> Result<Option<Change<'static>>> {
+        match self.read_parked(mappings, id) {
+            Err(error @ Error::Format { .. }) => {
+                parked::explain(self.replica.connection, id, &error.line())?;
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    fn read_parked(&mut self, mappings: &mut Mappings, id: i64) -> Result<Option<Change<'static>>> {
         let Some(bytes) = parked::refused_change(self.replica.connection, id)? else { return Ok(None) };
         let payload = Payload::parse(&bytes).reading("parked change")?;
         mappings.learn(self.replica, &payload, Source::File)?;
@@ -133,7 +148,10 @@ impl Session<'_, '_> {
         let mut group: Vec<usize> = Vec::new();
         group.extend((0..waiting.len()).filter(|at| waiting[*at].refusal.is_unique).take(GROUP_MAX));
         let connection = self.replica.connection;
-        while group.len() > 1 {
+        for _round in 0..GROUP_ROUNDS_MAX {
+            if group.len() < 2 {
+                break;
+            }
             connection.execute_batch("savepoint cloudsync_aside").doing("move rows aside")?;
             let before = self.applied.clone();
             let mut refused = Vec::new();
