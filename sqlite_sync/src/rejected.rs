@@ -67,7 +67,7 @@ pub(crate) fn store(replica: &Replica<'_>, rejections: &[Rejection]) -> Result<(
 }
 
 /// A row key as this file stores it, from the form in which the server prints it.
-fn stored_key(table: Option<&TrackedTable>, key: &[Json]) -> Vec<Value> {
+pub(crate) fn stored_key(table: Option<&TrackedTable>, key: &[Json]) -> Vec<Value> {
     key.iter()
         .enumerate()
         .map(|(at, part)| {
@@ -83,7 +83,12 @@ fn stored_key(table: Option<&TrackedTable>, key: &[Json]) -> Vec<Value> {
                     (Some(Affinity::Blob), Some(bytes)) => Value::Blob(bytes),
                     _text => Value::Text(text.clone()),
                 },
-                Json::Array(_) | Json::Object(_) => Value::Text(part.to_string()),
+                Json::Array(_) | Json::Object(_) => match part.get("blob").and_then(Json::as_str) {
+                    Some(digits) => {
+                        hex_digits(digits).map_or_else(|| Value::Text(part.to_string()), Value::Blob)
+                    }
+                    None => Value::Text(part.to_string()),
+                },
             }
         })
         .collect()
@@ -91,7 +96,11 @@ fn stored_key(table: Option<&TrackedTable>, key: &[Json]) -> Vec<Value> {
 
 /// Reads bytea in the form `\x0102`.
 fn hex_bytes(text: &str) -> Option<Vec<u8>> {
-    let digits = text.strip_prefix("\\x").filter(|digits| digits.is_ascii() && digits.len() % 2 == 0)?;
+    text.strip_prefix("\\x").and_then(hex_digits)
+}
+
+fn hex_digits(digits: &str) -> Option<Vec<u8>> {
+    let digits = Some(digits).filter(|digits| digits.is_ascii() && digits.len() % 2 == 0)?;
     let pairs = digits.as_bytes().chunks(2);
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
@@ -148,5 +157,13 @@ mod tests {
         assert_eq!(hex_bytes("\\x00ff"), Some(vec![0, 255]));
         assert_eq!(hex_bytes("\\x0"), None);
         assert_eq!(hex_bytes("00"), None);
+    }
+
+    #[test]
+    fn a_key_of_bytes_is_read_from_the_form_that_the_server_prints() {
+        let key = [json!({ "blob": "00ff" }), json!(1)];
+        assert_eq!(stored_key(None, &key), [Value::Blob(vec![0, 255]), Value::Integer(1)]);
+        let text = [json!({ "blob": "0" })];
+        assert_eq!(stored_key(None, &text), [Value::Text(r#"{"blob":"0"}"#.to_owned())]);
     }
 }
