@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use shared_format::SiteId;
 use shared_format::payload::Payload;
 
-use crate::apply;
+use crate::apply::{self, Lost};
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, RolePart, as_owner};
@@ -61,7 +61,7 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         Ok(payload) => payload,
         Err(error) => return refuse("invalid", Some(error.to_string())),
     };
-    let applied = match as_role(request, || apply::run(&payload))? {
+    let applied = match as_role(request, || apply::run(&payload, Some(site)))? {
         Ok(applied) => applied,
         Err(error @ SyncError::ClockAhead { .. }) => return refuse("clock_ahead", Some(error.to_string())),
         Err(
@@ -74,7 +74,23 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
     };
     apply::keep(site, &applied, request.first, request.last);
     let known = accept(request, known, greatest_own(&payload, site)?);
-    Ok(answer(request, &known, "applied", None))
+    let mut answer = answer(request, &known, "applied", None);
+    if let Some(object) = answer.as_object_mut() {
+        object.insert("lost".into(), applied.lost.iter().map(lost).collect());
+        object.insert("lost_more".into(), json!(applied.lost_more));
+    }
+    Ok(answer)
+}
+
+/// A cell that lost, and the stamp that stays in its place.
+fn lost(lost: &Lost) -> Json {
+    json!({
+        "table": lost.table,
+        "key": lost.key,
+        "column": lost.column,
+        "hlc": lost.won.hlc.to_sql(),
+        "site": lost.won.site.to_string(),
+    })
 }
 
 fn check(request: &Request<'_>) -> Result<SiteId, SyncError> {

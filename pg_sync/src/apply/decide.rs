@@ -4,7 +4,9 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use shared_format::{CellOutcome, ColumnId, Incoming as Merged, Plan, RowState, RowWrite, merge};
+use shared_format::{
+    CellOutcome, ColumnId, Incoming as Merged, Plan, RowState, RowWrite, SiteId, Stamp, merge,
+};
 
 use super::incoming::{Change, IncomingRow};
 use super::local::Local;
@@ -38,6 +40,19 @@ pub(super) struct Decision {
     /// Whether a deletion that needs no data statement has to travel on.
     pub(super) buried: bool,
     pub(super) changed: bool,
+    /// Cells of the author that another site's write stands above.
+    pub(super) lost: Vec<LostCell>,
+}
+
+/// A cell that lost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LostCell {
+    /// Its place among the columns.
+    pub(super) place: usize,
+    /// The stamp that stays.
+    pub(super) won: Stamp,
+    /// Whether the row is here.
+    pub(super) is_alive: bool,
 }
 
 /// The row while its changes are merged.
@@ -51,6 +66,9 @@ struct Draft<'a> {
     parked: BTreeMap<usize, Expected>,
     newly_parked: Vec<usize>,
     changed: bool,
+    author: Option<SiteId>,
+    /// By place, the author's greatest stamp that did not stay, and its value.
+    lost: BTreeMap<usize, (Stamp, Expected)>,
 }
 
 /// Merges the changes of a row into what is here.
@@ -59,6 +77,7 @@ pub(super) fn decide(
     row: &IncomingRow,
     local: &Local,
     parked: BTreeMap<usize, Expected>,
+    author: Option<SiteId>,
 ) -> Result<Decision, SyncError> {
     let mut draft = Draft {
         table,
@@ -70,6 +89,8 @@ pub(super) fn decide(
         parked,
         newly_parked: Vec::new(),
         changed: false,
+        author,
+        lost: BTreeMap::new(),
     };
     for change in &row.changes {
         draft.merge(change)?;
@@ -103,6 +124,7 @@ impl Draft<'_> {
         };
         let mut tie = |at: usize| Ok::<_, SyncError>(self.tie(change, at));
         let plan = merge(&self.state, &incoming, &mut tie)?;
+        self.note_lost(change, &plan);
         if plan.changed {
             self.changed = true;
             self.follow(change, plan);
@@ -116,6 +138,33 @@ impl Draft<'_> {
         let held = if self.exists { Some(self.value(*place)) } else { self.parked.get(place).cloned() };
         let held = held.and_then(|held| held.value);
         column.codec.value(incoming.value).cmp_encoded(&column.codec.value(held))
+    }
+
+    fn note_lost(&mut self, change: &Change, plan: &Plan) {
+        let cells = change.cells.iter().zip(&change.values).zip(&plan.cells);
+        for ((cell, (place, value)), outcome) in cells {
+            let is_beaten = matches!(outcome, CellOutcome::Lost | CellOutcome::Void);
+            let is_greatest = self.lost.get(place).is_none_or(|(known, _)| *known < cell.stamp);
+            if is_beaten && is_greatest && self.author == Some(cell.stamp.site) {
+                self.lost.insert(*place, (cell.stamp, value.clone()));
+            }
+        }
+    }
+
+    /// What is told of the cells that did not stay: those above which another site wrote something else.
+    fn told(&self) -> Vec<LostCell> {
+        let is_alive = self.state.is_alive();
+        let cells = self.lost.iter().filter_map(|(place, (stamp, value))| {
+            let column = self.table.columns.get(*place)?;
+            let won = self.state.stamp_of(column.column_id()).max(self.state.life_stamp());
+            let is_same = || {
+                let held = column.codec.value(self.value(*place).value);
+                column.codec.value(value.value).cmp_encoded(&held) == Ordering::Equal
+            };
+            let is_lost = won > *stamp && won.site != stamp.site && !(is_alive && is_same());
+            is_lost.then_some(LostCell { place: *place, won, is_alive })
+        });
+        cells.collect()
     }
 
     fn follow(&mut self, change: &Change, plan: Plan) {
@@ -187,6 +236,7 @@ impl Draft<'_> {
             (true, true) if !self.asked.is_empty() => Write::Update,
             (true, true) => Write::Nothing,
         };
+        let lost = self.told();
         let died = !self.exists && self.state.life != self.local.state.life;
         Decision {
             write,
@@ -196,6 +246,7 @@ impl Draft<'_> {
             parked: self.parked,
             newly_parked: self.newly_parked,
             changed: self.changed,
+            lost,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::Datum;
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Payload, TableDefinition};
-use shared_format::{CellStamp, ColumnId, Hlc, RowKind, Stamp, ValueRef, encode_key};
+use shared_format::{CellStamp, ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef, encode_key};
 
 use super::{REFUSALS_MAX, Refusal, Refused, permanent};
 use crate::catalog::Tracked;
@@ -71,6 +71,8 @@ pub(super) struct Incoming {
     pub(super) ranks: Vec<usize>,
     pub(super) refusals: Vec<Refusal>,
     pub(super) skipped: Vec<(String, String)>,
+    /// The site that is told which of its cells lost.
+    pub(super) author: Option<SiteId>,
 }
 
 impl Incoming {
@@ -109,11 +111,15 @@ struct Mapping {
 }
 
 /// Reads a payload; what cannot be converted is refused.
-pub(super) fn read(payload: &Payload<'_>, tables: Vec<Tracked>) -> Result<Incoming, SyncError> {
+pub(super) fn read(
+    payload: &Payload<'_>,
+    tables: Vec<Tracked>,
+    author: Option<SiteId>,
+) -> Result<Incoming, SyncError> {
     let definitions = payload.definitions()?;
     let ranks = ranks(&tables);
     let mut incoming =
-        Incoming { tables, rows: Vec::new(), ranks, refusals: Vec::new(), skipped: Vec::new() };
+        Incoming { tables, rows: Vec::new(), ranks, refusals: Vec::new(), skipped: Vec::new(), author };
     let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::new();
     for changes in payload.changes() {
         let definition = definitions

@@ -1,11 +1,12 @@
 //! What this database holds of the incoming rows: locked as the caller, read as the owner.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pgrx::pg_sys::{self, Datum};
 use shared_format::{Hlc, Life, RowState, Stamp};
 
 use super::incoming::Incoming;
+use super::write::LostOf;
 use crate::catalog::Tracked;
 use crate::edge::codec;
 use crate::edge::query::{self, Input, InputColumn};
@@ -110,6 +111,30 @@ pub(super) fn read(incoming: &Incoming, which: &[usize]) -> Result<HashMap<usize
         }
         Ok(locals)
     })
+}
+
+/// Leaves out the cells of rows that are here and that the caller may not see: a stamp would tell of them.
+pub(super) fn tellable(incoming: &Incoming, mut lost: Vec<LostOf>) -> Vec<LostOf> {
+    let mut alive: Vec<usize> = lost.iter().filter(|one| one.cell.is_alive).map(|one| one.row).collect();
+    alive.dedup();
+    let user = session::current_user();
+    let mut seen = HashSet::new();
+    for (table, rows) in by_table(incoming, &alive) {
+        let Some(table) = incoming.tables.get(table) else { continue };
+        if !session::has_right(table.relation, user, pg_sys::ACL_SELECT) {
+            continue;
+        }
+        let sql = format!(
+            "select s.place from cloudsync_rows as s where exists (select from only {} as d where {})",
+            table.quoted(),
+            same_key(table, "d", "s"),
+        );
+        let found = query::run_with_rows(&sql, &[], &keys(incoming, table, &rows));
+        let places = found.rows.iter().filter_map(|row| row.attribute(1).map(codec::to_i64));
+        seen.extend(places.filter_map(|place| usize::try_from(place).ok()));
+    }
+    lost.retain(|one| !one.cell.is_alive || seen.contains(&one.row));
+    lost
 }
 
 /// place, alive, hlc, site, cols, whether the row exists, its columns.

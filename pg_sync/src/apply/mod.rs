@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use pgrx::warning;
 use serde_json::Value as Json;
 use shared_format::payload::{Limits, Payload, decode_frame};
-use shared_format::{Hlc, SiteId};
+use shared_format::{Hlc, SiteId, Stamp};
 
 use crate::catalog;
 use crate::edge::memory::Context;
@@ -35,6 +35,9 @@ const ATTEMPTS_MAX: u32 = 10;
 /// Refusals of one upload: see DESIGN section 15.
 const REFUSALS_MAX: usize = 1_000;
 
+/// Lost cells that an answer names: as many as refusals.
+const LOST_MAX: usize = 1_000;
+
 /// A row that the database refused.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
@@ -53,6 +56,48 @@ pub(crate) struct Applied {
     pub(crate) refusals: Vec<Refusal>,
     /// Columns that no tracked table has: table, column.
     pub(crate) skipped: Vec<(String, String)>,
+    /// Cells of the author that did not stay, the first of them.
+    pub(crate) lost: Vec<Lost>,
+    /// How many more there were.
+    pub(crate) lost_more: u64,
+}
+
+/// A cell of an upload's author that was older than what is here.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    pub(crate) table: String,
+    pub(crate) key: Json,
+    pub(crate) column: String,
+    /// The stamp that stays.
+    pub(crate) won: Stamp,
+}
+
+/// What a try did.
+#[derive(Debug, Default)]
+struct Settled {
+    changed: i64,
+    lost: Vec<write::LostOf>,
+}
+
+impl Applied {
+    fn count(&mut self, incoming: &Incoming, settled: Settled) {
+        self.changed = self.changed.saturating_add(settled.changed);
+        for one in settled.lost {
+            let Some(row) = incoming.rows.get(one.row) else { continue };
+            let table = incoming.table(row);
+            let Some(column) = table.columns.get(one.cell.place) else { continue };
+            if self.lost.len() >= LOST_MAX {
+                self.lost_more = self.lost_more.saturating_add(1);
+                continue;
+            }
+            self.lost.push(Lost {
+                table: table.name.clone(),
+                key: row.key_json.clone(),
+                column: column.name.clone(),
+                won: one.cell.won,
+            });
+        }
+    }
 }
 
 /// Why a try ended without an error of the server.
@@ -104,7 +149,7 @@ pub(crate) fn payload(bytes: &[u8]) -> Result<i64, SyncError> {
     let site = as_owner(|| sites::site(sites::self_ordinal())).unwrap_or(SiteId::ZERO);
     let mut changed = 0_i64;
     for body in bodies(bytes)? {
-        let applied = run(&Payload::parse(&body)?)?;
+        let applied = run(&Payload::parse(&body)?, None)?;
         changed = changed.saturating_add(applied.changed);
         for refusal in &applied.refusals {
             warning!(
@@ -160,25 +205,25 @@ pub(crate) fn keep(site: SiteId, applied: &Applied, first: i64, last: i64) {
     });
 }
 
-/// Merges a payload.
-pub(crate) fn run(payload: &Payload<'_>) -> Result<Applied, SyncError> {
+/// Merges a payload. Its author is told which of its own cells lost.
+pub(crate) fn run(payload: &Payload<'_>, author: Option<SiteId>) -> Result<Applied, SyncError> {
     if stage::is_standing() {
         return Err(SyncError::Nested);
     }
-    let mut incoming = incoming::read(payload, as_owner(catalog::tables))?;
+    let mut incoming = incoming::read(payload, as_owner(catalog::tables), author)?;
     hold(&incoming)?;
     check_clock(&incoming)?;
     let mut applied = Applied {
-        changed: 0,
         refusals: std::mem::take(&mut incoming.refusals),
         skipped: std::mem::take(&mut incoming.skipped),
+        ..Applied::default()
     };
     let all: Vec<usize> = (0..incoming.rows.len()).collect();
     if all.is_empty() {
         return Ok(applied);
     }
     match settle(&incoming, &all)? {
-        Ok(changed) => applied.changed = changed,
+        Ok(settled) => applied.count(&incoming, settled),
         // A single row is tried again too: another transaction may have created it since it was read.
         Err(_) => without_the_refused(&incoming, &mut applied)?,
     }
@@ -223,7 +268,7 @@ fn halve(
         return Ok(());
     }
     match (settle(incoming, which)?, which) {
-        (Ok(changed), _) => applied.changed = applied.changed.saturating_add(changed),
+        (Ok(settled), _) => applied.count(incoming, settled),
         (Err(refused), [at]) => failed.push((*at, refused)),
         (Err(_), _) => {
             let (first, second) = which.split_at(which.len() / 2);
@@ -243,14 +288,14 @@ fn refusal(incoming: &Incoming, at: usize, refused: Refused) -> Refusal {
 
 /// Applies some rows in one savepoint, reading and merging again while they change under it. The outer error
 /// is ours; the inner one is why the database refuses them.
-fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<i64, Refused>, SyncError> {
+fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refused>, SyncError> {
     for _ in 0..ATTEMPTS_MAX {
         // What a try reads goes with it: by halves a payload may be tried many times.
         let memory = Context::new(c"cloudsync try");
         let tried = memory.run(|| subtransaction(|| write::attempt(incoming, which)));
         drop(memory);
         match tried {
-            Ok(changed) => return Ok(Ok(changed)),
+            Ok(settled) => return Ok(Ok(settled)),
             Err(RolledBack::GaveUp(Stop::Changed)) => {}
             Err(RolledBack::GaveUp(Stop::Broken(error))) => return Err(error),
             Err(RolledBack::GaveUp(Stop::Hidden(message))) => {

@@ -7,10 +7,10 @@ use pgrx::pg_sys::{self, Datum};
 use shared_format::payload::PayloadBuilder;
 use shared_format::{RowKind, SiteId};
 
-use super::decide::{Decision, Write, decide};
+use super::decide::{Decision, LostCell, Write, decide};
 use super::incoming::{Incoming, IncomingRow};
 use super::local::{self, Local};
-use super::{Stop, parked};
+use super::{Settled, Stop, parked};
 use crate::catalog::Tracked;
 use crate::edge::codec;
 use crate::edge::query::{self, Input, InputColumn};
@@ -29,19 +29,31 @@ struct Decided<'a> {
     decision: Decision,
 }
 
-/// Applies some rows; an error means that nothing of it may stay. Returns how many changed.
-pub(super) fn attempt(incoming: &Incoming, which: &[usize]) -> Result<i64, Stop> {
+/// A lost cell with the number of its row.
+#[derive(Debug)]
+pub(super) struct LostOf {
+    pub(super) row: usize,
+    pub(super) cell: LostCell,
+}
+
+/// Applies some rows; an error means that nothing of it may stay.
+pub(super) fn attempt(incoming: &Incoming, which: &[usize]) -> Result<Settled, Stop> {
     local::lock(incoming, which);
     let locals = local::read(incoming, which)?;
-    let decided = decide_all(incoming, which, locals)?;
-    if decided.is_empty() {
-        return Ok(0);
+    let (decided, lost) = decide_all(incoming, which, locals)?;
+    if !decided.is_empty() {
+        carry_out(incoming, &decided)?;
     }
-    check_rights(&decided)?;
-    let ordinals = ordinals(&decided);
+    let changed = i64::try_from(decided.len()).unwrap_or(i64::MAX);
+    Ok(Settled { changed, lost: local::tellable(incoming, lost) })
+}
+
+fn carry_out(incoming: &Incoming, decided: &[Decided<'_>]) -> Result<(), Stop> {
+    check_rights(decided)?;
+    let ordinals = ordinals(decided);
     let own = as_owner(|| sites::site(sites::self_ordinal())).unwrap_or(SiteId::ZERO);
     let mut stage = Stage::new(ordinals.clone(), own);
-    for one in &decided {
+    for one in decided {
         stage.add(
             one.table.table_id,
             &one.table.key,
@@ -51,31 +63,33 @@ pub(super) fn attempt(incoming: &Incoming, which: &[usize]) -> Result<i64, Stop>
         );
     }
     let standing = Standing::begin(stage);
-    write_data(incoming, &decided);
-    as_owner(|| write_metadata(&decided, &ordinals))?;
+    write_data(incoming, decided);
+    as_owner(|| write_metadata(decided, &ordinals))?;
     query::run("set constraints all immediate", &[]);
-    check_seen(&decided)?;
+    check_seen(decided)?;
     drop(standing);
-    as_owner(|| tell_parked(&decided));
-    Ok(i64::try_from(decided.len()).unwrap_or(i64::MAX))
+    as_owner(|| tell_parked(decided));
+    Ok(())
 }
 
 fn decide_all<'a>(
     incoming: &'a Incoming,
     which: &[usize],
     mut locals: HashMap<usize, Local>,
-) -> Result<Vec<Decided<'a>>, SyncError> {
+) -> Result<(Vec<Decided<'a>>, Vec<LostOf>), SyncError> {
     let mut decided = Vec::with_capacity(which.len());
+    let mut lost = Vec::new();
     for at in which {
         let (Some(row), Some(local)) = (incoming.rows.get(*at), locals.remove(at)) else { continue };
         let table = incoming.table(row);
         let parked = parked::read(table, row, &local.state)?;
-        let decision = decide(table, row, &local, parked)?;
+        let mut decision = decide(table, row, &local, parked, incoming.author)?;
+        lost.extend(decision.lost.drain(..).map(|cell| LostOf { row: *at, cell }));
         if decision.changed {
             decided.push(Decided { table, row, local, decision });
         }
     }
-    Ok(decided)
+    Ok((decided, lost))
 }
 
 /// What no data statement checks: a deletion of a row that is not there needs DELETE, a parked cell UPDATE.
