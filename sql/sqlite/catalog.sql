@@ -140,6 +140,10 @@ create table if not exists main.cloudsync_conflicts (
   at_ms integer not null
 );
 
+-- Of those that the server named, what won may come later.
+create index if not exists main.cloudsync_conflicts_cell on cloudsync_conflicts (tbl, pk, col)
+where reason = 'server';
+
 -- What the snapshot that is being taken holds, until its end: tables that it names, and hashes of row keys.
 create table if not exists main.cloudsync_rebase (
   part integer primary key,

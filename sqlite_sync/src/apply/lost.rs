@@ -9,7 +9,7 @@ use shared_format::{CellOutcome, Hlc, Plan, RowState, RowWrite, Stamp, Value, Va
 use super::incoming::Change;
 use super::row::{Held, aside_of};
 use crate::catalog::Replica;
-use crate::conflicts::{Conflict, Reason, record};
+use crate::conflicts::{Cell, Conflict, Reason, has_lost_at_server, record};
 use crate::error::{Doing, Result};
 use crate::log::{self, Captured, ColumnSet, DbVersion};
 use crate::sql::column;
@@ -30,6 +30,8 @@ pub(super) struct Losing {
     lost: (Value, Stamp),
     won: (Value, Stamp),
     reason: Reason,
+    /// Whether the server had not acknowledged it, and what won is something else.
+    is_new: bool,
 }
 
 impl Unsent {
@@ -139,7 +141,12 @@ impl super::Session<'_, '_> {
             self.unsent = Some(Unsent::read(self.replica, self.folded)?);
         }
         let Some(unsent) = &self.unsent else { return Ok(Vec::new()) };
-        cells.retain(|(place, stamp, _, _)| unsent.has(change, *place, *stamp));
+        let connection = self.replica.connection;
+        let has_told = match self.has_lost_at_server {
+            Some(has) => has,
+            None => *self.has_lost_at_server.insert(has_lost_at_server(connection)?),
+        };
+        cells.retain(|(place, stamp, _, _)| has_told || unsent.has(change, *place, *stamp));
         if cells.is_empty() {
             return Ok(Vec::new());
         }
@@ -152,8 +159,9 @@ impl super::Session<'_, '_> {
                 Some(at) => (change.values[at].to_value(), change.stamps[at].stamp),
                 None => (Value::Null, plan.state.life_stamp()),
             };
-            if lost != won.0 {
-                losing.push(Losing { place, lost: (lost, stamp), won, reason });
+            let is_new = lost != won.0 && unsent.has(change, place, stamp);
+            if is_new || (has_told && cell.is_some()) {
+                losing.push(Losing { place, lost: (lost, stamp), won, reason, is_new });
             }
         }
         Ok(losing)
@@ -185,12 +193,25 @@ impl super::Session<'_, '_> {
         cells
     }
 
-    /// Keeps what lost.
+    /// Keeps what lost; what is kept already because it lost at the server only learns what won.
     pub(super) fn keep_lost(&mut self, change: &Change<'_>, losing: &[Losing]) -> Result<()> {
         if losing.is_empty() {
             return Ok(());
         }
-        let conflicts: Vec<Conflict<'_>> = losing
+        let connection = self.replica.connection;
+        let key = change.key_values();
+        let mut fresh = Vec::with_capacity(losing.len());
+        for one in losing {
+            let column = &change.table.columns[one.place].name;
+            let cell = Cell { table: &change.table, key: &key, column };
+            let mut is_new = one.is_new;
+            if self.has_lost_at_server == Some(true) {
+                cell.settle(connection, one.won.0.as_ref(), one.won.1)?;
+                is_new = is_new && !cell.is_known(connection, one.lost.1)?;
+            }
+            fresh.extend(is_new.then_some(one));
+        }
+        let conflicts: Vec<Conflict<'_>> = fresh
             .iter()
             .map(|cell| Conflict {
                 column: &change.table.columns[cell.place].name,
@@ -200,7 +221,7 @@ impl super::Session<'_, '_> {
             })
             .collect();
         let at_ms = self.corrected_ms;
-        record(self.replica.connection, &change.table, &change.key_values(), &conflicts, at_ms)
+        record(connection, &change.table, &key, &conflicts, at_ms)
     }
 }
 

@@ -104,6 +104,8 @@ struct Session<'r, 'c> {
     folded: DbVersion,
     /// What this site wrote and the server has not acknowledged, read when first needed.
     unsent: Option<Unsent>,
+    /// Whether cells that lost at the server wait for what won, asked when first needed.
+    has_lost_at_server: Option<bool>,
     mark: Option<DbVersion>,
     staged: HashMap<(u32, Vec<u8>), Staged>,
     /// One entry for each table of the replica.
@@ -203,6 +205,7 @@ fn attempt(
     let mut session = Session {
         folded,
         unsent: None,
+        has_lost_at_server: None,
         corrected_ms: replica.corrected_ms()?,
         replica,
         source,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::{Value as Json, json};
-use shared_format::Value;
+use shared_format::{Hlc, Stamp, Value};
 
 use super::Network;
 use super::answer::{Answer, Ask, Concessions};
@@ -13,6 +13,7 @@ use super::transport::Method;
 use crate::apply::rebase;
 use crate::catalog::Replica;
 use crate::changes::next_upload;
+use crate::conflicts::{self, LostAtServer};
 use crate::connection::Applying;
 use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
@@ -21,7 +22,7 @@ use crate::rejected::{self, Rejection};
 use crate::settings::{self, Setting};
 use crate::sql::Unit;
 
-/// An answer to an upload is a list of refusals at most: 1,000 of them.
+/// An answer to an upload is two lists at most: refusals, and 1,000 cells that lost.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 impl Network {
@@ -117,18 +118,22 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
         return Err(wrong("status"));
     }
     let token = json.get("token").and_then(Json::as_str).ok_or_else(|| wrong("token"))?;
-    let rejections = json
-        .get("rejected")
-        .and_then(Json::as_array)
-        .map_or(&[][..], Vec::as_slice)
+    let rejections = list(&json, "rejected")
         .iter()
         .map(|one| rejection(one).ok_or_else(|| wrong("rejected")))
         .collect::<Result<Vec<_>>>()?;
+    let lost = list(&json, "lost")
+        .iter()
+        .map(|one| lost_cell(one).ok_or_else(|| wrong("lost")))
+        .collect::<Result<Vec<_>>>()?;
+    let lost_more = json.get("lost_more").and_then(Json::as_i64).unwrap_or(0);
     let unit = Unit::begin(connection)?;
-    let replica = Replica::open(connection)?;
+    let mut replica =
+        if lost.is_empty() { Replica::open(connection)? } else { Replica::current(connection)? };
     if !outbox::remove(connection, upload)? {
         return unit.commit();
     }
+    conflicts::record_lost(&mut replica, &lost, lost_more)?;
     rejected::store(&replica, &rejections)?;
     rejected::forget_accepted(&replica, &upload.frame, upload.last)?;
     settings::store(connection, Setting::Token, &Value::Text(token.to_owned()))?;
@@ -136,6 +141,21 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
     log::delete_range(connection, upload.first, upload.last)?;
     answer.keep_clock(connection)?;
     unit.commit()
+}
+
+fn list<'j>(json: &'j Json, name: &str) -> &'j [Json] {
+    json.get(name).and_then(Json::as_array).map_or(&[][..], Vec::as_slice)
+}
+
+fn lost_cell(json: &Json) -> Option<LostAtServer> {
+    let text = |name: &str| json.get(name).and_then(Json::as_str);
+    let hlc = Hlc::from_sql(json.get("hlc")?.as_i64()?);
+    Some(LostAtServer {
+        table: text("table")?.to_owned(),
+        key: json.get("key")?.as_array()?.clone(),
+        column: text("column")?.to_owned(),
+        won: Stamp { hlc, site: text("site")?.parse().ok()? },
+    })
 }
 
 fn rejection(json: &Json) -> Option<Rejection> {
