@@ -23,7 +23,7 @@ use hub::Hub;
 use rusqlite::Connection;
 use support::{rows, run};
 
-/// Ends from outside. The issue asks for 200.
+/// Ends from outside.
 const KILLS: u64 = 220;
 
 /// Longest work before such an end.
@@ -125,7 +125,7 @@ fn write(connection: &Connection, round: i64, i: i64) {
                  on conflict (id) do update set n = excluded.n;
              update notes set text = 'child {number}' where id like 'shared-%' and n % 3 = {i} % 3;
              delete from lines where note = 'own' and at = {i} % 7;
-             insert or replace into lines values ('own', {i} % 5, 'line ' || ({i} % 4));
+             insert or replace into lines values ('own', {i} % 5, 'own line ' || ({i} % 4));
              commit;"
         ),
     );
@@ -230,7 +230,7 @@ impl Peer {
                  insert into notes values ('shared-' || ({n} % 20), 'peer', {n})
                      on conflict (id) do update set text = excluded.text || {n};
                  delete from notes where id = 'shared-' || (({n} + 10) % 20);
-                 insert or replace into lines values ('peer', {n} % 5, 'line ' || ({n} % 4));"
+                 insert or replace into lines values ('peer', {n} % 5, 'peer line ' || ({n} % 4));"
             ),
         );
         sync(&self.connection).expect("the peer syncs");
