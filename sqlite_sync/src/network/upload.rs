@@ -22,8 +22,9 @@ use crate::rejected::{self, Rejection};
 use crate::settings::{self, Setting};
 use crate::sql::Unit;
 
-/// An answer to an upload is two lists at most: refusals, and 1,000 cells that lost.
-const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// An answer to an upload is two lists at most: refusals, and 1,000 cells that lost. Each of an upload's 50,000
+/// rows may be refused, by its key and a message; an answer that cannot be read would hold up the file for good.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 impl Network {
     /// Sends everything unsent; the result says where file and server are.
