@@ -6,6 +6,7 @@ mod support;
 
 use hub::Hub;
 use rusqlite::Connection;
+use support::random::Random;
 use support::{World, apply, encode, open, rows, run};
 
 const POSTS: &str =
@@ -392,18 +393,6 @@ fn the_examples_of_the_guide_run() {
         }
     }
     assert!(checked > 10);
-}
-
-/// A small random source: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
 }
 
 fn write(random: &mut Random) -> String {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use cloudsync::network::default_transport;
 use hub::Hub;
 use rusqlite::Connection;
+use support::random::Random;
 use support::{rows, run};
 
 /// Ends from outside.
@@ -43,24 +44,13 @@ const DEATH_AFTER: &str = "CRASH_AFTER";
 const ROUND: &str = "CRASH_ROUND";
 const ROUNDS: &str = "CRASH_ROUNDS";
 
-/// Small random numbers: the seed of a failure is printed, and `SEED=…` runs it again.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from(now.expect("it is after 1970").subsec_nanos()) | 1);
-        println!("SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
+/// A random source whose seed is printed; `SEED=…` runs it again.
+fn random() -> Random {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(now.expect("it is after 1970").subsec_nanos()) | 1);
+    println!("SEED={seed}");
+    Random(seed)
 }
 
 fn open(path: &Path, address: &str) -> Connection {
@@ -281,7 +271,7 @@ fn a_process_killed_at_any_time_loses_nothing_and_syncs_on() {
     let hub = Hub::default();
     let address = hub.serve();
     let mut peer = Peer::new(&hub);
-    let mut random = Random::new();
+    let mut random = random();
     for round in 0..i64::try_from(KILLS).expect("a small number") {
         peer.work();
         let payload = support::encode(&peer.connection, 0).expect("the peer has rows");

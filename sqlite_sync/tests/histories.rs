@@ -4,6 +4,7 @@
 mod support;
 
 use rusqlite::Connection;
+use support::random::Random;
 use support::{World, apply, encode, rows, run};
 
 /// A table with a rowid key and one with a wider key and a value of any type.
@@ -16,23 +17,6 @@ const TRIGGERED: &str = "create table t (id integer primary key, a text, b integ
     create trigger count_up after update of a on t begin update t set b = b + 1 where id = new.id; end;
     create trigger note after insert on t begin insert or ignore into w values ('seen', new.id, 1); end;
     create trigger forget after delete on t begin delete from w where k = 'seen' and n = old.id; end";
-
-/// A small random source: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-
-    fn pick<'a>(&mut self, items: &[&'a str]) -> &'a str {
-        let at = self.below(u64::try_from(items.len()).expect("a few"));
-        items[usize::try_from(at).expect("a few")]
-    }
-}
 
 fn write(random: &mut Random) -> String {
     let (id, value) = (random.below(5), random.below(100));

@@ -9,6 +9,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
+use support::random::Random;
 use support::{apply, encode, open, rows, run};
 
 const SCHEMA: &str = "create table t (id integer primary key, a text, b integer default 7);
@@ -51,26 +52,6 @@ const CHUNKS: u64 = 4096;
 const LINES: u64 = 8192;
 const VACUUM: u64 = 16384;
 const ALL: u64 = 32767;
-
-/// A small random source: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-
-    fn index(&mut self, bound: usize) -> usize {
-        usize::try_from(self.below(u64::try_from(bound).expect("few"))).expect("few")
-    }
-
-    fn pick<'a>(&mut self, items: &[&'a str]) -> &'a str {
-        items[self.index(items.len())]
-    }
-}
 
 /// One file, with what was done to it that the end has to undo or do everywhere.
 struct File {

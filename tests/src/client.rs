@@ -133,29 +133,28 @@ pub fn load_extension(connection: &Connection, library: &Path) {
 /// Runs a script by the sqlite3 shell with the extension, on a device whose clock is off by `offset`, as in `+5y`.
 pub fn device_with_clock(path: &Path, offset: &str, script: &str) -> String {
     let library = places::artefact("sqlite/cloudsync.so");
-    let output = Command::new("sqlite3")
+    let mut shell = shell();
+    shell
         .env("LD_PRELOAD", places::faketime())
         .env("FAKETIME", offset)
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .args(["-batch", "-bail", "-nullvalue", NULL, "-cmd"])
-        .arg(format!(".load {}", library.display()))
-        .arg(path)
-        .arg(script)
-        .output()
-        .expect("the sqlite3 shell can be started");
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "sqlite3: {complaint}\nin: {script}");
-    String::from_utf8(output.stdout).expect("sqlite3 prints UTF-8")
+        .args(["-cmd".into(), format!(".load {}", library.display())]);
+    printed(shell.arg(path), script)
 }
 
 /// Runs a script by the sqlite3 shell, which knows nothing of us unless the script loads the extension.
 pub fn sqlite3_shell(path: &Path, script: &str) -> String {
-    let output = Command::new("sqlite3")
-        .args(["-batch", "-bail", "-nullvalue", NULL])
-        .arg(path)
-        .arg(script)
-        .output()
-        .expect("the sqlite3 shell can be started");
+    printed(shell().arg(path), script)
+}
+
+fn shell() -> Command {
+    let mut shell = Command::new("sqlite3");
+    shell.args(["-batch", "-bail", "-nullvalue", NULL]);
+    shell
+}
+
+fn printed(shell: &mut Command, script: &str) -> String {
+    let output = shell.arg(script).output().expect("the sqlite3 shell can be started");
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "sqlite3: {complaint}\nin: {script}");
     String::from_utf8(output.stdout).expect("sqlite3 prints UTF-8")

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod captured;
+pub(crate) mod random;
 pub(crate) mod script;
 
 use std::collections::BTreeMap;
