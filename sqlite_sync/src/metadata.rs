@@ -32,12 +32,7 @@ pub(crate) struct Stored {
 
 impl Stored {
     /// Brings a state into the form of the metadata columns; sites that are new here get an ordinal.
-    pub(crate) fn of(connection: &Connection, sites: &mut Sites, state: &RowState) -> Result<Self> {
-        Self::with_registers(connection, sites, state, &Registers::new())
-    }
-
-    /// The same for a row that has registers.
-    pub(crate) fn with_registers(
+    pub(crate) fn of(
         connection: &Connection,
         sites: &mut Sites,
         state: &RowState,
@@ -148,7 +143,7 @@ pub(crate) fn write_row(
     registers: &Registers,
     seq: DbVersion,
 ) -> Result<()> {
-    let stored = Stored::with_registers(connection, sites, state, registers)?;
+    let stored = Stored::of(connection, sites, state, registers)?;
     let seq = seq.get();
     let key = binds(key);
     let mut parameters: Vec<&dyn ToSql> = key.iter().map(|bind: &Bind<'_>| bind as &dyn ToSql).collect();

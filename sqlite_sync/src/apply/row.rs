@@ -5,17 +5,18 @@ use std::cmp::Ordering;
 
 use schema_mapping::SqliteValue;
 use shared_format::{
-    CellOutcome, ColumnId, Hlc, Incoming, Plan, RowKind, RowState, RowWrite, Value, ValueRef, merge,
-    merge_unseen,
+    CellOutcome, ColumnId, Hlc, Incoming, LostEntry, Plan, RowKind, RowState, RowWrite, Value, ValueRef,
+    merge, merge_unseen,
 };
 
 use super::collected::check_horizon;
 use super::incoming::Change;
+use super::ruled::decide_by_rules;
 use super::statements::{RowStatements, Shape};
 use super::waiting::Aside;
 use super::{Session, Source, Staged};
 use crate::error::{Error, Result};
-use crate::metadata::{self, Stored};
+use crate::metadata::{self, Registers, Stored};
 use crate::parked;
 use crate::tracked_table::TrackedTable;
 
@@ -25,46 +26,58 @@ const AHEAD_MS_MAX: u64 = 60_000;
 /// One millisecond of an [`Hlc`]: what a stamp may be beyond one that is held already.
 const MILLISECOND: u64 = 1 << 16;
 
+/// A plan with all that it writes.
+pub(super) struct Decided {
+    pub(super) plan: Plan,
+    /// Values that move between the row and its tombstone, and visible values of registers; all are shown.
+    pub(super) moved: Vec<(ColumnId, Value)>,
+    /// Values to keep beside the row, if it is not alive.
+    pub(super) kept: Vec<(ColumnId, Value)>,
+    /// Registers of the row, if it is alive.
+    pub(super) registers: Registers,
+    /// Entries of registers that lost their place.
+    pub(super) lost: Vec<(ColumnId, LostEntry)>,
+}
+
 impl Session<'_, '_> {
     /// Merges a change; says whether anything changed.
     pub(super) fn merge_change(&mut self, change: &Change<'_>) -> Result<bool> {
-        if !change.table.rules.are_plain() {
-            return self.merge_by_rules(change);
-        }
-        if self.insert_unseen(change)? {
+        let table = &*change.table;
+        let is_plain = table.rules.are_plain();
+        if is_plain && self.insert_unseen(change)? {
             return Ok(true);
         }
         let connection = self.replica.connection;
-        let table = &*change.table;
         let (local, is_known) = self.local_state(change)?;
         self.check_clock(change, &local)?;
         check_horizon(connection, change, &local)?;
         let statements = &mut self.statements[change.table_at];
+        let former = if is_plain { Registers::new() } else { statements.registers(&change.key)? };
         let aside = aside_of(&self.aside, change);
-        let mut held = Held::new(statements, change, local.is_alive(), aside);
-        let mut plan = decide(change, &local, &mut held)?;
-        if !plan.changed {
-            return Ok(false);
-        }
-        let moved = held.moved(&plan)?;
-        let parks = !plan.state.is_alive() && !plan.state.cells.is_empty();
-        let kept = if parks { parked_values(change, &plan, &moved) } else { Vec::new() };
+        let held = Held::new(statements, change, local.is_alive(), aside);
+        let decided = if is_plain {
+            decide_plain(change, &local, held)?
+        } else {
+            decide_by_rules(change, &local, &former, held)?
+        };
+        let Some(Decided { mut plan, moved, kept, registers, lost }) = decided else { return Ok(false) };
         let losing = self.losing(change, &local, &plan)?;
         if self.is_watched {
             // What triggers write comes behind it.
             self.mark()?;
         }
-        self.write_row(change, &plan, &moved)?;
+        self.write_guarded(change, &plan, &moved)?;
         let seq = self.mark()?;
         self.keep_lost(change, &losing)?;
-        if parks {
+        self.keep_lost_entries(change, &former, &lost)?;
+        if parks(&plan.state) {
             // A row that a user's trigger deleted meanwhile took its values along.
             plan.state.cells.retain(|cell| kept.iter().any(|(id, _)| *id == cell.column));
             parked::store_cells(connection, table, &change.key_values(), &plan.state, &kept)?;
         } else if !local.is_alive() && !local.cells.is_empty() {
             parked::forget_cells(connection, table, &change.pk())?;
         }
-        let stored = Stored::of(connection, &mut self.replica.sites, &plan.state)?;
+        let stored = Stored::of(connection, &mut self.replica.sites, &plan.state, &registers)?;
         self.statements[change.table_at].write_state(&change.key, &stored, seq, is_known)?;
         if self.is_watched && plan.write != RowWrite::Keep {
             self.stage(change, &plan, &moved);
@@ -84,7 +97,7 @@ impl Session<'_, '_> {
         };
         let Some(state) = merge_unseen(&incoming(change, &[])) else { return Ok(false) };
         self.check_clock(change, &RowState::unseen())?;
-        let stored = Stored::of(self.replica.connection, &mut self.replica.sites, &state)?;
+        let stored = Stored::of(self.replica.connection, &mut self.replica.sites, &state, &Registers::new())?;
         let statements = &mut self.statements[change.table_at];
         if statements.add_state(&change.key, &stored, seq)? {
             let shape = Shape { inserts: true, places: &change.places, defaults: &[] };
@@ -205,6 +218,17 @@ pub(super) fn incoming<'a>(change: &'a Change<'_>, uncarried: &'a [ColumnId]) ->
     Incoming { kind: change.kind, stamp: change.stamp, cells: &change.stamps, uncarried }
 }
 
+/// What becomes of a change in a table without rules of its own; None when nothing changes.
+fn decide_plain(change: &Change<'_>, local: &RowState, mut held: Held<'_, '_>) -> Result<Option<Decided>> {
+    let plan = decide(change, local, &mut held)?;
+    if !plan.changed {
+        return Ok(None);
+    }
+    let moved = held.moved(&plan)?;
+    let kept = parked_values(change, &plan, &moved);
+    Ok(Some(Decided { plan, moved, kept, registers: Registers::new(), lost: Vec::new() }))
+}
+
 /// Asks merge what becomes of a change.
 pub(super) fn decide(change: &Change<'_>, local: &RowState, held: &mut Held<'_, '_>) -> Result<Plan> {
     let uncarried = change.uncarried();
@@ -299,7 +323,7 @@ impl<'h, 'c> Held<'h, 'c> {
 
     /// Values that the plan moves between the row and its tombstone, or leaves beside it.
     pub(super) fn moved(&mut self, plan: &Plan) -> Result<Vec<(ColumnId, Value)>> {
-        let stays = !self.is_alive && !plan.state.is_alive() && !plan.state.cells.is_empty();
+        let stays = !self.is_alive && parks(&plan.state);
         if plan.park.is_empty() && plan.show.is_empty() && !stays {
             return Ok(Vec::new());
         }
@@ -309,12 +333,20 @@ impl<'h, 'c> Held<'h, 'c> {
     }
 }
 
-/// Values to keep beside the tombstone: those there, those that lost their row, those that came.
+/// Whether a row that is not alive has cells beside it.
+fn parks(state: &RowState) -> bool {
+    !state.is_alive() && !state.cells.is_empty()
+}
+
+/// Values to keep beside the tombstone, if any are: those there, those that lost their row, those that came.
 pub(super) fn parked_values(
     change: &Change<'_>,
     plan: &Plan,
     moved: &[(ColumnId, Value)],
 ) -> Vec<(ColumnId, Value)> {
+    if !parks(&plan.state) {
+        return Vec::new();
+    }
     let mut values = moved.to_vec();
     for ((_, cell, value), outcome) in change.cells().zip(&plan.cells) {
         if *outcome == CellOutcome::Parked {

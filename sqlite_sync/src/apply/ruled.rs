@@ -1,79 +1,28 @@
-//! Merges one change into one row of a table whose rows or columns have an algorithm of their own.
+//! What is different in the merge of a table whose rows or columns have an algorithm of their own.
 
 use std::cmp::Ordering;
 
 use shared_format::payload::TableAlgorithm;
 use shared_format::{
-    CellOutcome, ColumnId, KeptRegister, LostEntry, OwnEntries, Register, RowState, RowValues, RowWrite,
-    Rules, RulesPlan, Stamp, Value, ValueRef, merge_with,
+    CellOutcome, ColumnId, KeptRegister, LostEntry, OwnEntries, Plan, Register, RowState, RowValues,
+    RowWrite, Rules, RulesPlan, Stamp, Value, ValueRef, merge_with,
 };
 
 use super::Session;
-use super::collected::check_horizon;
 use super::incoming::Change;
-use super::row::{Held, aside_of, incoming, parked_values};
+use super::row::{Decided, Held, incoming, parked_values};
 use crate::conflicts::{Conflict, Reason, record};
 use crate::error::{Error, Result};
 use crate::guards;
-use crate::metadata::{Registers, Stored};
-use crate::parked;
+use crate::metadata::Registers;
 use crate::tracked_table::TrackedTable;
 
 impl Session<'_, '_> {
-    /// Merges a change under the table's rules; says whether anything changed.
-    pub(super) fn merge_by_rules(&mut self, change: &Change<'_>) -> Result<bool> {
-        let connection = self.replica.connection;
-        let table = &*change.table;
-        let (local, is_known) = self.local_state(change)?;
-        self.check_clock(change, &local)?;
-        check_horizon(connection, change, &local)?;
-        let statements = &mut self.statements[change.table_at];
-        let former = statements.registers(&change.key)?;
-        let aside = aside_of(&self.aside, change);
-        let held = Held::new(statements, change, local.is_alive(), aside);
-        let mut asked = Asked { held, change, former: &former, state: &local, rules: &table.rules };
-        let uncarried = change.uncarried();
-        let merged = merge_with(&local, &incoming(change, &uncarried), &table.rules, &mut asked)?;
-        if !merged.plan.changed {
-            return Ok(false);
-        }
-        let mut decided = asked.carry(merged)?;
-        let plan = &mut decided.plan;
-        let parks = !plan.state.is_alive() && !plan.state.cells.is_empty();
-        let mut kept = if parks { parked_values(change, plan, &decided.moved) } else { Vec::new() };
-        for (column, value) in decided.parked {
-            kept.retain(|(known, _)| *known != column);
-            kept.push((column, value));
-        }
-        let losing = self.losing(change, &local, plan)?;
-        if self.is_watched {
-            // What triggers write comes behind it.
-            self.mark()?;
-        }
-        self.write_guarded(change, plan, &decided.moved)?;
-        let seq = self.mark()?;
-        self.keep_lost(change, &losing)?;
-        self.keep_lost_entries(change, &former, &decided.lost)?;
-        if parks {
-            plan.state.cells.retain(|cell| kept.iter().any(|(id, _)| *id == cell.column));
-            parked::store_cells(connection, table, &change.key_values(), &plan.state, &kept)?;
-        } else if !local.is_alive() && !local.cells.is_empty() {
-            parked::forget_cells(connection, table, &change.pk())?;
-        }
-        let stored =
-            Stored::with_registers(connection, &mut self.replica.sites, &plan.state, &decided.registers)?;
-        self.statements[change.table_at].write_state(&change.key, &stored, seq, is_known)?;
-        if self.is_watched && plan.write != RowWrite::Keep {
-            self.stage(change, plan, &decided.moved);
-        }
-        Ok(true)
-    }
-
     /// Writes the row past the triggers that hold users to the table's algorithm.
-    fn write_guarded(
+    pub(super) fn write_guarded(
         &mut self,
         change: &Change<'_>,
-        plan: &shared_format::Plan,
+        plan: &Plan,
         moved: &[(ColumnId, Value)],
     ) -> Result<()> {
         let connection = self.replica.connection;
@@ -93,7 +42,7 @@ impl Session<'_, '_> {
     }
 
     /// Keeps blocks of this site that lost before the server had acknowledged them.
-    fn keep_lost_entries(
+    pub(super) fn keep_lost_entries(
         &self,
         change: &Change<'_>,
         former: &Registers,
@@ -119,16 +68,18 @@ impl Session<'_, '_> {
     }
 }
 
-/// A plan with all that it writes.
-struct Decided {
-    plan: shared_format::Plan,
-    /// Values that move between row and tombstone, and visible values of registers; all are shown.
-    moved: Vec<(ColumnId, Value)>,
-    /// Registers of the row, if it is alive.
-    registers: Registers,
-    /// Registers to keep beside the row, if it is not.
-    parked: Vec<(ColumnId, Value)>,
-    lost: Vec<(ColumnId, LostEntry)>,
+/// What becomes of a change under the table's rules; None when nothing changes.
+pub(super) fn decide_by_rules(
+    change: &Change<'_>,
+    local: &RowState,
+    former: &Registers,
+    held: Held<'_, '_>,
+) -> Result<Option<Decided>> {
+    let rules = &change.table.rules;
+    let mut asked = Asked { held, change, former, state: local, rules };
+    let uncarried = change.uncarried();
+    let merged = merge_with(local, &incoming(change, &uncarried), rules, &mut asked)?;
+    if merged.plan.changed { asked.carry(merged).map(Some) } else { Ok(None) }
 }
 
 /// Answers what merge asks.
@@ -172,7 +123,7 @@ impl RowValues for Asked<'_, '_, '_> {
 }
 
 impl Asked<'_, '_, '_> {
-    /// Turns merged registers into values to write, to park and to keep.
+    /// Turns merged registers into values to write and to keep.
     fn carry(mut self, merged: RulesPlan) -> Result<Decided> {
         let table = &*self.change.table;
         let mut plan = merged.plan;
@@ -181,12 +132,14 @@ impl Asked<'_, '_, '_> {
         if !merged.replaces_registers {
             registers.clone_from(self.former);
         }
-        let (mut parked, mut lost) = (Vec::new(), Vec::new());
+        let mut kept = parked_values(self.change, &plan, &moved);
+        let mut lost = Vec::new();
         for one in merged.registers {
             let id = one.column;
             lost.extend(one.lost.into_iter().map(|entry| (id, entry)));
             if !plan.state.is_alive() {
-                parked.push((id, Value::Blob(one.register.encode())));
+                kept.retain(|(known, _)| *known != id);
+                kept.push((id, Value::Blob(one.register.encode())));
                 continue;
             }
             let visible = one.register.visible(self.rules.of(id), default_of(table, id));
@@ -204,7 +157,7 @@ impl Asked<'_, '_, '_> {
         {
             plan.write = RowWrite::Keep;
         }
-        Ok(Decided { plan, moved, registers, parked, lost })
+        Ok(Decided { plan, moved, kept, registers, lost })
     }
 }
 
