@@ -28,7 +28,7 @@ struct ForeignKey {
 }
 
 /// Whether a write can leave a foreign key open at all.
-pub(super) fn can_open(connection: &Connection) -> Result<bool> {
+pub(crate) fn can_open(connection: &Connection) -> Result<bool> {
     if !connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)? {
         return Ok(false);
     }

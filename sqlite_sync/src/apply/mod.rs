@@ -8,7 +8,7 @@
 
 mod buried;
 mod collected;
-mod foreign_keys;
+pub(crate) mod foreign_keys;
 mod incoming;
 mod lost;
 pub(crate) mod rebase;

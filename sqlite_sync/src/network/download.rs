@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use serde_json::{Value as Json, json};
 use shared_format::Value;
 
@@ -12,7 +11,7 @@ use super::Network;
 use super::answer::{Answer, Ask, Concessions};
 use super::progress::Progress;
 use super::transport::Method;
-use crate::apply::{Source, apply, rebase};
+use crate::apply::{Source, apply, foreign_keys, rebase};
 use crate::catalog::Replica;
 use crate::connection::Applying;
 use crate::error::{Error, Result};
@@ -65,12 +64,8 @@ impl Gathered {
     /// steps, each with its cursor, unless a step could end between a row and its parent.
     fn bytes_max(&self, connection: &Connection) -> Result<usize> {
         let is_snapshot = self.parts.iter().all(|part| part.source == Source::Snapshot);
-        let sql =
-            "select exists (select 1 from main.sqlite_schema as s, pragma_foreign_key_list(s.name, 'main')
-            where s.type = 'table')";
-        let has_keys = connection.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY)?
-            && connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-        Ok(if is_snapshot && !has_keys { STEP_BYTES } else { GATHERED_BYTES_MAX })
+        let in_steps = is_snapshot && !foreign_keys::can_open(connection)?;
+        Ok(if in_steps { STEP_BYTES } else { GATHERED_BYTES_MAX })
     }
 
     /// Adds frames; of one source they lie together.
