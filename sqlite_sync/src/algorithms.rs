@@ -18,6 +18,7 @@ use crate::error::{Doing, Error, Reading, Result};
 use crate::fold::fold;
 use crate::log::DbVersion;
 use crate::metadata::{self, Registers};
+use crate::schema;
 use crate::settings::{self, Setting};
 use crate::sql::{Unit, column};
 use crate::table_settings;
@@ -45,11 +46,9 @@ pub(crate) fn read(connection: &Connection, table: &mut TrackedTable) -> Result<
     let mut delimiters = BTreeMap::new();
     while let Some(row) = rows.next().doing("read the algorithms")? {
         let (name, key): (String, String) = (row.get(0)?, row.get(1)?);
-        let Some(found) = table.columns.iter().find(|column| column.name.eq_ignore_ascii_case(&name)) else {
-            continue;
-        };
+        let Some(at) = table.column_named(&name) else { continue };
         let kept = if key.eq_ignore_ascii_case(ALGORITHM) { &mut algorithms } else { &mut delimiters };
-        kept.insert(found.id, row.get::<_, String>(2)?);
+        kept.insert(table.columns[at].id, row.get::<_, String>(2)?);
     }
     for (id, text) in &algorithms {
         let rule = rule(text, delimiters.get(id))?;
@@ -139,7 +138,7 @@ pub(crate) fn mismatch(table: &TrackedTable, theirs: &TableDefinition) -> Option
         return Some(format!("table algorithm is {there} there and {here} here"));
     }
     theirs.columns.iter().find_map(|column| {
-        let ours = table.columns.iter().find(|ours| ours.name.eq_ignore_ascii_case(&column.name))?;
+        let ours = &table.columns[table.column_named(&column.name)?];
         let rule = table.rules.of(ours.id);
         if (rule.algorithm(), parameter(rule)) == (column.algorithm, column.group.as_deref()) {
             return None;
@@ -185,13 +184,14 @@ pub(crate) fn set_column(
     let unit = Unit::begin(connection)?;
     fold(&mut Replica::open(connection)?)?;
     let before = table_settings::tracked(connection, table)?;
-    let Some(found) = before.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name)) else {
+    let Some(at) = before.column_named(name) else {
         if before.key.iter().any(|column| column.name.eq_ignore_ascii_case(name)) {
             let wanted = "a column that is not part of the key";
             return Err(Error::Argument { function, index: 2, found: String::from("a key column"), wanted });
         }
         return Err(Error::ColumnMissing { table: before.name, column: name.to_owned() });
     };
+    let found = &before.columns[at];
     table_settings::store(connection, before.id, &found.name, &key.to_ascii_lowercase(), value)?;
     let after = table_settings::tracked(connection, table)?;
     let (former, rule) = (before.rules.of(found.id), after.rules.of(found.id));
@@ -255,7 +255,7 @@ fn check_together(table: &TrackedTable) -> Result<()> {
 
 /// The rules of a table changed: authors and readers have to know, and what was held back may fit now.
 fn changed(connection: &Connection, table: &TrackedTable) -> Result<()> {
-    connection.execute("update main.cloudsync_tables set version = version + 1 where id = ?1", [table.id])?;
+    schema::count_up(connection, table.id)?;
     let sql = "delete from main.cloudsync_skipped where tbl = ?1 and col = ''";
     if connection.execute(sql, [&table.name]).doing("look for what was held back")? > 0 {
         settings::store(connection, Setting::Cursor, &Value::Null)?;

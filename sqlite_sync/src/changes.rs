@@ -20,9 +20,9 @@ use crate::parked;
 use crate::register_cells;
 use crate::rejected::{self, Rejection, printed_key};
 use crate::settings;
-use crate::sql::{Unit, binds, borrowed, columns, join, refs};
+use crate::sql::{Unit, binds, borrowed, columns, refs};
 use crate::table_settings;
-use crate::tracked_table::{TrackedTable, log_key_name};
+use crate::tracked_table::TrackedTable;
 
 /// Bytes of rows in one payload. Below the 8 MiB that an upload may have even when nothing compresses.
 pub(crate) const PAYLOAD_BYTES: usize = 7 * 1024 * 1024;
@@ -91,7 +91,7 @@ fn encode_known(
         metadata::state_columns("m."),
         table.key[0].quoted(),
         table.log_key("m."),
-        table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
+        table.and_other_columns("t."),
         table.metadata(),
         table.quoted(),
         table.key_equals_log("t", "m"),
@@ -151,16 +151,15 @@ pub(crate) fn for_each_baseline_row(
 ) -> Result<bool> {
     let key_len = table.key.len();
     let key = table.key_columns("t.");
-    let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
-    let beyond = after.map(|_| format!("({key}) > ({places}) and ")).unwrap_or_default();
+    let beyond = after.map(|_| format!("({key}) > ({}) and ", table.key_places(1))).unwrap_or_default();
     let sql = format!(
         "select {}, {key}{} from {} as t left join {} as m on {} where {beyond}{}{} order by {key}",
         metadata::state_columns("m."),
-        table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
+        table.and_other_columns("t."),
         table.quoted(),
         table.metadata(),
-        join(&table.key, " and ", |at, column| format!("m.{} = t.{}", log_key_name(at), column.quoted())),
-        join(&table.key, " and ", |_, column| format!("t.{} is not null", column.quoted())),
+        table.metadata_equals_key("m", "t"),
+        table.key_is_whole("t."),
         table.shares_in_main("t").map(|shared| format!(" and {shared}")).unwrap_or_default(),
     );
     let mut statement = replica.connection.prepare(&sql).doing("read the baseline")?;

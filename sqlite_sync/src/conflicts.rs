@@ -15,7 +15,7 @@ use crate::metadata;
 use crate::rejected::{printed_key, stored_key};
 use crate::settings::{self, Setting};
 use crate::sql::{Bind, refs};
-use crate::tracked_table::{Column, TrackedTable};
+use crate::tracked_table::TrackedTable;
 
 /// How many are kept: see DESIGN section 15.
 const KEPT_MAX: i64 = 100_000;
@@ -119,8 +119,8 @@ pub(crate) fn record_lost(replica: &mut Replica<'_>, lost: &[LostAtServer], more
     let at_ms = replica.corrected_ms()?;
     for one in lost {
         let Some(table) = replica.table_named(&one.table).cloned() else { continue };
-        let named = |column: &&Column| column.name.eq_ignore_ascii_case(&one.column);
-        let Some(column) = table.columns.iter().find(named) else { continue };
+        let Some(at) = table.column_named(&one.column) else { continue };
+        let column = &table.columns[at];
         let key = stored_key(Some(&table), &one.key);
         if key.len() != table.key.len() {
             continue;
@@ -130,8 +130,7 @@ pub(crate) fn record_lost(replica: &mut Replica<'_>, lost: &[LostAtServer], more
         let state = metadata::read(connection, &replica.sites, &table, &key)?;
         let state = state.unwrap_or_else(|| metadata::baseline(&table, own));
         let stamp = state.stamp_of(column.id);
-        let value = table.position(column.id).and_then(|at| values.get(at));
-        let Some(value) = value.filter(|_| stamp.site == own && stamp < one.won) else { continue };
+        let Some(value) = values.get(at).filter(|_| stamp.site == own && stamp < one.won) else { continue };
         let cell = Cell { table: &table, key: &key, column: &column.name };
         if !cell.is_known(connection, stamp)? {
             let conflict = Conflict {

@@ -312,7 +312,6 @@ pub(crate) fn for_each_logged_row(
 /// Sorts the entries before anything is looked up, so that the lookups go through table and metadata in order.
 fn logged_rows_sql(table: &TrackedTable, wanted: Wanted) -> String {
     let first_key = table.key.first().expect("a tracked table has a key").quoted();
-    let values = table.columns.iter().map(|column| format!(", t.{}", column.quoted()));
     format!(
         "select l.seq, l.cols, l.ms, t.{first_key} is not null, {state}, {key}{values}
          from (
@@ -327,7 +326,7 @@ fn logged_rows_sql(table: &TrackedTable, wanted: Wanted) -> String {
          {unfolded}",
         state = metadata::state_columns("m."),
         key = table.log_key("l."),
-        values = if wanted == Wanted::Values { values.collect() } else { String::new() },
+        values = if wanted == Wanted::Values { table.and_other_columns("t.") } else { String::new() },
         bare_key = table.log_key(""),
         in_range = in_range(table),
         table = table.quoted(),

@@ -5,8 +5,8 @@ use rusqlite::{Connection, params};
 use shared_format::Value;
 
 use crate::error::{Doing, Result};
-use crate::log::{DELETED, INSERTED};
-use crate::sql::{NOW_MS, binds, join, wall_ms};
+use crate::log::{self, DELETED, INSERTED};
+use crate::sql::{NOW_MS, wall_ms};
 use crate::tracked_table::TrackedTable;
 
 /// Reports a gap; the first reason stays.
@@ -28,18 +28,8 @@ pub(crate) fn tables(connection: &Connection) -> Result<Vec<u32>> {
 
 /// Logs rows that came in a gap.
 pub(crate) fn log_created(connection: &Connection, table: &TrackedTable, keys: &[Vec<Value>]) -> Result<()> {
-    let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
-    let sql = format!(
-        "insert into main.{} (tbl, cols, ms, {}) values ({}, {INSERTED}, {NOW_MS}, {places})",
-        table.log_name(),
-        table.log_key(""),
-        table.id,
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    for key in keys {
-        statement.execute(rusqlite::params_from_iter(binds(key))).doing("log rows that came in a gap")?;
-    }
-    Ok(())
+    let inserted = INSERTED.to_string();
+    keys.iter().try_for_each(|key| log::append_row(connection, table.log_name(), table, &inserted, key))
 }
 
 /// Of a table that was made anew, forgets the rows that it does not have: nobody deleted them, so they are
@@ -66,12 +56,10 @@ pub(crate) fn forget_missing(connection: &Connection, table: &TrackedTable) -> R
 pub(crate) fn log_existence(connection: &Connection, table: &TrackedTable, went: bool) -> Result<()> {
     let log_key = table.log_key("");
     let key = table.key_columns("t.");
-    let known = join(&table.key, " and ", |at, column| {
-        format!("m.{} = t.{}", crate::tracked_table::log_key_name(at), column.quoted())
-    });
+    let known = table.metadata_equals_key("m", "t");
     // Of a table that was filled at the start, rows without metadata may have been there before.
     let is_new = if table.baseline.is_some() { "m.alive = 0" } else { "m.alive is not 1" };
-    let whole = join(&table.key, " and ", |_, column| format!("t.{} is not null", column.quoted()));
+    let whole = table.key_is_whole("t.");
     let sql = format!(
         "insert into main.{log} (tbl, cols, ms, {log_key})
          select {id}, {INSERTED}, {NOW_MS}, {key} from {rows} as t left join {metadata} as m on {known}

@@ -10,9 +10,11 @@ use crate::connection::Applying;
 use crate::error::{Doing, Error, Reading, Result};
 use crate::explain::stored_key;
 use crate::fold::fold;
+use crate::log;
+use crate::metadata;
+use crate::parked;
 use crate::settings::{self, Setting};
-use crate::sql::{Bind, NOW_MS, Unit, binds, join, refs};
-use crate::tracked_table::TrackedTable;
+use crate::sql::{Bind, Unit, binds, refs};
 
 /// Puts every row that the server did not accept into the log once more, as it is now; says how many.
 pub(crate) fn retry_rejected(connection: &Connection) -> Result<usize> {
@@ -28,24 +30,13 @@ pub(crate) fn retry_rejected(connection: &Connection) -> Result<usize> {
         let Some(table) = replica.table_named(&name) else { continue };
         let key = decode_key(&pk).reading("rejected row key")?;
         if key.len() == table.key.len() {
-            log_row(connection, table, &key)?;
+            // Under no column: what is rejected travels whole, under the stamps that it has.
+            log::append_row(connection, "cloudsync_log", table, "0", &key)?;
             count += 1;
         }
     }
     unit.commit()?;
     Ok(count)
-}
-
-/// Logs a row under no column: what is rejected travels whole, under the stamps that it has.
-fn log_row(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<()> {
-    let places = join(key, ", ", |at, _| format!("?{}", at + 1));
-    let sql = format!(
-        "insert into main.cloudsync_log (tbl, cols, ms, {}) values ({}, 0, {NOW_MS}, {places})",
-        table.log_key(""),
-        table.id
-    );
-    connection.execute(&sql, rusqlite::params_from_iter(binds(key))).doing("log a rejected row")?;
-    Ok(())
 }
 
 /// A rejected row whose values here were given up.
@@ -69,17 +60,15 @@ pub(crate) fn give_up(connection: &Connection, table: &str, key: &[Value]) -> Re
     if connection.execute(sql, params![table.name, pk])? == 0 {
         return Err(Error::NotRejected { table: table.name.clone() });
     }
-    let sql = format!("delete from {} where {}", table.metadata(), table.log_key_is(1));
-    connection.execute(&sql, rusqlite::params_from_iter(binds(&key))).doing("forget the stamps of a row")?;
-    let sql = "delete from main.cloudsync_parked where tbl = ?1 and pk = ?2 and kind = 'cells'";
-    connection.execute(sql, params![table.id, pk])?;
+    metadata::forget(connection, &table, &key)?;
+    parked::forget_cells(connection, &table, &pk)?;
     if crate::changes::read_row(connection, &table, &key)?.is_some() {
-        let places = join(&key, ", ", |at, _| format!("?{}", at + 1));
         // Older than every write of anybody.
         let sql = format!(
-            "insert into {} ({}, alive, hlc, site, seq) values ({places}, 1, {}, 0, 0)",
+            "insert into {} ({}, alive, hlc, site, seq) values ({}, 1, {}, 0, 0)",
             table.metadata(),
             table.log_key(""),
+            table.key_places(1),
             Hlc::ZERO.to_sql()
         );
         connection.execute(&sql, rusqlite::params_from_iter(binds(&key))).doing("give up a row")?;

@@ -4,11 +4,12 @@
 //! entry is never deleted.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use shared_format::{ColumnId, ValueRef};
+use shared_format::{ColumnId, Value, ValueRef};
 
 use crate::error::{Doing, Error, Result};
 use crate::settings::{self, Setting};
-use crate::sql::{join, wall_ms};
+use crate::sql::{NOW_MS, binds, join, wall_ms};
+use crate::tracked_table::TrackedTable;
 
 /// Code of a created row.
 pub(crate) const INSERTED: i64 = -1;
@@ -168,14 +169,36 @@ pub(crate) fn acknowledged(connection: &Connection) -> Result<DbVersion> {
     Ok(DbVersion(settings::integer(connection, Setting::Acknowledged)?.unwrap_or(0)))
 }
 
-/// Appends an entry that only moves the number; of a row of such entries the last is kept.
+/// Appends one entry of a row to the log or to what is held back of it; `cols` as triggers write it.
+pub(crate) fn append_row(
+    connection: &Connection,
+    log: &str,
+    table: &TrackedTable,
+    cols: &str,
+    key: &[Value],
+) -> Result<()> {
+    let sql = format!(
+        "insert into main.{log} (tbl, cols, ms, {}) values ({}, {cols}, {NOW_MS}, {})",
+        table.log_key(""),
+        table.id,
+        table.key_places(1),
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    statement.execute(rusqlite::params_from_iter(binds(key))).doing("log a row")?;
+    Ok(())
+}
+
+/// Appends an entry that only moves the number, where everything below is folded; of a row of such entries the
+/// last is kept.
 pub(crate) fn append_mark(connection: &Connection) -> Result<DbVersion> {
     let before = newest(connection)?;
     let sql = "insert into main.cloudsync_log (tbl, cols, ms) values (null, ?1, ?2)";
     connection.prepare_cached(sql)?.execute(params![MARK, wall_ms(connection)?])?;
     let sql = "delete from main.cloudsync_log where seq = ?1 and cols = ?2";
     connection.prepare_cached(sql)?.execute(params![before.0, MARK])?;
-    newest(connection)
+    let mark = newest(connection)?;
+    settings::store(connection, Setting::Folded, &Value::Integer(mark.0))?;
+    Ok(mark)
 }
 
 /// Appends the baseline entry of a table and returns its number, the last of those it takes up.
@@ -196,6 +219,15 @@ pub(crate) fn delete_range(connection: &Connection, first: DbVersion, last: DbVe
         connection.prepare_cached(sql)?.execute(params![newest.0, MARK])?;
     }
     Ok(())
+}
+
+/// How many entries no upload was acknowledged for.
+pub(crate) fn count_unsent(connection: &Connection) -> Result<i64> {
+    let sql = "select count(*) from main.cloudsync_log where seq > ?1 and cols <> ?2";
+    connection
+        .prepare_cached(sql)?
+        .query_row(params![acknowledged(connection)?.0, MARK], |row| row.get(0))
+        .doing("count unsent entries")
 }
 
 /// Whether the log holds anything that no upload was acknowledged for.

@@ -75,11 +75,9 @@ pub(crate) fn logout(connection: &Connection, may_lose: bool) -> Result<()> {
 
 /// How much the server does not have: entries of the log and held entries, rejected rows.
 fn kept(connection: &Connection) -> Result<(i64, i64)> {
-    let sql = "select (select count(*) from main.cloudsync_log where seq > ?1 and cols <> ?2)
-          + (select count(*) from main.cloudsync_held),
-        (select count(*) from main.cloudsync_rejected)";
-    let acknowledged = log::acknowledged(connection)?.get();
-    connection
-        .query_row(sql, [acknowledged, MARK], |row| Ok((row.get(0)?, row.get(1)?)))
-        .doing("count what is unsent")
+    let sql =
+        "select (select count(*) from main.cloudsync_held), (select count(*) from main.cloudsync_rejected)";
+    let (held, rejected): (i64, i64) =
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).doing("count what is unsent")?;
+    Ok((log::count_unsent(connection)? + held, rejected))
 }

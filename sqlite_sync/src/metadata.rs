@@ -112,13 +112,29 @@ pub(crate) fn read(
     table: &TrackedTable,
     key: &[Value],
 ) -> Result<Option<RowState>> {
+    let state = with_metadata(connection, table, key, |row| state(sites, table, row, 0))?;
+    Ok(state.flatten())
+}
+
+/// Hands the metadata of one row to `look`; None when it has none.
+fn with_metadata<T>(
+    connection: &Connection,
+    table: &TrackedTable,
+    key: &[Value],
+    look: impl FnOnce(&Row<'_>) -> Result<T>,
+) -> Result<Option<T>> {
     let sql = format!("select {} from {} where {}", state_columns(""), table.metadata(), table.log_key_is(1));
-    let mut statement = connection.prepare_cached(&sql)?;
+    let mut statement = connection.prepare_cached(&sql).doing("read metadata")?;
     let mut rows = statement.query(rusqlite::params_from_iter(binds(key)))?;
-    match rows.next().doing("read metadata")? {
-        Some(row) => state(sites, table, row, 0),
-        None => Ok(None),
-    }
+    rows.next().doing("read metadata")?.map(look).transpose()
+}
+
+/// Takes the metadata of one row away.
+pub(crate) fn forget(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<()> {
+    let sql = format!("delete from {} where {}", table.metadata(), table.log_key_is(1));
+    let mut statement = connection.prepare_cached(&sql)?;
+    statement.execute(rusqlite::params_from_iter(binds(key))).doing("forget metadata")?;
+    Ok(())
 }
 
 /// Writes the metadata of one row; `seq` says when it last changed here.
@@ -181,8 +197,6 @@ pub(crate) fn registers_of(
     if !table.rules.have_registers() {
         return Ok(Registers::new());
     }
-    let sql = format!("select {} from {} where {}", state_columns(""), table.metadata(), table.log_key_is(1));
-    let mut statement = connection.prepare_cached(&sql).doing("read registers")?;
-    let mut rows = statement.query(rusqlite::params_from_iter(binds(key)))?;
-    rows.next().doing("read registers")?.map_or_else(|| Ok(Registers::new()), |row| registers(table, row, 0))
+    let found = with_metadata(connection, table, key, |row| registers(table, row, 0))?;
+    Ok(found.unwrap_or_default())
 }

@@ -13,7 +13,7 @@ use crate::catalog::{Replica, reset_table};
 use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::gap;
-use crate::log::{self, ColumnSet, DbVersion};
+use crate::log::{self, ColumnSet};
 use crate::settings::{self, Setting};
 use crate::sql::{NOW_MS, Unit, column, join, quote};
 use crate::table_settings;
@@ -271,7 +271,8 @@ fn rename_settings(connection: &Connection, table: u32, pairs: &[(String, String
     Ok(())
 }
 
-fn count_up(connection: &Connection, table: u32) -> Result<()> {
+/// Counts up the version of a table's definition.
+pub(crate) fn count_up(connection: &Connection, table: u32) -> Result<()> {
     connection.execute("update main.cloudsync_tables set version = version + 1 where id = ?1", [table])?;
     Ok(())
 }
@@ -377,7 +378,8 @@ pub(crate) fn number_columns(
     if added.is_empty() && gone.is_empty() {
         return Ok(added);
     }
-    let mark = if is_later && !added.is_empty() { mark(connection)?.get() } else { 0 };
+    // A number above those of all metadata.
+    let mark = if is_later && !added.is_empty() { log::append_mark(connection)?.get() } else { 0 };
     let sql = "insert into main.cloudsync_columns (tbl, id, name, added)
         select ?1, coalesce(max(id), 0) + 1, ?2, ?3 from main.cloudsync_columns where tbl = ?1";
     for name in &added {
@@ -385,13 +387,6 @@ pub(crate) fn number_columns(
     }
     count_up(connection, table)?;
     Ok(added)
-}
-
-/// A number above those of all metadata; nothing of it has to be folded.
-fn mark(connection: &Connection) -> Result<DbVersion> {
-    let mark = log::append_mark(connection)?;
-    settings::store(connection, Setting::Folded, &Value::Integer(mark.get()))?;
-    Ok(mark)
 }
 
 /// Logs the rows in which a new column was written before anybody captured it: they differ from its default.

@@ -7,17 +7,16 @@ use shared_format::Hlc;
 use crate::catalog::{Replica, clock_offset_ms};
 use crate::error::{Doing, Result};
 use crate::log;
+use crate::settings::{self, Setting};
 use crate::sql::{NOW_MS, column};
 use crate::tracked_table::TrackedTable;
 
 /// Keys of settings that tell of a sync on its way begin like this.
 const PROGRESS: &str = "progress_";
 
-/// Settings that other parts keep, under the names of the status.
+/// When the last sync ended, and how.
 const SYNCED_AT: &str = "synced_at_ms";
 const SYNC_ERROR: &str = "sync_error";
-const CONFLICTS_EXPIRED: &str = "conflicts_expired";
-const PARKED_COLLECTED: &str = "parked_collected";
 
 /// Everything there is to say, as JSON.
 pub(crate) fn status(connection: &Connection) -> Result<Json> {
@@ -32,16 +31,16 @@ pub(crate) fn status(connection: &Connection) -> Result<Json> {
         "newest": log::newest(connection)?.get(),
         "folded": log::folded(connection)?.get(),
         "acknowledged": log::acknowledged(connection)?.get(),
-        "unsent": unsent(connection)?,
+        "unsent": log::count_unsent(connection)?,
         "tables": tables.collect::<Result<Vec<_>>>()?,
         "parked": {
             "cells": count(connection, "cloudsync_parked where kind = 'cells'")?,
             "refused": count(connection, "cloudsync_parked where kind = 'refused'")?,
-            "collected": setting(connection, PARKED_COLLECTED)?.as_i64().unwrap_or(0),
+            "collected": settings::integer(connection, Setting::ParkedCollected)?.unwrap_or(0),
         },
         "rejected": count(connection, "cloudsync_rejected")?,
         "conflicts": count(connection, "cloudsync_conflicts")?,
-        "conflictsExpired": setting(connection, CONFLICTS_EXPIRED)?.as_i64().unwrap_or(0),
+        "conflictsExpired": settings::integer(connection, Setting::ConflictsExpired)?.unwrap_or(0),
         "skipped": count(connection, "cloudsync_skipped")?,
         "gaps": gaps(connection)?,
         "clockOffsetMs": clock_offset_ms(connection)?,
@@ -60,13 +59,6 @@ pub(crate) fn note_sync(connection: &Connection, error: Option<&str>) {
          on conflict (key) do update set value = excluded.value"
     );
     drop(connection.execute(&sql, [error]));
-}
-
-/// Entries of the log that no upload was acknowledged for.
-fn unsent(connection: &Connection) -> Result<i64> {
-    let sql = "select count(*) from main.cloudsync_log where seq > ?1 and cols <> ?2";
-    let acknowledged = log::acknowledged(connection)?.get();
-    connection.query_row(sql, [acknowledged, log::MARK], |row| row.get(0)).doing("count unsent entries")
 }
 
 fn table_status(connection: &Connection, table: &TrackedTable) -> Result<Json> {

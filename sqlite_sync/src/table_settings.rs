@@ -15,7 +15,7 @@ use crate::fold::fold;
 use crate::log::{self, BASELINE, INSERTED, MARK};
 use crate::schema;
 use crate::settings::{self, Setting};
-use crate::sql::{Bind, NOW_MS, Unit, binds, column, join, quote};
+use crate::sql::{Bind, NOW_MS, Unit, binds, column, quote};
 use crate::tracked_table::{Shape, TrackedTable, log_key};
 use crate::trigger_text::filter_of;
 
@@ -191,11 +191,11 @@ pub(crate) fn set_filter(connection: &Connection, table: &str, filter: Option<&s
             "insert into main.{log} (tbl, cols, ms, {log_key})
              select ?1, {INSERTED}, {NOW_MS}, {key} from {rows} as t
              where not {former} and {whole}{shared}",
-            log = if after.enabled { "cloudsync_log" } else { "cloudsync_held" },
+            log = after.log_name(),
             log_key = after.log_key(""),
             key = after.key_columns("t."),
             rows = after.quoted(),
-            whole = join(&after.key, " and ", |_, column| format!("t.{} is not null", column.quoted())),
+            whole = after.key_is_whole("t."),
             shared = after.shares_in_main("t").map(|shared| format!(" and {shared}")).unwrap_or_default(),
         );
         connection.execute(&sql, [after.id]).doing("log rows that take part now")?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared_format::payload::{COLUMNS_MAX, ColumnDefinition, TableDefinition};
-use shared_format::{ColumnId, ColumnRule, Hlc, Rules, Value};
+use shared_format::{ColumnId, ColumnRule, Hlc, Rules, Value, ValueRef};
 
 use crate::algorithms;
 use crate::error::{Doing, Error, Result, Untrackable};
@@ -338,6 +338,16 @@ impl TrackedTable {
         self.columns.iter().position(|column| column.id == id)
     }
 
+    /// Finds a column that is no key by its name.
+    pub(crate) fn column_named(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The default of a column that holds a register.
+    pub(crate) fn default_of(&self, id: ColumnId) -> ValueRef<'_> {
+        self.defaults.get(&id).map_or(ValueRef::Null, Value::as_ref)
+    }
+
     /// Refuses a key with too many or too few parts.
     pub(crate) fn check_key(&self, key: &[Value]) -> Result<()> {
         let (found, wanted) = (key.len(), self.key.len());
@@ -396,6 +406,28 @@ impl TrackedTable {
     /// The other columns of the user's table, each after `prefix`.
     pub(crate) fn other_columns(&self, prefix: &str) -> String {
         join(&self.columns, ", ", |_, column| format!("{prefix}{}", column.quoted()))
+    }
+
+    /// The other columns of the user's table, each after a comma and `prefix`: what a query reads behind a key.
+    pub(crate) fn and_other_columns(&self, prefix: &str) -> String {
+        self.columns.iter().map(|column| format!(", {prefix}{}", column.quoted())).collect()
+    }
+
+    /// `?1, ?2, ...` for the parts of a key, parameters from `first` on.
+    pub(crate) fn key_places(&self, first: usize) -> String {
+        join(&self.key, ", ", |at, _| format!("?{}", first + at))
+    }
+
+    /// Says of a row of the user's table that no part of its key is NULL.
+    pub(crate) fn key_is_whole(&self, prefix: &str) -> String {
+        join(&self.key, " and ", |_, column| format!("{prefix}{} is not null", column.quoted()))
+    }
+
+    /// `m.pk = t."id" and ...`, the metadata on the left, so that its index is asked.
+    pub(crate) fn metadata_equals_key(&self, metadata: &str, table: &str) -> String {
+        join(&self.key, " and ", |at, column| {
+            format!("{metadata}.{} = {table}.{}", log_key_name(at), column.quoted())
+        })
     }
 
     /// `"id" = ?1 and ...` for the user's table, parameters from `first` on.

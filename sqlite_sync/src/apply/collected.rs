@@ -21,7 +21,7 @@ use crate::error::{Doing, Error, Result};
 use crate::metadata::{self, STATE_COLUMNS};
 use crate::parked;
 use crate::settings::{self, Setting};
-use crate::sql::{Bind, binds, columns, join, refs};
+use crate::sql::{Bind, binds, columns, refs};
 use crate::table_settings;
 use crate::tracked_table::TrackedTable;
 
@@ -120,10 +120,7 @@ impl Session<'_, '_> {
             self.report_parked(table, tombstone, &pk)?;
             parked::forget_cells(connection, table, &pk)?;
         }
-        let sql = format!("delete from {} where {}", table.metadata(), table.log_key_is(1));
-        let mut statement = connection.prepare_cached(&sql)?;
-        statement.execute(rusqlite::params_from_iter(binds(&tombstone.key))).doing("drop a tombstone")?;
-        Ok(())
+        metadata::forget(connection, table, &tombstone.key)
     }
 
     /// Keeps the parked cells of this site as conflicts and counts those of others.
@@ -137,8 +134,7 @@ impl Session<'_, '_> {
                 others += 1;
                 continue;
             };
-            let default = table.defaults.get(&id).map_or(ValueRef::Null, Value::as_ref);
-            let value = visible(table.rules.of(id), value, default)?;
+            let value = visible(table.rules.of(id), value, table.default_of(id))?;
             let conflict = Conflict {
                 column: &table.columns[at].name,
                 lost: (value.as_ref(), stamp),
@@ -163,8 +159,7 @@ fn visible(rule: &ColumnRule, value: Value, default: ValueRef<'_>) -> Result<Val
 /// The next rows of a table that are not alive, in key order.
 fn page(replica: &Replica<'_>, table: &TrackedTable, after: Option<&[Value]>) -> Result<Vec<Tombstone>> {
     let key = table.log_key("");
-    let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
-    let beyond = after.map(|_| format!("({key}) > ({places}) and ")).unwrap_or_default();
+    let beyond = after.map(|_| format!("({key}) > ({}) and ", table.key_places(1))).unwrap_or_default();
     let sql = format!(
         "select {}, {key} from {} where {beyond}not alive order by {key} limit {PAGE}",
         metadata::state_columns(""),

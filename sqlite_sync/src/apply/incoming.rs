@@ -178,7 +178,7 @@ fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Map
     };
     let mut columns = HashMap::new();
     for column in &definition.columns {
-        let at = table.columns.iter().position(|ours| ours.name.eq_ignore_ascii_case(&column.name));
+        let at = table.column_named(&column.name);
         match at {
             Some(at) => drop(columns.insert(column.id, at)),
             None => skip(replica, &definition.name, &column.name, "no such column here")?,

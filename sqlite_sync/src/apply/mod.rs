@@ -39,7 +39,7 @@ use crate::error::{Doing, Error, Reading, Result};
 use crate::fold::fold;
 use crate::log::{self, DbVersion};
 use crate::schema;
-use crate::settings::{self, Setting, Sites};
+use crate::settings::Sites;
 use crate::tracked_table::TrackedTable;
 
 /// What one frame may be: a message of one row with the largest cell, even where nothing compresses.
@@ -344,10 +344,7 @@ impl Session<'_, '_> {
         if let Some(mark) = self.mark {
             return Ok(mark);
         }
-        let connection = self.replica.connection;
-        let mark = log::append_mark(connection)?;
-        // Everything below was folded before, and a mark has nothing to fold.
-        settings::store(connection, Setting::Folded, &Value::Integer(mark.get()))?;
+        let mark = log::append_mark(self.replica.connection)?;
         self.mark = Some(mark);
         Ok(mark)
     }

@@ -26,9 +26,9 @@ use crate::outbox;
 use crate::parked;
 use crate::rejected;
 use crate::settings::{self, Setting};
-use crate::sql::{Bind, NOW_MS, binds, columns, join, refs};
+use crate::sql::{Bind, binds, columns, refs};
 use crate::table_settings;
-use crate::tracked_table::{TrackedTable, log_key_name};
+use crate::tracked_table::TrackedTable;
 
 /// Begins to take a snapshot. What was passed over before is in it.
 pub(crate) fn begin(replica: &Replica<'_>) -> Result<()> {
@@ -145,16 +145,7 @@ fn log_differences(replica: &Replica<'_>, change: &Change<'_>) -> Result<()> {
     if written.is_empty() {
         return Ok(());
     }
-    let places = join(&table.key, ", ", |at, _| format!("?{}", at + 1));
-    let sql = format!(
-        "insert into main.{} (tbl, cols, ms, {}) values ({}, {}, {NOW_MS}, {places})",
-        table.log_name(),
-        table.log_key(""),
-        table.id,
-        written.to_log_sql(),
-    );
-    connection.prepare_cached(&sql)?.execute(rusqlite::params_from_iter(binds(&key)))?;
-    Ok(())
+    log::append_row(connection, table.log_name(), table, &written.to_log_sql(), &key)
 }
 
 /// Ends a snapshot: evicts what it does not hold and closes the gaps. Says how many rows went.
@@ -214,13 +205,12 @@ fn lacking(replica: &Replica<'_>, table: &TrackedTable, held: &HashSet<u64>) -> 
     collect(connection, &format!("select {log_key} from {}", table.metadata()), table, &is_kept, &mut gone)?;
     let acknowledged = log::acknowledged(connection)?.get();
     if table.baseline.is_some_and(|baseline| baseline <= acknowledged) {
-        let known =
-            join(&table.key, " and ", |at, column| format!("m.{} = t.{}", log_key_name(at), column.quoted()));
         let sql = format!(
-            "select {} from {} as t where not exists (select 1 from {} as m where {known})",
+            "select {} from {} as t where not exists (select 1 from {} as m where {})",
             table.key_columns("t."),
             table.quoted(),
             table.metadata(),
+            table.metadata_equals_key("m", "t"),
         );
         let mut unknown = Vec::new();
         collect(connection, &sql, table, &is_kept, &mut unknown)?;
@@ -335,8 +325,7 @@ pub(super) fn evict_row(connection: &Connection, table: &TrackedTable, key: &[Va
         Err(error) if error.is_refusal() && !connection.is_autocommit() => return Ok(false),
         Err(error) => return Err(error),
     }
-    let sql = format!("delete from {} where {}", table.metadata(), table.log_key_is(1));
-    connection.prepare_cached(&sql)?.execute(rusqlite::params_from_iter(binds(key)))?;
+    metadata::forget(connection, table, key)?;
     parked::forget_cells(connection, table, &encode_key(refs(key)))?;
     Ok(true)
 }

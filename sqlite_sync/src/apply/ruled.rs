@@ -15,7 +15,6 @@ use crate::conflicts::{Conflict, Reason, record};
 use crate::error::{Error, Result};
 use crate::guards;
 use crate::metadata::Registers;
-use crate::tracked_table::TrackedTable;
 
 impl Session<'_, '_> {
     /// Writes the row past the triggers that hold users to the table's algorithm.
@@ -142,7 +141,7 @@ impl Asked<'_, '_, '_> {
                 kept.push((id, Value::Blob(one.register.encode())));
                 continue;
             }
-            let visible = one.register.visible(self.rules.of(id), default_of(table, id));
+            let visible = one.register.visible(self.rules.of(id), table.default_of(id));
             let is_same =
                 plan.write == RowWrite::Update && self.held.value_of(id)?.as_ref() == Some(&visible);
             if !is_same {
@@ -159,8 +158,4 @@ impl Asked<'_, '_, '_> {
         }
         Ok(Decided { plan, moved, kept, registers, lost })
     }
-}
-
-fn default_of(table: &TrackedTable, id: ColumnId) -> ValueRef<'_> {
-    table.defaults.get(&id).map_or(ValueRef::Null, Value::as_ref)
 }

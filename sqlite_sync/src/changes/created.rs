@@ -111,7 +111,7 @@ fn rows_sql(table: &TrackedTable) -> String {
         state = metadata::state_columns("m."),
         first_key = table.key[0].quoted(),
         key = table.log_key("l."),
-        values = table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
+        values = table.and_other_columns("t."),
         metadata = table.metadata(),
         metadata_joined = table.metadata_equals_log("m", "l"),
         table = table.quoted(),

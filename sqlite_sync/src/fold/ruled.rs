@@ -176,10 +176,9 @@ impl Folding<'_> {
         put_back: &mut Vec<PutBack>,
     ) {
         let table = self.table;
-        let default = |id: ColumnId| table.defaults.get(&id).map_or(ValueRef::Null, Value::as_ref);
         let now = |id: ColumnId| {
             let value = table.position(id).and_then(|at| values.get(at));
-            (value.map_or(ValueRef::Null, Value::as_ref), default(id))
+            (value.map_or(ValueRef::Null, Value::as_ref), table.default_of(id))
         };
         let local = Local {
             write,
@@ -194,7 +193,10 @@ impl Folding<'_> {
                 key: row.key.clone(),
                 place,
                 lost: (now(id).0.to_owned_value(), stamp),
-                stays: (kept.register.visible(table.rules.of(id), default(id)), full.state.stamp_of(id)),
+                stays: (
+                    kept.register.visible(table.rules.of(id), table.default_of(id)),
+                    full.state.stamp_of(id),
+                ),
             });
         }
     }

@@ -135,18 +135,16 @@ impl Lines {
     ) -> Result<()> {
         // A line shows what a user sees; what travels is the register behind it.
         for (name, stamp, value) in &mut self.cells {
-            let mut columns = table.columns.iter();
-            let found = columns.find(|column| column.name.eq_ignore_ascii_case(name));
-            let kept = found.and_then(|column| registers.get(&column.id));
+            let kept = table.column_named(name).and_then(|at| registers.get(&table.columns[at].id));
             if let Some((kept, greatest)) = kept.and_then(|kept| Some((kept, kept.register.greatest()?))) {
                 (*stamp, *value) = (greatest, Value::Blob(kept.register.encode()));
             }
         }
         let mut cells = Vec::with_capacity(self.cells.len());
         for (name, stamp, value) in &self.cells {
-            let at = table.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name));
-            let at =
-                at.ok_or_else(|| Error::ColumnMissing { table: table.name.clone(), column: name.clone() })?;
+            let at = table
+                .column_named(name)
+                .ok_or_else(|| Error::ColumnMissing { table: table.name.clone(), column: name.clone() })?;
             cells.push((at, *stamp, value.as_ref()));
         }
         cells.sort_by_key(|(at, stamp, _)| (*at, std::cmp::Reverse(*stamp)));

@@ -18,9 +18,9 @@ use crate::log::DbVersion;
 use crate::metadata::{self, Registers, STATE_COLUMNS};
 use crate::parked;
 use crate::settings::Sites;
-use crate::sql::{Bind, binds, columns, join, refs};
+use crate::sql::{Bind, binds, columns, refs};
 use crate::table_settings;
-use crate::tracked_table::{TrackedTable, log_key_name};
+use crate::tracked_table::TrackedTable;
 
 /// Rows that are read at a time.
 const BATCH_ROWS: usize = 256;
@@ -172,8 +172,7 @@ impl Walk {
             state = metadata::state_columns("m."),
             first = table.key[0].quoted(),
             key = table.log_key("m."),
-            columns =
-                table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
+            columns = table.and_other_columns("t."),
             metadata = table.metadata(),
             rows = table.quoted(),
             joined = table.key_equals_log("t", "m"),
@@ -238,13 +237,11 @@ impl Walk {
             "select {key}{columns} from {rows} as t
              where not exists (select 1 from {metadata} as m where {known}) and {whole}{beyond} order by {key}",
             key = table.key_columns("t."),
-            columns = table.columns.iter().map(|column| format!(", t.{}", column.quoted())).collect::<String>(),
+            columns = table.and_other_columns("t."),
             rows = table.quoted(),
             metadata = table.metadata(),
-            known = join(&table.key, " and ", |at, column| {
-                format!("m.{} = t.{}", log_key_name(at), column.quoted())
-            }),
-            whole = join(&table.key, " and ", |_, column| format!("t.{} is not null", column.quoted())),
+            known = table.metadata_equals_key("m", "t"),
+            whole = table.key_is_whole("t."),
         );
         let mut statement = connection.prepare(&sql).doing("read the baseline")?;
         let last = self.after.take().unwrap_or_default();
@@ -289,8 +286,7 @@ impl Batch {
 /// ` and (key) > (?, ...)`: after two parameters for metadata, after none for the user's table.
 fn beyond(table: &TrackedTable, prefix: &str, is_metadata: bool) -> String {
     let (key, first) = if is_metadata { (table.log_key(prefix), 3) } else { (table.key_columns(prefix), 1) };
-    let places = join(&table.key, ", ", |at, _| format!("?{}", at + first));
-    format!(" and ({key}) > ({places})")
+    format!(" and ({key}) > ({})", table.key_places(first))
 }
 
 fn byte_len(values: &[Value]) -> usize {
