@@ -38,6 +38,8 @@ macro_rules! server_functions {
 server_functions! {
     emit_step, pg_finfo_emit_step, step;
     emit_finish, pg_finfo_emit_finish, finish;
+    hold_back_step, pg_finfo_hold_back_step, nothing;
+    hold_back_finish, pg_finfo_hold_back_finish, nothing;
     is_staged, pg_finfo_is_staged, staged;
     stage_outcome, pg_finfo_stage_outcome, outcome;
     stage_unchanged, pg_finfo_stage_unchanged, unchanged;
@@ -122,6 +124,11 @@ fn finish(call: &Call) -> Datum {
     // SAFETY: null, or made by a step of this aggregate.
     let emitter = unsafe { call.state().as_mut() };
     Datum::from(emitter.map_or(0, Emitter::finish))
+}
+
+/// A row of a disabled table: nobody is told.
+fn nothing(call: &Call) -> Datum {
+    call.null()
 }
 
 fn staged(call: &Call) -> Datum {

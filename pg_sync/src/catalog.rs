@@ -45,6 +45,8 @@ pub(crate) struct Tracked {
     pub(crate) incarnation: u64,
     pub(crate) version: u32,
     algorithm: TableAlgorithm,
+    /// Whether it is sent and received.
+    pub(crate) enabled: bool,
     pub(crate) key: Vec<Column>,
     pub(crate) columns: Vec<Column>,
 }
@@ -159,6 +161,7 @@ fn read_table(row: &Tuple) -> Tracked {
             .ok()
             .and_then(|code| TableAlgorithm::from_code(code).ok())
             .unwrap_or(TableAlgorithm::Cls),
+        enabled: row.attribute(17).is_some_and(codec::to_bool),
         key: Vec::new(),
         columns: Vec::new(),
     }

@@ -59,6 +59,15 @@ pub(crate) enum SyncError {
     /// The extension was not installed completely.
     #[error("role cloudsync_owner does not exist")]
     NoOwner,
+    /// A table that is not tracked.
+    #[error("table {0} is not tracked")]
+    Untracked(String),
+    /// The caller may not set what holds for the whole database.
+    #[error("must be owner of the database")]
+    NotDatabaseOwner,
+    /// No schema to look for tables in.
+    #[error("no schema has been selected to track tables in")]
+    NoSchema,
 }
 
 impl SyncError {
@@ -75,8 +84,11 @@ impl SyncError {
             Self::PluginOption(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::Parameter { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::NotTracked(_) | Self::NoRelation(_) => PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            Self::NotOwner(_) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::NotTracked(_) | Self::Untracked(_) | Self::NoRelation(_) => {
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
+            }
+            Self::NoSchema => PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
+            Self::NotOwner(_) | Self::NotDatabaseOwner => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::Damaged { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NoOwner => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         }

@@ -5,7 +5,7 @@ use pgrx::{JsonB, Uuid, pg_sys};
 
 use crate::edge::session::{self, as_owner};
 use crate::error::{SyncError, or_raise};
-use crate::{apply, emit, sites, snapshot, stage, tracking, upload};
+use crate::{apply, emit, settings, sites, snapshot, stage, tracking, upload};
 
 #[pg_extern]
 fn self_ordinal() -> i32 {
@@ -60,23 +60,92 @@ fn apply_upload(
 }
 
 #[pg_extern]
-fn init_by_name(table_name: &str, algorithm: &str) {
-    or_raise(tracking::resolve(table_name).and_then(|relation| tracking::init(relation, algorithm)));
+fn init_by_name(table_name: Option<&str>, algorithm: Option<&str>, flags: Option<i32>) -> String {
+    let table_name = required(table_name, "table");
+    or_raise(tracking::check_flags(flags));
+    if table_name == "*" {
+        or_raise(tracking::init_all(algorithm));
+    } else {
+        or_raise(tracking::resolve(table_name).and_then(|relation| tracking::init(relation, algorithm)));
+    }
+    own_site()
 }
 
 #[pg_extern]
-fn init(relation: pg_sys::Oid, algorithm: &str) {
+fn init(relation: Option<pg_sys::Oid>, algorithm: Option<&str>, flags: Option<i32>) -> String {
+    let relation = required(relation, "table");
+    or_raise(tracking::check_flags(flags));
     or_raise(tracking::init(relation, algorithm));
+    own_site()
+}
+
+/// This database's site as people read it.
+fn own_site() -> String {
+    as_owner(|| sites::site(sites::self_ordinal())).map(|site| site.to_string()).unwrap_or_default()
 }
 
 #[pg_extern]
 fn cleanup_by_name(table_name: &str) {
-    or_raise(tracking::resolve(table_name).and_then(tracking::cleanup));
+    if table_name == "*" {
+        or_raise(tracking::cleanup_all());
+    } else {
+        or_raise(tracking::resolve(table_name).and_then(tracking::cleanup));
+    }
 }
 
 #[pg_extern]
 fn cleanup(relation: pg_sys::Oid) {
     or_raise(tracking::cleanup(relation));
+}
+
+#[pg_extern]
+fn enable(relation: pg_sys::Oid) {
+    or_raise(settings::enable(relation, true));
+}
+
+#[pg_extern]
+fn disable(relation: pg_sys::Oid) {
+    or_raise(settings::enable(relation, false));
+}
+
+#[pg_extern]
+fn is_enabled(relation: pg_sys::Oid) -> bool {
+    settings::is_enabled(relation)
+}
+
+#[pg_extern]
+fn set(key: Option<&str>, value: Option<&str>) {
+    or_raise(settings::set(required(key, "key"), value));
+}
+
+#[pg_extern]
+fn set_table(relation: Option<pg_sys::Oid>, key: Option<&str>, value: Option<&str>) {
+    or_raise(settings::set_table(required(relation, "table"), "", required(key, "key"), value));
+}
+
+#[pg_extern]
+fn set_column(
+    relation: Option<pg_sys::Oid>,
+    column_name: Option<&str>,
+    key: Option<&str>,
+    value: Option<&str>,
+) {
+    let (relation, column_name) = (required(relation, "table"), required(column_name, "column"));
+    if column_name.is_empty() {
+        let (found, wanted) = ("empty".into(), "the name of a column");
+        SyncError::Parameter { parameter: "column", found, wanted }.raise();
+    }
+    or_raise(settings::set_table(relation, column_name, required(key, "key"), value));
+}
+
+#[pg_extern]
+fn begin_alter(relation: pg_sys::Oid) {
+    or_raise(settings::alter(relation));
+}
+
+#[pg_extern]
+fn commit_alter(relation: pg_sys::Oid) {
+    or_raise(settings::alter(relation));
 }
 
 #[pg_extern]

@@ -16,6 +16,7 @@ mod functions;
 mod metadata;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code")]
 mod module;
+mod settings;
 mod sites;
 mod snapshot;
 mod stage;

@@ -31,7 +31,10 @@ create table cloudsync.tables (
   table_name text not null unique,
   incarnation bigint not null,
   version integer not null,
-  algorithm smallint not null default 0
+  algorithm smallint not null default 0,
+  enabled boolean not null default true,
+  -- The transaction that tracked it: rows without metadata count as changed by it.
+  tracked_from bigint not null default pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint
 );
 
 -- A column's id is its attribute number: Postgres never uses one again within a table.
@@ -48,10 +51,25 @@ create table cloudsync.columns (
   primary key (table_id, column_id)
 );
 
+-- What is served: clients keep what they have of a table that is not in a snapshot.
 create view cloudsync.tracked_tables as
 select t.table_id, t.schema_name as schema, t.table_name as name
 from cloudsync.tables as t
-where exists (select from pg_catalog.pg_class as c where c.oid = t.relation);
+where t.enabled and exists (select from pg_catalog.pg_class as c where c.oid = t.relation);
+
+-- What users set for the database, for a table, and for a column.
+create table cloudsync.settings (
+  key text primary key,
+  value text not null
+);
+
+create table cloudsync.table_settings (
+  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  column_name text not null default '',
+  key text not null,
+  value text not null,
+  primary key (table_id, column_name, key)
+);
 
 -- Values of cells that are newer than the deletion of their row, one entry a row.
 create table cloudsync.parked (
@@ -116,6 +134,8 @@ select pg_catalog.pg_extension_config_dump('cloudsync.site_ordinal', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.self', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.tables', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.columns', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.settings', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.table_settings', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.rejection_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.fence', '');

@@ -49,6 +49,21 @@ create aggregate cloudsync.emit(
   finalfunc_modify = read_write
 );
 
+-- Stands for `emit` in the capture functions of a table that is disabled.
+create function cloudsync.hold_back_step(state internal, variadic "any") returns internal
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'hold_back_step';
+
+create function cloudsync.hold_back_finish(state internal) returns bigint
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'hold_back_finish';
+
+create aggregate cloudsync.hold_back(variadic "any") (
+  sfunc = cloudsync.hold_back_step,
+  stype = internal,
+  finalfunc = cloudsync.hold_back_finish
+);
+
 create function cloudsync.emit_definition(table_id integer) returns void
 language c volatile strict parallel unsafe
 set search_path = pg_catalog, pg_temp

@@ -33,6 +33,20 @@ begin
 end
 $check$;
 
+-- A capture function as it is to be: that of a disabled table stamps and tells nobody.
+create function cloudsync.for_capture(table_id integer, definition text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select case
+    when t.enabled then for_capture.definition
+    else replace(for_capture.definition, 'cloudsync.emit(', 'cloudsync.hold_back(')
+  end
+  from cloudsync.tables as t
+  where t.table_id = for_capture.table_id;
+end;
+
 -- Writes the capture function of one operation. A key that occurs twice in a transition
 -- table, or whose metadata this transaction has written already, takes the slow path. Values
 -- that travel as text are printed alike whatever the session has set.
@@ -42,7 +56,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 begin
-  execute format(
+  execute cloudsync.for_capture(create_capture_function.table_id, format(
     $function$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -93,7 +107,7 @@ $capture$$function$,
       else 'false'
     end,
     cloudsync.spell_direct(create_capture_function.table_id, create_capture_function.operation),
-    cloudsync.spell_slow(create_capture_function.table_id, create_capture_function.operation));
+    cloudsync.spell_slow(create_capture_function.table_id, create_capture_function.operation)));
 end
 $create$;
 
@@ -106,7 +120,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 begin
-  execute format(
+  execute cloudsync.for_capture(create_truncate_function.table_id, format(
     $function$create or replace function cloudsync.capture_truncate_%1$s() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -155,6 +169,6 @@ $capture$$function$,
     cloudsync.spell_greatest(create_truncate_function.table_id),
     cloudsync.spell(create_truncate_function.table_id, true, 'm.key_{n}', ', '),
     '{' || cloudsync.spell(create_truncate_function.table_id, false, '{id}', ',') || '}',
-    cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', '));
+    cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', ')));
 end
 $create$;

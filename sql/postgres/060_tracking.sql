@@ -196,7 +196,7 @@ declare
   v_new boolean;
   v_filled boolean;
 begin
-  if register_table.algorithm <> 'cls' then
+  if lower(register_table.algorithm) <> 'cls' then
     raise exception 'table algorithm % is not known, use cls', quote_literal(register_table.algorithm)
       using errcode = 'invalid_parameter_value';
   end if;

@@ -1,15 +1,18 @@
 -- Functions that people call. Names and results as on SQLite.
 
--- Tracks a table: its writes are captured from now on.
-create function @extschema@.cloudsync_init(table_name text, algorithm text default 'cls') returns void
-language c volatile strict parallel unsafe
+-- Tracks a table, or all of a schema for '*': their writes are captured from now on. Returns the id of this
+-- database's site as 32 hexadecimal digits. The flags are those of SQLite; nothing here needs one.
+create function @extschema@.cloudsync_init(table_name text, algorithm text default null, flags integer default 0)
+returns text
+language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'init_by_name_wrapper';
 
-create function @extschema@.cloudsync_init(relation regclass, algorithm text default 'cls') returns void
-language c volatile strict parallel unsafe
+create function @extschema@.cloudsync_init(relation regclass, algorithm text default null, flags integer default 0)
+returns text
+language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'init_wrapper';
 
--- Stops tracking a table and forgets its metadata.
+-- Stops tracking a table, or all for '*', and forgets its metadata.
 create function @extschema@.cloudsync_cleanup(table_name text) returns void
 language c volatile strict parallel unsafe
 as 'MODULE_PATHNAME', 'cleanup_by_name_wrapper';
@@ -17,6 +20,50 @@ as 'MODULE_PATHNAME', 'cleanup_by_name_wrapper';
 create function @extschema@.cloudsync_cleanup(relation regclass) returns void
 language c volatile strict parallel unsafe
 as 'MODULE_PATHNAME', 'cleanup_wrapper';
+
+-- For symmetry with SQLite: there is nothing to close.
+create function @extschema@.cloudsync_terminate() returns boolean
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select true;
+end;
+
+-- A disabled table is neither sent nor received. Its writes are stamped all the same, and travel when it is enabled.
+create function @extschema@.cloudsync_enable(relation regclass) returns void
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'enable_wrapper';
+
+create function @extschema@.cloudsync_disable(relation regclass) returns void
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'disable_wrapper';
+
+create function @extschema@.cloudsync_is_enabled(relation regclass) returns boolean
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'is_enabled_wrapper';
+
+-- Keep a value under a key for the database, a table, a column; null takes it away.
+create function @extschema@.cloudsync_set(key text, value text) returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'set_wrapper';
+
+create function @extschema@.cloudsync_set_table(relation regclass, key text, value text) returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'set_table_wrapper';
+
+create function @extschema@.cloudsync_set_column(relation regclass, column_name text, key text, value text)
+returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'set_column_wrapper';
+
+-- For symmetry with SQLite: changes of a tracked table are followed by themselves.
+create function @extschema@.cloudsync_begin_alter(relation regclass) returns void
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'begin_alter_wrapper';
+
+create function @extschema@.cloudsync_commit_alter(relation regclass) returns void
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'commit_alter_wrapper';
 
 create function @extschema@.cloudsync_version() returns text
 language c immutable strict parallel safe
@@ -34,6 +81,41 @@ create function @extschema@.cloudsync_uuid() returns uuid
 language c volatile strict parallel safe
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'uuid_wrapper';
+
+create function @extschema@.cloudsync_uuid_text(bytes bytea, hyphens integer default 1) returns text
+language plpgsql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $uuid$
+begin
+  if octet_length(bytes) <> 16 then
+    raise exception 'cloudsync_uuid_text: argument 1 is a bytea of % bytes, wanted a bytea of 16 bytes',
+      octet_length(bytes) using errcode = 'invalid_parameter_value';
+  end if;
+  return case when hyphens = 0 then encode(bytes, 'hex') else encode(bytes, 'hex')::uuid::text end;
+end
+$uuid$;
+
+create function @extschema@.cloudsync_uuid_blob(digits text) returns bytea
+language plpgsql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $uuid$
+begin
+  if digits !~ '^([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$' then
+    raise exception 'cloudsync_uuid_blob: argument 1 is text of % bytes, wanted a UUID: 32 hexadecimal digits, or '
+      '36 characters with hyphens', octet_length(digits) using errcode = 'invalid_parameter_value';
+  end if;
+  return uuid_send(digits::uuid);
+end
+$uuid$;
+
+-- The number of the newest transaction that ended with all before it: whoever asks for what changed after it
+-- misses nothing, and may see again what transactions wrote that were running.
+create function @extschema@.cloudsync_db_version() returns bigint
+language sql stable parallel safe
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1;
+end;
 
 -- Merges a payload (a file, or bare bytes) with the caller's rights. Returns how many rows
 -- changed; refused rows are warned of and kept in cloudsync.rejected. Deferred constraints are

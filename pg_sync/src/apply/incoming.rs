@@ -216,6 +216,9 @@ fn map(
     let Some((at, table)) = found.and_then(|at| incoming.tables.get(at).map(|table| (at, table))) else {
         return refused("42P01", format!("table {} is not tracked", definition.name));
     };
+    if !table.enabled {
+        return refused("55000", format!("table {} is disabled", definition.name));
+    }
     if let Some(message) = table.unmergeable(definition) {
         return refused("0A000", message);
     }

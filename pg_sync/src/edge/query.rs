@@ -43,6 +43,16 @@ impl Argument {
         Self::of(pg_sys::TEXTOID, Some(codec::text(value)))
     }
 
+    /// A text, or null.
+    pub(crate) fn optional_text(value: Option<&str>) -> Self {
+        Self::of(pg_sys::TEXTOID, value.map(codec::text))
+    }
+
+    /// A boolean.
+    pub(crate) fn boolean(value: bool) -> Self {
+        Self::of(pg_sys::BOOLOID, Some(Datum::from(value)))
+    }
+
     /// A bytea.
     pub(crate) fn bytea(value: &[u8]) -> Self {
         Self::of(pg_sys::BYTEAOID, Some(codec::bytea(value)))

@@ -16,7 +16,8 @@ select
   c.equality,
   c.algorithm,
   c.column_group,
-  coalesce(a.attcollation, 0::pg_catalog.oid)
+  coalesce(a.attcollation, 0::pg_catalog.oid),
+  t.enabled
 from cloudsync.tables as t
 join cloudsync.columns as c on c.table_id operator(pg_catalog.=) t.table_id
 left join pg_catalog.pg_attribute as a

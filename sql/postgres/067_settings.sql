@@ -1,0 +1,133 @@
+-- What users set: whether a table takes part, and values under keys. Called by the library as the owner, after it
+-- has checked whose table it is.
+
+-- The registration of a table, locked against other changes of the registry.
+create function cloudsync.tracked(relation regclass)
+returns cloudsync.tables
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $tracked$
+declare
+  v_table cloudsync.tables;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('cloudsync registry', 0));
+  select t.* into v_table from cloudsync.tables as t where t.relation = tracked.relation;
+  if not found then
+    raise exception 'table % is not tracked', tracked.relation using errcode = 'undefined_table';
+  end if;
+  return v_table;
+end
+$tracked$;
+
+-- Makes a table take part, or no more. The caller holds a lock that lets nobody write to it: a transaction that
+-- wrote under the other functions would be told to nobody.
+create function cloudsync.enable_table(relation regclass, enabled boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $enable$
+#variable_conflict use_column
+declare
+  v_table cloudsync.tables := cloudsync.tracked(enable_table.relation);
+begin
+  if v_table.enabled = enable_table.enabled then
+    return;
+  end if;
+  update cloudsync.tables as t set enabled = enable_table.enabled where t.table_id = v_table.table_id;
+  perform cloudsync.announce_table(v_table.table_id);
+  if enable_table.enabled then
+    perform cloudsync.emit_reload(v_table.table_id, 'enable');
+  end if;
+end
+$enable$;
+
+-- Keeps a value for the database.
+create function cloudsync.set_value(key text, value text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $set$
+#variable_conflict use_column
+begin
+  if set_value.key in ('schema') then
+    raise exception 'cloudsync_set: key % is the extension''s own, wanted another key', quote_literal(set_value.key)
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if set_value.key = 'payload_max_chunk_size' and set_value.value !~ '^[0-9]{1,9}$' then
+    raise exception 'cloudsync_set: payload_max_chunk_size is %, wanted a number of bytes',
+      quote_literal(set_value.value) using errcode = 'invalid_parameter_value';
+  end if;
+  delete from cloudsync.settings as s where s.key = set_value.key;
+  insert into cloudsync.settings (key, value)
+  select set_value.key, set_value.value where set_value.value is not null;
+end
+$set$;
+
+-- Keeps a value for a table, or for a column of it ('' for none).
+create function cloudsync.set_table_value(relation regclass, column_name text, key text, value text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $set$
+#variable_conflict use_column
+declare
+  v_table cloudsync.tables := cloudsync.tracked(set_table_value.relation);
+begin
+  if set_table_value.column_name = '' then
+    if set_table_value.key in ('enabled', 'filter', 'schema', 'scope') then
+      raise exception 'cloudsync_set_table: key % is the extension''s own, wanted another key',
+        quote_literal(set_table_value.key) using errcode = 'invalid_parameter_value';
+    elsif set_table_value.key = 'algo' then
+      perform cloudsync.set_table_algorithm(v_table.table_id, set_table_value.value);
+      return;
+    end if;
+  else
+    if not exists (
+      select from cloudsync.columns as c
+      where c.table_id = v_table.table_id and c.name = set_table_value.column_name
+    ) then
+      raise exception 'table % has no column %', set_table_value.relation, quote_ident(set_table_value.column_name)
+        using errcode = 'undefined_column';
+    end if;
+    if set_table_value.key in ('algo', 'delimiter') then
+      perform cloudsync.set_column_algorithm(
+        v_table.table_id, set_table_value.column_name, set_table_value.key, set_table_value.value);
+      return;
+    end if;
+  end if;
+  delete from cloudsync.table_settings as s
+  where s.table_id = v_table.table_id and s.column_name = set_table_value.column_name
+    and s.key = set_table_value.key;
+  insert into cloudsync.table_settings (table_id, column_name, key, value)
+  select v_table.table_id, set_table_value.column_name, set_table_value.key, set_table_value.value
+  where set_table_value.value is not null;
+end
+$set$;
+
+-- How a table merges.
+create function cloudsync.set_table_algorithm(table_id integer, value text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $set$
+begin
+  if lower(set_table_algorithm.value) is distinct from 'cls' then
+    raise exception 'table algorithm % is not known, use cls', quote_nullable(set_table_algorithm.value)
+      using errcode = 'invalid_parameter_value';
+  end if;
+end
+$set$;
+
+-- How a column merges.
+create function cloudsync.set_column_algorithm(table_id integer, column_name text, key text, value text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $set$
+begin
+  if lower(set_column_algorithm.value) is distinct from 'lww' or set_column_algorithm.key <> 'algo' then
+    raise exception 'column algorithm % is not known, use lww', quote_nullable(set_column_algorithm.value)
+      using errcode = 'invalid_parameter_value';
+  end if;
+end
+$set$;
