@@ -1,4 +1,4 @@
-//! The functions that only capture triggers call. They take rows, which have no Rust type, so they speak the
+//! The functions that only triggers call. They take rows and commands, which have no Rust type, so they speak the
 //! server's calling convention themselves.
 
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Pg_finfo_record};
@@ -6,6 +6,7 @@ use pgrx::{PgMemoryContexts, pg_guard};
 use shared_format::RowKind;
 
 use crate::edge::codec;
+use crate::edge::command;
 use crate::edge::tuple::{self, Tuple};
 use crate::emit::{Emitted, Emitter};
 use crate::error::or_raise;
@@ -43,6 +44,7 @@ server_functions! {
     is_staged, pg_finfo_is_staged, staged;
     stage_outcome, pg_finfo_stage_outcome, outcome;
     stage_unchanged, pg_finfo_stage_unchanged, unchanged;
+    retyped_columns, pg_finfo_retyped_columns, retyped;
 }
 
 /// One call by the server.
@@ -168,4 +170,10 @@ fn unchanged(call: &Call) -> Datum {
         cols,
     };
     Datum::from(stage::is_unchanged(call.integer(0, "table_id"), &call.record(1, "row_key"), &found))
+}
+
+fn retyped(call: &Call) -> Datum {
+    let command = required(call.argument(0), "command");
+    let computed = codec::to_bool(required(call.argument(1), "computed"));
+    tuple::smallints(&command::retyped_columns(command, computed))
 }

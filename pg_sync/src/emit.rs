@@ -7,12 +7,12 @@ use std::cell::Cell;
 use hmac::{Hmac, KeyInit, Mac};
 use pgrx::pg_sys;
 use sha2::Sha256;
-use shared_format::payload::{ChangesBuilder, PayloadBuilder};
+use shared_format::payload::{ChangesBuilder, Payload, PayloadBuilder};
 use shared_format::{ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef, encode_message, signed_parts};
 
 use crate::catalog;
 use crate::edge::codec::{self, Codec};
-use crate::edge::query;
+use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
@@ -190,7 +190,15 @@ pub(crate) fn definition(table_id: i32) -> Result<(), SyncError> {
     let table = catalog::table(table_id)?;
     let mut payload = PayloadBuilder::new();
     payload.definition(&table.definition());
-    changeset(&payload.finish());
+    let payload = payload.finish();
+    changeset(&payload);
+    let announced = [
+        Argument::integer(table_id),
+        Argument::bigint(table.incarnation.cast_signed()),
+        Argument::integer(table.version.cast_signed()),
+        Argument::bytea(&payload),
+    ];
+    query::run(include_str!("../../sql/postgres/library/keep_definition.sql"), &announced);
     Ok(())
 }
 
@@ -203,11 +211,17 @@ pub(crate) fn reload(table_id: i32, reason: &str) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// A payload of all present definitions. Runs as the owner.
-pub(crate) fn definitions() -> Vec<u8> {
+/// A payload of all definitions that messages in the log may refer to. Runs as the owner.
+pub(crate) fn definitions() -> Result<Vec<u8>, SyncError> {
     let mut payload = PayloadBuilder::new();
     for table in catalog::tables() {
         payload.definition(&table.definition());
     }
-    payload.finish()
+    for row in query::run(include_str!("../../sql/postgres/library/old_definitions.sql"), &[]).rows {
+        let announced = row.attribute(1).map(codec::to_bytes).unwrap_or_default();
+        for definition in Payload::parse(&announced)?.definitions()? {
+            payload.definition(&definition);
+        }
+    }
+    Ok(payload.finish())
 }

@@ -13,6 +13,11 @@ fn self_ordinal() -> i32 {
 }
 
 #[pg_extern]
+fn is_restored() -> bool {
+    as_owner(sites::is_restored)
+}
+
+#[pg_extern]
 fn emit_definition(table_id: i32) {
     or_raise(as_owner(|| emit::definition(table_id)));
 }
@@ -29,7 +34,7 @@ fn staging(table_id: i32) -> bool {
 
 #[pg_extern]
 fn definitions() -> Vec<u8> {
-    as_owner(emit::definitions)
+    or_raise(as_owner(emit::definitions))
 }
 
 #[pg_extern]

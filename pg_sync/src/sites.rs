@@ -68,6 +68,16 @@ fn ordinal(site: SiteId) -> Option<i32> {
     query::run(FIND, &argument).first().map(codec::to_i32)
 }
 
+/// Whether this is another database than the one that the registry was made in. Runs as the owner.
+pub(crate) fn is_restored() -> bool {
+    if known_self().is_some() {
+        return false;
+    }
+    let (system, _, database) = session::identity();
+    let identity = [Argument::text(&system.to_string()), Argument::oid(database)];
+    query::run(include_str!("../../sql/postgres/library/find_database.sql"), &identity).first().is_none()
+}
+
 /// Ordinal of this database's own site, if this session has read it before.
 pub(crate) fn known_self() -> Option<i32> {
     forget_other_installation();

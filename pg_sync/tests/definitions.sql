@@ -52,14 +52,20 @@ alter table "App".u drop column d;
 rollback;
 update "App".u set d = 2;
 select known();
-\echo == what is not followed
+\echo == the key is followed too: see keys.sql
 alter table "App".u alter column id type bigint;
+insert into "App".u values (5, 'wide', 1);
 alter table "App".u drop column id;
+insert into "App".u values ('not captured', 1);
+delete from "App".u;
+alter table "App".u add column id bigint primary key;
+insert into "App".u values ('captured', 1, 6);
+select known();
+select metadata('u');
+\echo == what is not followed
 create table t (id integer primary key);
 select cloudsync_init('t');
 alter table t rename to u;
-alter table t drop constraint t_pkey;
-insert into t values (1);
 \echo == a table in the place of one that was dropped
 drop table "App".u;
 alter table t rename to u;

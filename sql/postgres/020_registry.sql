@@ -34,7 +34,27 @@ create table cloudsync.tables (
   algorithm smallint not null default 0,
   enabled boolean not null default true,
   -- The transaction that tracked it: rows without metadata count as changed by it.
-  tracked_from bigint not null default pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint
+  tracked_from bigint not null default pg_catalog.pg_current_xact_id()::pg_catalog.text::bigint,
+  -- Why its writes are not captured for now, and which transactions may have written since.
+  suspended text,
+  suspended_since xid8,
+  -- How many columns the table has had: a column that is not tracked yet, and numbered below, was there before.
+  attributes smallint not null default 0
+);
+
+-- Every definition that was ever announced: messages written under it may be read much later.
+create table cloudsync.announced_definitions (
+  table_id integer not null,
+  incarnation bigint not null,
+  version integer not null,
+  definition bytea not null,
+  primary key (table_id, incarnation, version)
+);
+
+-- Tables that the running command rewrites, and why: see `pg_event_trigger_table_rewrite_reason()`.
+create table cloudsync.rewritten (
+  table_id integer not null,
+  reason integer not null
 );
 
 -- A column's id is its attribute number: Postgres never uses one again within a table.
@@ -136,6 +156,7 @@ select pg_catalog.pg_extension_config_dump('cloudsync.tables', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.columns', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.settings', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_settings', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.announced_definitions', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.rejection_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.fence', '');

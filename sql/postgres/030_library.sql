@@ -5,6 +5,16 @@ create function cloudsync.self_ordinal() returns integer
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'self_ordinal_wrapper';
 
+-- Whether the registry is that of another database, from which this one was restored.
+create function cloudsync.is_restored() returns boolean
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'is_restored_wrapper';
+
+-- Numbers of the columns to which a command gives another type: `computed` by an expression, else by a cast.
+create function cloudsync.retyped_columns(command pg_ddl_command, computed boolean) returns smallint[]
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'retyped_columns';
+
 -- Messages.
 
 create function cloudsync.emit_step(

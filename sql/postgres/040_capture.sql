@@ -29,6 +29,19 @@ begin atomic
   ) as listed;
 end;
 
+-- What the data of a table is read from, in a from clause: the one place where capture names it. ONLY keeps out
+-- children that inherit from it; the rows of a partitioned table are in its partitions.
+create function cloudsync.table_scan(table_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(case when c.relkind = 'p' then '%I.%I' else 'only %I.%I' end, t.schema_name, t.table_name)
+  from cloudsync.tables as t
+  join pg_class as c on c.oid = t.relation
+  where t.table_id = table_scan.table_id;
+end;
+
 -- One pair of expressions for each attribute number up to the last tracked one, as packed
 -- in `cols`: {hlc} and {site} are the subscripts, {n} the place in the list of columns.
 create function cloudsync.spell_cols(table_id integer, pattern text)

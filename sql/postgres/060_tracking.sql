@@ -76,35 +76,6 @@ begin atomic
   where i.indrelid = key_columns.relation and i.indisprimary and u.place <= i.indnkeyatts;
 end;
 
--- Brings the registry's columns to what the table has now. Returns whether they changed.
-create function cloudsync.refresh_columns(table_id integer)
-returns boolean
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $refresh$
-#variable_conflict use_column
-declare
-  v_before text;
-  v_after text;
-begin
-  select string_agg(c::text, ',' order by c.column_id) into v_before
-  from cloudsync.columns as c
-  where c.table_id = refresh_columns.table_id;
-  delete from cloudsync.columns as c where c.table_id = refresh_columns.table_id;
-  insert into cloudsync.columns (table_id, column_id, name, type_name, type_oid, key_position, equality)
-  select t.table_id, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, k.key_position, k.equality
-  from cloudsync.tables as t
-  join pg_attribute as a on a.attrelid = t.relation
-  left join cloudsync.key_columns(t.relation) as k on k.attnum = a.attnum
-  where t.table_id = refresh_columns.table_id
-    and a.attnum > 0 and not a.attisdropped and a.attgenerated = '';
-  select string_agg(c::text, ',' order by c.column_id) into v_after
-  from cloudsync.columns as c
-  where c.table_id = refresh_columns.table_id;
-  return v_before is distinct from v_after;
-end
-$refresh$;
-
 -- Makes the metadata table: the key as the table has it, and one row of stamps.
 create function cloudsync.create_metadata(table_id integer)
 returns void
@@ -136,6 +107,36 @@ begin
 end
 $metadata$;
 
+-- The functions that were written for a table.
+create function cloudsync.capture_functions(table_id integer)
+returns setof regprocedure
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select p.oid::regprocedure
+  from pg_proc as p
+  where p.pronamespace = 'cloudsync'::regnamespace and p.prorettype = 'trigger'::regtype
+    and p.proname ~ format('^capture_.*_%s$', capture_functions.table_id);
+end;
+
+-- Names one registration of a table among all that ever had its number.
+create function cloudsync.new_incarnation()
+returns bigint
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select ('x' || encode(substr(sha256(uuid_send(gen_random_uuid())), 1, 8), 'hex'))::bit(64)::bigint;
+end;
+
+-- One change of the registry at a time.
+create function cloudsync.lock_registry()
+returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select pg_advisory_xact_lock(hashtextextended('cloudsync registry', 0));
+end;
+
 -- Takes a table out of the registry, with what was made for it.
 create function cloudsync.forget_table(table_id integer)
 returns void
@@ -143,11 +144,15 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $forget$
 declare
-  v_operation text;
+  v_function regprocedure;
 begin
   delete from cloudsync.tables as t where t.table_id = forget_table.table_id;
-  foreach v_operation in array array['insert', 'update', 'delete', 'truncate'] loop
-    execute format('drop function cloudsync.capture_%s_%s()', v_operation, forget_table.table_id);
+  if not found then
+    -- Event triggers saw the command that dropped another one, and were faster.
+    return;
+  end if;
+  for v_function in select f from cloudsync.capture_functions(forget_table.table_id) as f loop
+    execute format('drop function %s', v_function);
   end loop;
   execute format('drop table cloudsync.meta_%s', forget_table.table_id);
 end
@@ -194,7 +199,6 @@ declare
   v_name name;
   v_schema name;
   v_new boolean;
-  v_filled boolean;
 begin
   if lower(register_table.algorithm) <> 'cls' then
     raise exception 'table algorithm % is not known, use cls', quote_literal(register_table.algorithm)
@@ -207,8 +211,10 @@ begin
   select c.relname, n.nspname into strict v_name, v_schema
   from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
   where c.oid = register_table.relation;
-  perform pg_advisory_xact_lock(hashtextextended('cloudsync registry', 0));
+  perform cloudsync.lock_registry();
   perform cloudsync.forget_dropped_tables();
+  -- Whose database this is, so that a restored one is told from it.
+  perform cloudsync.self_ordinal();
   select t.* into v_table from cloudsync.tables as t where t.relation = register_table.relation;
   v_new := not found;
   if exists (select from cloudsync.tables as t
@@ -216,29 +222,20 @@ begin
     raise exception 'table % cannot be tracked: another tracked table has the name %', register_table.relation, v_name
       using errcode = 'duplicate_table';
   end if;
-  if v_new then
-    insert into cloudsync.tables (relation, schema_name, table_name, incarnation, version)
-    values (register_table.relation, v_schema, v_name,
-      ('x' || encode(substr(sha256(uuid_send(gen_random_uuid())), 1, 8), 'hex'))::bit(64)::bigint, 1)
-    returning * into v_table;
-  end if;
-  if not cloudsync.refresh_columns(v_table.table_id)
-     and (v_table.schema_name, v_table.table_name) = (v_schema, v_name) then
+  if not v_new then
+    if cloudsync.is_changed(v_table) then
+      perform cloudsync.follow_definition(v_table.table_id, 0, '{}', '{}');
+    end if;
     return v_table.table_id;
   end if;
-  if v_new then
-    perform cloudsync.create_metadata(v_table.table_id);
-  else
-    update cloudsync.tables as t
-    set version = t.version + 1, schema_name = v_schema, table_name = v_name
-    where t.table_id = v_table.table_id;
-  end if;
+  insert into cloudsync.tables (relation, schema_name, table_name, incarnation, version)
+  values (register_table.relation, v_schema, v_name, cloudsync.new_incarnation(), 1)
+  returning * into v_table;
+  perform cloudsync.refresh_columns(v_table.table_id);
+  perform cloudsync.create_metadata(v_table.table_id);
   perform cloudsync.announce_table(v_table.table_id);
-  if v_new then
-    execute format('select exists (select from only %I.%I)', v_schema, v_name) into v_filled;
-    if v_filled then
-      perform cloudsync.emit_reload(v_table.table_id, 'init');
-    end if;
+  if cloudsync.has_rows(v_table.table_id) then
+    perform cloudsync.emit_reload(v_table.table_id, 'init');
   end if;
   return v_table.table_id;
 end

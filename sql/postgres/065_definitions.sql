@@ -1,34 +1,98 @@
--- Follows changes of tracked tables: the registry and the capture functions are brought to the new definition by
--- the command that changes it, so that no write fails later for a column or a name that is gone.
+-- Follows changes of tracked tables: the registry, metadata and the capture functions are brought to the new
+-- definition by the command that changes it, so that no write fails later for a column or a name that is gone.
 
--- Tables that are not as the registry has them.
-create function cloudsync.changed_tables()
-returns setof integer
+-- Whether a table may differ from what the registry has.
+create function cloudsync.is_changed(tracked cloudsync.tables)
+returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  select t.table_id
-  from cloudsync.tables as t
-  join pg_class as c on c.oid = t.relation
-  join pg_namespace as n on n.oid = c.relnamespace
-  where (n.nspname::text, c.relname::text) <> (t.schema_name, t.table_name)
-    or exists (
+  select
+    (n.nspname::text, c.relname::text) <> ((is_changed.tracked).schema_name, (is_changed.tracked).table_name)
+    or c.relnatts <> (is_changed.tracked).attributes
+    or cloudsync.refusal(c.oid) is distinct from (is_changed.tracked).suspended
+    or (is_changed.tracked).suspended is null and exists (
       select
       from (
-        select a.attnum, a.attname::text as name, a.atttypid, format_type(a.atttypid, a.atttypmod) as type_name
+        select a.attnum, a.attname::text as name, a.atttypid, format_type(a.atttypid, a.atttypmod) as type_name,
+          a.attcollation, k.key_position, k.equality
         from pg_attribute as a
-        where a.attrelid = t.relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+        left join cloudsync.key_columns(c.oid) as k on k.attnum = a.attnum
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
       ) as found
-      full join (select k.* from cloudsync.columns as k where k.table_id = t.table_id) as known
+      full join (select k.* from cloudsync.columns as k where k.table_id = (is_changed.tracked).table_id) as known
         on known.column_id = found.attnum
-      where (found.name, found.atttypid, found.type_name)
-        is distinct from (known.name, known.type_oid::oid, known.type_name)
+      where (found.name, found.atttypid, found.type_name, found.key_position, found.equality)
+        is distinct from (known.name, known.type_oid::oid, known.type_name, known.key_position, known.equality)
     )
-  order by t.table_id;
+  from pg_class as c
+  join pg_namespace as n on n.oid = c.relnamespace
+  where c.oid = (is_changed.tracked).relation;
 end;
 
--- Brings one table's registration to its present definition. Its key stays: metadata is kept by it.
-create function cloudsync.follow_definition(table_id integer)
+-- Brings the registry's columns to what the table has now. What was set for a column stays.
+create function cloudsync.refresh_columns(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $refresh$
+#variable_conflict use_column
+begin
+  delete from cloudsync.columns as k
+  using cloudsync.tables as t
+  where t.table_id = refresh_columns.table_id and k.table_id = t.table_id
+    and not exists (select from pg_attribute as a
+                    where a.attrelid = t.relation and a.attnum = k.column_id and not a.attisdropped
+                      and a.attgenerated = '');
+  insert into cloudsync.columns (table_id, column_id, name, type_name, type_oid, key_position, equality)
+  select t.table_id, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, k.key_position, k.equality
+  from cloudsync.tables as t
+  join pg_attribute as a on a.attrelid = t.relation
+  left join cloudsync.key_columns(t.relation) as k on k.attnum = a.attnum
+  where t.table_id = refresh_columns.table_id
+    and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+  on conflict (table_id, column_id) do update
+  set name = excluded.name, type_name = excluded.type_name, type_oid = excluded.type_oid,
+    key_position = excluded.key_position, equality = excluded.equality;
+  update cloudsync.tables as t
+  set attributes = c.relnatts
+  from pg_class as c
+  where t.table_id = refresh_columns.table_id and c.oid = t.relation;
+end
+$refresh$;
+
+-- Whether a table has rows.
+create function cloudsync.has_rows(table_id integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rows$
+declare
+  v_found boolean;
+begin
+  execute format('select exists (select from %s as d)', cloudsync.table_scan(has_rows.table_id)) into v_found;
+  return v_found;
+end
+$rows$;
+
+-- Stops, with the reason, where one of our preconditions went away that the table's owner has to give.
+create function cloudsync.check_reach(relation regclass)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $reach$
+begin
+  if not has_schema_privilege('cloudsync_owner', c.relnamespace, 'usage')
+  from pg_class as c where c.oid = check_reach.relation then
+    raise exception 'cloudsync_owner may not use the schema of table %', check_reach.relation
+      using errcode = 'insufficient_privilege', hint = 'Grant it USAGE on that schema before.';
+  end if;
+end
+$reach$;
+
+-- Brings one table's registration to its present definition. `rewritten` says why the table was rewritten (0: it was
+-- not), `cast` and `computed` which columns were given another type, by a cast or by an expression.
+create function cloudsync.follow_definition(table_id integer, rewritten integer, "cast" smallint[], computed smallint[])
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -36,57 +100,170 @@ as $follow$
 #variable_conflict use_column
 declare
   v_table cloudsync.tables;
-  v_column name;
+  v_refusal text;
+  v_types jsonb;
+  v_key smallint[] := cloudsync.known_key(follow_definition.table_id);
+  v_operators text[];
+  v_stamped smallint[];
+  v_reason text;
 begin
   select t.* into strict v_table from cloudsync.tables as t where t.table_id = follow_definition.table_id;
-  select k.name into v_column
-  from cloudsync.columns as k
-  left join pg_attribute as a
-    on a.attrelid = v_table.relation and a.attnum = k.column_id and not a.attisdropped
-  where k.table_id = v_table.table_id and k.key_position is not null
-    and a.atttypid is distinct from k.type_oid::oid;
-  if found then
-    raise exception 'column % of table % is part of the key that it is synced by', quote_ident(v_column), v_table.relation
-      using errcode = 'object_in_use', hint = 'Call cloudsync_cleanup before, and cloudsync_init after the change.';
-  end if;
-  if not has_schema_privilege('cloudsync_owner', c.relnamespace, 'usage')
-  from pg_class as c where c.oid = v_table.relation then
-    raise exception 'cloudsync_owner may not use the schema of table %', v_table.relation
-      using errcode = 'insufficient_privilege', hint = 'Grant it USAGE on that schema before.';
-  end if;
-  delete from cloudsync.columns as k
-  where k.table_id = v_table.table_id
-    and not exists (select from pg_attribute as a
-                    where a.attrelid = v_table.relation and a.attnum = k.column_id and not a.attisdropped
-                      and a.attgenerated = '');
-  insert into cloudsync.columns as k (table_id, column_id, name, type_name, type_oid)
-  select v_table.table_id, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid
-  from pg_attribute as a
-  where a.attrelid = v_table.relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-  on conflict (table_id, column_id) do update
-  set name = excluded.name, type_name = excluded.type_name, type_oid = excluded.type_oid;
+  perform cloudsync.check_reach(v_table.relation);
+  v_refusal := cloudsync.refusal(v_table.relation);
+  -- The registry comes first: our own commands below are looked at too, and then find nothing to follow.
   update cloudsync.tables as t
-  set version = t.version + 1, schema_name = n.nspname, table_name = c.relname
+  set version = t.version + 1, schema_name = n.nspname, table_name = c.relname,
+    suspended = v_refusal, suspended_since = case when v_refusal is not null then t.suspended_since end
   from pg_class as c
   join pg_namespace as n on n.oid = c.relnamespace
   where t.table_id = v_table.table_id and c.oid = v_table.relation;
+  if v_refusal is not null then
+    perform cloudsync.suspend_table(v_table.table_id, v_refusal);
+    if v_refusal is distinct from v_table.suspended then
+      raise warning 'changes of table % are not synced any more: %', v_table.relation, v_refusal
+        using hint = 'Capture goes on by itself when that has changed.';
+    end if;
+    return;
+  end if;
+  select jsonb_object_agg(k.column_id, k.type_oid::oid::bigint),
+    array_agg(k.equality order by k.key_position) filter (where k.key_position is not null)
+  into v_types, v_operators
+  from cloudsync.columns as k where k.table_id = v_table.table_id;
+  perform cloudsync.refresh_columns(v_table.table_id);
+  if v_key is distinct from cloudsync.known_key(v_table.table_id) or not cloudsync.key_fits(v_table.table_id)
+     or v_key && follow_definition.computed then
+    v_reason := 'primary key';
+    update cloudsync.tables as t set incarnation = cloudsync.new_incarnation() where t.table_id = v_table.table_id;
+    perform cloudsync.rekey_table(
+      v_table.table_id, case when v_key && follow_definition.computed then null else v_key end, v_operators);
+  end if;
+  if v_table.suspended is not null then
+    perform cloudsync.recapture_table(
+      v_table.table_id, v_table.suspended_since, coalesce(v_reason, 'capture was suspended'));
+    return;
+  end if;
   perform cloudsync.announce_table(v_table.table_id);
+  if follow_definition.rewritten & 4 <> 0 then
+    v_stamped := cloudsync.changed_values(
+      v_table.table_id, v_types, follow_definition."cast", follow_definition.computed);
+    if cardinality(v_stamped) > 0 then
+      v_reason := coalesce(v_reason, 'type');
+      perform cloudsync.restamp_columns(v_table.table_id, v_stamped);
+    end if;
+  end if;
+  if v_reason is null
+     and cloudsync.has_new_values(v_table.table_id, v_types, v_table.attributes, follow_definition.rewritten) then
+    v_reason := 'new column';
+  end if;
+  if v_reason is not null and cloudsync.has_rows(v_table.table_id) then
+    perform cloudsync.emit_reload(v_table.table_id, v_reason);
+  end if;
 exception when unique_violation then
   raise exception 'table % cannot have this name: another tracked table has it', v_table.relation
     using errcode = 'duplicate_table';
 end
 $follow$;
 
+-- Columns beside the key whose values a command computed anew. Wider integers are the same values; a rewrite without
+-- a column that has another type is one that we know nothing of.
+create function cloudsync.changed_values(table_id integer, types jsonb, "cast" smallint[], computed smallint[])
+returns smallint[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(array_agg(k.column_id order by k.column_id), '{}')
+  from cloudsync.columns as k
+  where k.table_id = changed_values.table_id and k.key_position is null
+    and changed_values.types ? k.column_id::text
+    and (
+      k.column_id = any (changed_values.computed)
+      or cardinality(changed_values.computed || changed_values."cast") = 0
+      or k.column_id = any (changed_values."cast")
+        and ((changed_values.types ->> k.column_id::text)::oid, k.type_oid::oid) not in (
+          ('int2'::regtype, 'int4'::regtype), ('int2'::regtype, 'int8'::regtype), ('int4'::regtype, 'int8'::regtype))
+    );
+end;
+
+-- Whether columns that were not there before may have values: a default without rewriting, one with it, or a
+-- generated column that became a plain one.
+create function cloudsync.has_new_values(table_id integer, types jsonb, attributes smallint, rewritten integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select exists (
+    select
+    from cloudsync.columns as k
+    join cloudsync.tables as t on t.table_id = k.table_id
+    join pg_attribute as a on a.attrelid = t.relation and a.attnum = k.column_id
+    where k.table_id = has_new_values.table_id and not has_new_values.types ? k.column_id::text
+      and (a.atthasmissing or has_new_values.rewritten <> 0 or k.column_id <= has_new_values.attributes)
+  );
+end;
+
+-- Notes that the running command rewrites a tracked table.
+create function cloudsync.note_rewrite()
+returns event_trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $note$
+begin
+  insert into cloudsync.rewritten (table_id, reason)
+  select t.table_id, pg_event_trigger_table_rewrite_reason()
+  from cloudsync.tables as t
+  where t.relation in (
+    select pg_event_trigger_table_rewrite_oid()
+    union all
+    select a.relid from pg_partition_ancestors(pg_event_trigger_table_rewrite_oid()) as a (relid));
+end
+$note$;
+
 create function cloudsync.follow_definitions()
 returns event_trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $follow$
+declare
+  v_done integer[] := '{}';
+  v_rewritten jsonb;
+  v_table record;
 begin
-  if exists (select from cloudsync.changed_tables()) then
-    perform pg_advisory_xact_lock(hashtextextended('cloudsync registry', 0));
-    perform cloudsync.forget_dropped_tables();
-    perform cloudsync.follow_definition(c.table_id) from cloudsync.changed_tables() as c (table_id);
+  -- A dump is being restored: the registry is brought to it at its first use.
+  if not exists (select from cloudsync.tables) or cloudsync.is_restored() then
+    return;
   end if;
+  with noted as (
+    delete from cloudsync.rewritten as r returning r.table_id, r.reason
+  )
+  select jsonb_object_agg(n.table_id, n.reason) into v_rewritten
+  from (select noted.table_id, bit_or(noted.reason) as reason from noted group by noted.table_id) as n;
+  if exists (select from cloudsync.tables as t where not exists (select from pg_class as c where c.oid = t.relation)) then
+    perform cloudsync.lock_registry();
+    perform cloudsync.forget_dropped_tables();
+  end if;
+  -- One at a time: our own commands come here too, and may have followed the next one already.
+  loop
+    select t.table_id, coalesce((v_rewritten ->> t.table_id::text)::integer, 0) as rewritten,
+      coalesce(array_agg(c.number) filter (where not c.computed), '{}') as "cast",
+      coalesce(array_agg(c.number) filter (where c.computed), '{}') as computed
+    into v_table
+    from cloudsync.tables as t
+    left join (
+      select d.objid, false as computed, unnest(cloudsync.retyped_columns(d.command, false)) as number
+      from pg_event_trigger_ddl_commands() as d where d.command_tag = 'ALTER TABLE'
+      union all
+      select d.objid, true, unnest(cloudsync.retyped_columns(d.command, true))
+      from pg_event_trigger_ddl_commands() as d where d.command_tag = 'ALTER TABLE'
+    ) as c on c.objid = t.relation
+    where t.table_id <> all (v_done)
+      and (v_rewritten ? t.table_id::text or cloudsync.is_changed(t))
+    group by t.table_id
+    order by t.table_id
+    limit 1;
+    exit when not found;
+    v_done := v_done || v_table.table_id;
+    perform cloudsync.lock_registry();
+    perform cloudsync.follow_definition(v_table.table_id, v_table.rewritten, v_table."cast", v_table.computed);
+  end loop;
 end
 $follow$;

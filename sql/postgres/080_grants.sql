@@ -50,6 +50,13 @@ create event trigger cloudsync_definitions on ddl_command_end
 when tag in (
   'ALTER TABLE', 'ALTER INDEX', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'DROP TABLE', 'DROP VIEW',
   'DROP MATERIALIZED VIEW', 'DROP TYPE', 'DROP DOMAIN', 'DROP COLLATION', 'DROP FUNCTION', 'DROP SCHEMA',
-  'DROP EXTENSION', 'DROP OWNED'
+  'DROP EXTENSION', 'DROP OWNED', 'ALTER EXTENSION'
 )
 execute function cloudsync.follow_definitions();
+
+create event trigger cloudsync_rewrites on table_rewrite
+execute function cloudsync.note_rewrite();
+
+-- Also for whoever has set session_replication_role.
+alter event trigger cloudsync_definitions enable always;
+alter event trigger cloudsync_rewrites enable always;

@@ -2,6 +2,7 @@
 //! that are safe to call as long as datums go only where their type says.
 
 pub(crate) mod codec;
+pub(crate) mod command;
 pub(crate) mod memory;
 pub(crate) mod query;
 pub(crate) mod session;

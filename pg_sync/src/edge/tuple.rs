@@ -146,6 +146,11 @@ pub(crate) fn bigints(values: &[Option<i64>]) -> Datum {
     make_array(&values.iter().map(|value| value.map(Datum::from)).collect::<Vec<_>>(), &BIGINT)
 }
 
+/// Makes a `smallint[]` in the current memory context.
+pub(crate) fn smallints(values: &[i16]) -> Datum {
+    make_array(&values.iter().map(|value| Some(Datum::from(*value))).collect::<Vec<_>>(), &SMALLINT)
+}
+
 /// Makes a `boolean[]` in the current memory context.
 pub(crate) fn booleans(values: &[bool]) -> Datum {
     make_array(&values.iter().map(|value| Some(Datum::from(*value))).collect::<Vec<_>>(), &BOOLEAN)
