@@ -148,7 +148,8 @@ as $recapture$
 begin
   perform cloudsync.announce_table(recapture_table.table_id);
   perform cloudsync.resync_table(recapture_table.table_id, recapture_table.since);
-  perform cloudsync.emit_reload(recapture_table.table_id, recapture_table.reason);
+  perform cloudsync.emit_reload(t.table_id, recapture_table.reason)
+  from cloudsync.tables as t where t.table_id = recapture_table.table_id and t.enabled;
 end
 $recapture$;
 

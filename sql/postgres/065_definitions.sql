@@ -44,6 +44,12 @@ begin
     and not exists (select from pg_attribute as a
                     where a.attrelid = t.relation and a.attnum = k.column_id and not a.attisdropped
                       and a.attgenerated = '');
+  update cloudsync.table_settings as s
+  set column_name = a.attname
+  from cloudsync.columns as k
+  join cloudsync.tables as t on t.table_id = k.table_id
+  join pg_attribute as a on a.attrelid = t.relation and a.attnum = k.column_id and a.attname <> k.name
+  where k.table_id = refresh_columns.table_id and s.table_id = k.table_id and s.column_name = k.name;
   insert into cloudsync.columns (table_id, column_id, name, type_name, type_oid, key_position, equality)
   select t.table_id, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, k.key_position, k.equality
   from cloudsync.tables as t
@@ -155,7 +161,7 @@ begin
      and cloudsync.has_new_values(v_table.table_id, v_types, v_table.attributes, follow_definition.rewritten) then
     v_reason := 'new column';
   end if;
-  if v_reason is not null and cloudsync.has_rows(v_table.table_id) then
+  if v_reason is not null and v_table.enabled and cloudsync.has_rows(v_table.table_id) then
     perform cloudsync.emit_reload(v_table.table_id, v_reason);
   end if;
 exception when unique_violation then
