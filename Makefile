@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 unit_crates := -p shared-format -p schema-mapping -p sqlite_sync -p hub
 tidy := cargo test --package tests --test tidy
 
-.PHONY: help demo test check test-unit test-postgres test-store test-e2e test-memory fuzz generate bench bench-sqlite dist
+.PHONY: help demo test check test-unit test-postgres test-store test-e2e test-memory fuzz generate bench bench-sqlite bench-postgres dist
 .PHONY: build-tools test-tools
 
 help: ## Lists these targets.
@@ -64,6 +64,11 @@ bench-sqlite: build-tools ## Prints figures of the SQLite side beside plain SQLi
 	$(scripts)/peers.sh
 	cargo run --quiet --release --package bench --bin sqlite -- \
 		rows=$(or $(ROWS),100000) large=$(or $(LARGE),1000000) runs=$(or $(RUNS),5)
+
+bench-postgres: dist ## Prints figures of the Postgres side beside plain Postgres (ROWS, DECODED, FILLED, RUNS, ONLY).
+	cargo run --quiet --release --package bench --bin postgres -- \
+		rows=$(or $(ROWS),100000) decoded=$(or $(DECODED),1000000) filled=$(or $(FILLED),10000000) \
+		runs=$(or $(RUNS),5) $(addprefix only=,$(ONLY))
 
 dist: build-tools ## Builds the artefacts in dist/; DESTDIR=... installs them.
 	$(scripts)/dist.sh

@@ -1,0 +1,85 @@
+//! Figures of the Postgres side from one run: a captured table beside the same table without capture, our output
+//! plugin beside `pgoutput`, apply beside COPY. All on one private server whose commits wait for the disk.
+//!
+//! Arguments, all optional: `rows=100000 decoded=1000000 filled=10000000 runs=5`, and `only=insert,update` to
+//! measure some of the works: insert, update, delete, single, wal, fsync, apply, decode, init.
+//!
+//! CPU time is that of the server process that does the work, as the kernel counts it; a ratio compares medians of
+//! runs that take turns. Each run of bulk statements writes to tables made for it, so that no run finds what another
+//! has left, and every page was touched since the WAL checkpoint before single statements are measured.
+
+mod backend;
+mod decode;
+mod report;
+mod work;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::{env, fs};
+
+use tests::postgres::{Cluster, Durability};
+
+use crate::report::{Medians, WORKS};
+use crate::work::Bench;
+
+/// What server settings keep out of the figures: work that happens at its own time.
+const QUIET: [&str; 5] = [
+    "alter system set autovacuum = off",
+    "alter system set checkpoint_timeout = '1h'",
+    "alter system set max_wal_size = '6GB'",
+    "alter system set jit = off",
+    "select pg_reload_conf()",
+];
+
+fn main() -> io::Result<()> {
+    let arguments: BTreeMap<String, String> = env::args()
+        .filter_map(|argument| argument.split_once('=').map(|(name, value)| (name.into(), value.into())))
+        .collect();
+    let number = |name: &str, default: u32| -> u32 {
+        arguments.get(name).map_or(default, |text| text.parse().expect("an argument is a number"))
+    };
+    let (rows, decoded, filled) =
+        (number("rows", 100_000), number("decoded", 1_000_000), number("filled", 10_000_000));
+    let runs = number("runs", 5);
+    let only: Vec<&str> = arguments.get("only").map(|only| only.split(',').collect()).unwrap_or_default();
+    for work in &only {
+        assert!(WORKS.contains(work), "there is no work {work}, there are {WORKS:?}");
+    }
+    let cluster = Cluster::start(Durability::Real);
+    let database = cluster.database("bench");
+    let session = database.session();
+    QUIET.iter().for_each(|setting| session.run(setting));
+    let mut out = io::stdout();
+    let version = session.value("select current_setting('server_version')");
+    writeln!(
+        out,
+        "Postgres {version}, {rows} rows, {decoded} decoded, {filled} filled, medians of {runs} runs; load before {}",
+        load()
+    )?;
+    let bench = Bench { database, rows, decoded, filled };
+    bench.prepare();
+    let mut found: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for work in WORKS.into_iter().filter(|work| only.is_empty() || only.contains(work)) {
+        // The large tables are filled once: their works take long, and their figures vary little.
+        let runs = if matches!(work, "init") { 1 } else { runs };
+        for run in 0..runs {
+            for (figure, value) in bench.run(work, run) {
+                found.entry(figure).or_default().push(value);
+            }
+        }
+    }
+    let medians: Medians = found.into_iter().map(|(figure, values)| (figure, median(values))).collect();
+    report::print(&medians)?;
+    writeln!(out, "load after {}", load())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// How busy the machine is: its load averages.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
