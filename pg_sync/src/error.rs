@@ -54,7 +54,7 @@ pub(crate) enum SyncError {
     #[error("text has a zero byte at {0}, Postgres stores none")]
     ZeroByte(usize),
     /// An option that the output plugin does not have.
-    #[error("output plugin pg_sync has no option {0:?}, wanted none")]
+    #[error("output plugin pg_sync has no option {0:?}, wanted format")]
     PluginOption(String),
     /// The extension was not installed completely.
     #[error("role cloudsync_owner does not exist")]
@@ -68,6 +68,12 @@ pub(crate) enum SyncError {
     /// No schema to look for tables in.
     #[error("no schema has been selected to track tables in")]
     NoSchema,
+    /// An option of the output plugin with a value that it does not know.
+    #[error("option {option} of output plugin pg_sync is {found}, wanted {wanted}")]
+    PluginOptionValue { option: &'static str, found: String, wanted: u8 },
+    /// No memory for the buffer of the output plugin.
+    #[error("output plugin pg_sync found no {0} bytes of memory for its frame")]
+    FrameMemory(usize),
 }
 
 impl SyncError {
@@ -81,7 +87,10 @@ impl SyncError {
             | Self::ClockAhead { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             Self::Contention { .. } | Self::Moved(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Text(_) | Self::ZeroByte(_) => PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-            Self::PluginOption(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::PluginOption(_) | Self::PluginOptionValue { .. } => {
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::FrameMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
             Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::Parameter { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NotTracked(_) | Self::Untracked(_) | Self::NoRelation(_) => {

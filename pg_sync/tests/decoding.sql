@@ -1,19 +1,14 @@
 -- What the output plugin gives: one frame per transaction with messages, and nothing else.
 \ir include/metadata.psql
+\ir include/frames.psql
 create table t (id integer primary key, a text);
 select cloudsync_init('t');
 select 'slot_' || :'database' as slot \gset
 select count(*) from pg_create_logical_replication_slot(:'slot', 'pg_sync');
 
 create view frames as
-select get_byte(data, 0) as format, get_byte(data, 1) as flags,
-  ('x' || encode(substr(data, 19, 4), 'hex'))::bit(32)::integer as xid,
-  ('x' || encode(substr(data, 23, 4), 'hex'))::bit(32)::integer as messages,
-  length(data) as bytes,
-  ('x' || encode(substr(data, 3, 8), 'hex'))::bit(64)::bigint as end_lsn,
-  ('x' || encode(substr(data, 11, 8), 'hex'))::bit(64)::bigint as commit_micros,
-  data
-from (select data from pg_logical_slot_get_binary_changes('slot_' || current_database(), null, null)) as d;
+select h.*, length(d.data) as bytes, d.data
+from pg_logical_slot_get_binary_changes('slot_' || current_database(), null, null) as d, frame_head(d.data) as h;
 
 insert into t values (1, 'x');
 begin;
@@ -31,16 +26,16 @@ rollback;
 create table untracked (id integer);
 insert into untracked values (1);
 update t set a = a;
-select format, flags, messages, xid <> 0, end_lsn > 0,
-  abs(extract(epoch from now()) - (commit_micros / 1e6 + 946684800)) < 60 as recent
+select format, is_last, messages, xid <> 0, end_lsn > 0,
+  commit_time between now() - interval '1 minute' and now() + interval '1 minute' as recent
 from frames;
 \echo == a long statement is cut into messages and frames
 insert into t select n, repeat(md5(n::text), 8) from generate_series(10, 20000) as n;
-select flags, messages > 1, bytes <= 1048576, count(*) > 0 from frames group by 1, 2, 3 order by 1;
+select is_last, messages > 1, bytes <= 1048576, count(*) > 0 from frames group by 1, 2, 3 order by 1;
 \echo == the signature
 update t set a = 'signed' where id = 2;
 create temporary table message as
-select substr(data, 39) as body, xid from frames;
+select m.body, xid from frames, frame_messages(data) as m;
 select get_byte(body, 0) as format,
   ('x' || encode(substr(body, 2, 8), 'hex'))::bit(64)::bigint % 4294967296 = xid as same_xid,
   length(substr(body, 10, 32)) as mac_bytes,
@@ -55,8 +50,7 @@ group by body, xid;
 select count(*) from (select pg_logical_emit_message(true, 'other', 'x')) as e;
 select count(*) from (select pg_logical_emit_message(false, 'cloudsync', 'x')) as e;
 select count(*) from (select pg_logical_emit_message(true, 'cloudsync', 'broken')) as e;
-select count(*) from frames;
-select count(*) from pg_logical_slot_get_binary_changes(:'slot', null, null, 'option', 'x');
+select is_last, messages, length(body) as body_bytes from frames, frame_messages(data);
 select count(*) from frames;
 \echo == text does not depend on the settings of the writer
 create table moments (id integer primary key, days date[], moments timestamptz[], took interval);

@@ -5,3 +5,4 @@
 
 mod callbacks;
 mod frame;
+mod options;
