@@ -2,6 +2,8 @@
 # Runs the SQL tests: each file in a database of its own; its output must be as expected. Without arguments on a
 # private server; else on a running one with the extension installed, wal_level = logical and pg_sync among its
 # output_plugin_libraries. The id that cloudsync_init returns is another one each time, so it is taken out.
+# Tests that stop servers or change their settings stand in servers/: each is a program that with_server.sh runs
+# with a server of its own, and they are left out on a running server.
 # usage: pg_sync/tests/run.sh [<bindir> <connection without a database, e.g. "host=/tmp port=5432 user=postgres">]
 set -u
 
@@ -48,6 +50,13 @@ for test in "$here"/concurrency/*.sh; do
     sh "$test" "$bindir" "$connection"
     outcome "concurrency/$(basename "$test" .sh)" $?
 done
+
+if [ -n "${PG_SYNC_SERVER:-}" ]; then
+    for test in "$here"/servers/*.sh; do
+        "$here/with_server.sh" "$test"
+        outcome "servers/$(basename "$test" .sh)" $?
+    done
+fi
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -3,6 +3,8 @@
 # command gets two arguments more: the server's bindir and a connection string. Nothing of the system changes:
 # the server runs from a tree of its own, in which its files stand at their usual places.
 # PG_SYNC_DIST names another directory of artefacts, as package.sh lays them out.
+# The command finds in PG_SYNC_DATA the server's data directory, and in PG_SYNC_SERVER a program that stops and
+# starts it: pg_ctl, which knows the server and waits (`"$PG_SYNC_SERVER" stop -m immediate`).
 # usage: pg_sync/tests/with_server.sh <command> [argument ...]
 set -euo pipefail
 
@@ -23,7 +25,7 @@ fi
 
 stop() {
     if [[ -e "$work/data/postmaster.pid" ]]; then
-        "${as_owner[@]}" "$tree$bindir/pg_ctl" -D "$work/data" -m immediate -w stop >/dev/null || true
+        "$PG_SYNC_SERVER" stop -m immediate || true
     fi
     rm -rf "$work"
 }
@@ -58,9 +60,14 @@ unix_socket_directories = '$work/socket'
 wal_level = logical
 fsync = off
 SETTINGS
+cat >"$work/server" <<CONTROL
+#!/bin/sh
+exec ${as_owner[*]} env -u RUST_BACKTRACE "$tree$bindir/pg_ctl" -D "$work/data" -l "$work/socket/log" -w "\$@" >/dev/null
+CONTROL
+chmod +x "$work/server"
+export PG_SYNC_SERVER=$work/server PG_SYNC_DATA=$work/data
 start() {
-    "${as_owner[@]}" env -u RUST_BACKTRACE "$tree$bindir/pg_ctl" -D "$work/data" -l "$work/socket/log" -w "$1" >/dev/null ||
-        { cat "$work/socket/log"; exit 1; }
+    "$PG_SYNC_SERVER" "$1" || { cat "$work/socket/log"; exit 1; }
 }
 start start
 connection="host=$work/socket port=5432 user=postgres"

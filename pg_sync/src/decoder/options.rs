@@ -19,7 +19,9 @@ pub(super) unsafe fn check(options: *mut pg_sys::List) -> Result<(), SyncError> 
         return Ok(());
     }
     // SAFETY: not null, so a list.
-    let (cells, length) = unsafe { ((*options).elements, (*options).length) };
+    let cells = unsafe { (*options).elements };
+    // SAFETY: as above.
+    let length = unsafe { (*options).length };
     let length = usize::try_from(length).expect("a list has a length");
     // SAFETY: a list has as many cells as it says.
     let cells = unsafe { std::slice::from_raw_parts(cells, length) };
@@ -28,7 +30,9 @@ pub(super) unsafe fn check(options: *mut pg_sys::List) -> Result<(), SyncError> 
         // SAFETY: a list of nodes holds pointers.
         let option: *mut pg_sys::DefElem = unsafe { cell.ptr_value }.cast();
         // SAFETY: an element of the list.
-        let name = unsafe { CStr::from_ptr((*option).defname) }.to_string_lossy();
+        let name = unsafe { (*option).defname };
+        // SAFETY: names of options are C strings.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
         if name != FORMAT_OPTION {
             return Err(SyncError::PluginOption(name.into_owned()));
         }
@@ -42,7 +46,9 @@ pub(super) unsafe fn check(options: *mut pg_sys::List) -> Result<(), SyncError> 
             return Err(wrong("without a value".to_owned()));
         }
         // SAFETY: an option with a value, which the server turns into text.
-        let text = unsafe { CStr::from_ptr(pg_sys::defGetString(option)) }.to_string_lossy();
+        let text = unsafe { pg_sys::defGetString(option) };
+        // SAFETY: the server returns a C string.
+        let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
         if text != FORMAT.to_string() {
             return Err(wrong(format!("{text:?}")));
         }
