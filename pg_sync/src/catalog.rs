@@ -44,6 +44,7 @@ pub(crate) struct Tracked {
     pub(crate) name: String,
     pub(crate) incarnation: u64,
     pub(crate) version: u32,
+    is_partitioned: bool,
     algorithm: TableAlgorithm,
     /// Whether it is sent and received.
     pub(crate) enabled: bool,
@@ -60,6 +61,12 @@ impl Tracked {
     /// The table's name, quoted and qualified.
     pub(crate) fn quoted(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))
+    }
+
+    /// What its rows are read and written in: ONLY keeps out children that inherit from it; the rows of a
+    /// partitioned table are in its partitions.
+    pub(crate) fn scan(&self) -> String {
+        if self.is_partitioned { self.quoted() } else { format!("only {}", self.quoted()) }
     }
 
     /// Locks the table against changes, and makes sure that the name is still its own: whoever renames it could
@@ -157,6 +164,7 @@ fn read_table(row: &Tuple) -> Tracked {
         name: name(row, 4),
         incarnation: row.attribute(5).map_or(0, codec::to_i64).cast_unsigned(),
         version: integer(row, 6).cast_unsigned(),
+        is_partitioned: row.attribute(18).is_some_and(codec::to_bool),
         algorithm: u8::try_from(small(row, 7))
             .ok()
             .and_then(|code| TableAlgorithm::from_code(code).ok())

@@ -18,6 +18,11 @@ fn is_restored() -> bool {
 }
 
 #[pg_extern]
+fn hold_relation(relation: pg_sys::Oid, schema_name: &str, table_name: &str) -> bool {
+    session::hold(relation, schema_name, table_name)
+}
+
+#[pg_extern]
 fn emit_definition(table_id: i32) {
     or_raise(as_owner(|| emit::definition(table_id)));
 }

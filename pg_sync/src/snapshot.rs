@@ -164,10 +164,10 @@ fn live_sql(table: &Tracked, names: &[String], bound: &str) -> String {
         .map(|(place, column)| format!("m.key_{place} {} d.{}", column.equality, column.quoted()))
         .collect();
     format!(
-        "select m.alive, m.hlc, m.site, m.cols, {keys}{columns} from only {name} as d left join {metadata} as m \
+        "select m.alive, m.hlc, m.site, m.cols, {keys}{columns} from {name} as d left join {metadata} as m \
          on {matching} where {bound} order by {keys} limit $1",
         keys = names.join(", "),
-        name = table.quoted(),
+        name = table.scan(),
         metadata = table.metadata(),
         matching = matching.join(" and "),
     )

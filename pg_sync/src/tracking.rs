@@ -89,13 +89,16 @@ pub(crate) fn cleanup(relation: pg_sys::Oid) -> Result<(), SyncError> {
         return Ok(());
     }
     lock(relation, &name)?;
-    for operation in ["insert", "update", "delete", "truncate"] {
-        query::run(&format!("drop trigger if exists cloudsync_{operation} on {name}"), &[]);
+    let commands = as_owner(|| {
+        let sql = "select d.c from cloudsync.detach_commands($1::pg_catalog.regclass) as d (c)";
+        texts(&query::run(sql, &[Argument::oid(relation)]))
+    });
+    for command in commands {
+        query::run(&command, &[]);
     }
     as_owner(|| {
         query::run("select cloudsync.unregister_table($1::pg_catalog.regclass)", &[Argument::oid(relation)]);
     });
-    query::run(&format!("revoke select on table {name} from cloudsync_owner"), &[]);
     Ok(())
 }
 

@@ -59,6 +59,7 @@ listen_addresses = ''
 unix_socket_directories = '$work/socket'
 wal_level = logical
 fsync = off
+max_prepared_transactions = 10
 SETTINGS
 cat >"$work/server" <<CONTROL
 #!/bin/sh

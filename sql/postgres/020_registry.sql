@@ -71,6 +71,12 @@ create table cloudsync.columns (
   primary key (table_id, column_id)
 );
 
+-- Partitions of tracked tables, of every level, whose triggers stand: those that come or go are told by comparison.
+create table cloudsync.partitions (
+  relation regclass primary key,
+  table_id integer not null references cloudsync.tables (table_id) on delete cascade
+);
+
 -- What is served: clients keep what they have of a table that is not in a snapshot.
 create view cloudsync.tracked_tables as
 select t.table_id, t.schema_name as schema, t.table_name as name
@@ -157,6 +163,7 @@ select pg_catalog.pg_extension_config_dump('cloudsync.columns', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.settings', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_settings', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.announced_definitions', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.partitions', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.rejection_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.fence', '');

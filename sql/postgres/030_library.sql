@@ -15,6 +15,11 @@ create function cloudsync.retyped_columns(command pg_ddl_command, computed boole
 language c volatile strict parallel unsafe
 as 'MODULE_PATHNAME', 'retyped_columns';
 
+-- Locks a relation against being changed or renamed until the transaction ends, and tells whether it has the name.
+create function cloudsync.hold_relation(relation oid, schema_name text, table_name text) returns boolean
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'hold_relation_wrapper';
+
 -- Messages.
 
 create function cloudsync.emit_step(

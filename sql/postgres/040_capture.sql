@@ -42,6 +42,28 @@ begin atomic
   where t.table_id = table_scan.table_id;
 end;
 
+-- The row `{row}` of the table or of a partition of it, with every column at the place that it has in the table:
+-- a partition may have its columns in another order.
+create function cloudsync.spell_image(table_id integer, row_alias text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select case
+    when c.relkind <> 'p' then spell_image.row_alias || '.*'
+    else (
+      select 'row(' || string_agg(
+        case when k.name is null then 'null::boolean' else format('%s.%I', spell_image.row_alias, k.name) end,
+        ', ' order by a.id) || ')'
+      from generate_series(1, (select max(l.column_id) from cloudsync.columns as l where l.table_id = t.table_id)) as a (id)
+      left join cloudsync.columns as k on k.table_id = t.table_id and k.column_id = a.id
+    )
+  end
+  from cloudsync.tables as t
+  join pg_class as c on c.oid = t.relation
+  where t.table_id = spell_image.table_id;
+end;
+
 -- One pair of expressions for each attribute number up to the last tracked one, as packed
 -- in `cols`: {hlc} and {site} are the subscripts, {n} the place in the list of columns.
 create function cloudsync.spell_cols(table_id integer, pattern text)
@@ -119,7 +141,8 @@ end;
 
 -- The rows of a statement by key, from the transition tables of one operation: key_1 ..,
 -- was, now, image and changed_1 ... Rows of an update that changed nothing are left out, except
--- for the staged path, where a greater stamp may come with an equal value.
+-- for the staged path, where a greater stamp may come with an equal value. Operation row is a
+-- trigger for each row: the row before and after any operation, without an image.
 create function cloudsync.spell_source(table_id integer, operation text, unchanged boolean)
 returns text
 language sql stable
@@ -127,21 +150,39 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select case spell_source.operation
     when 'insert' then format(
-      'select %s, false as was, true as now, coalesce(n.*) as image%s from cloudsync_new as n',
+      'select %s, false as was, true as now, coalesce(%s) as image%s from cloudsync_new as n',
       cloudsync.spell(spell_source.table_id, true, 'n.{name} as key_{n}', ', '),
+      cloudsync.spell_image(spell_source.table_id, 'n'),
       cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''))
     when 'delete' then format(
-      'select %s, true as was, false as now, coalesce(o.*) as image%s from cloudsync_old as o',
+      'select %s, true as was, false as now, coalesce(%s) as image%s from cloudsync_old as o',
       cloudsync.spell(spell_source.table_id, true, 'o.{name} as key_{n}', ', '),
+      cloudsync.spell_image(spell_source.table_id, 'o'),
       cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''))
+    when 'row' then format(
+      $source$
+        select %1$s, true as was, tg_op = 'UPDATE' and %2$s as now%3$s
+        where tg_op <> 'INSERT'
+        union all
+        select %4$s, false as was, true as now%5$s
+        where tg_op = 'INSERT' or tg_op = 'UPDATE' and not (%2$s)$source$,
+      cloudsync.spell(spell_source.table_id, true, 'old.{name} as key_{n}', ', '),
+      cloudsync.spell(spell_source.table_id, true, 'new.{name} {eq} old.{name}', ' and '),
+      cloudsync.spell(
+        spell_source.table_id, false,
+        ', pg_catalog.record_image_ne(row(old.{name}), row(new.{name})) as changed_{n}', ''),
+      cloudsync.spell(spell_source.table_id, true, 'new.{name}', ', '),
+      cloudsync.spell(spell_source.table_id, false, ', false', ''))
     else format(
-      'select %s, %s as was, %s as now, case when %s then n.* else o.* end as image%s'
+      'select %s, %s as was, %s as now, case when %s then %s else %s end as image%s'
       ' from cloudsync_old as o full join cloudsync_new as n on %s'
       ' where %s or %s or %s',
       cloudsync.spell(spell_source.table_id, true, 'coalesce(n.{name}, o.{name}) as key_{n}', ', '),
       cloudsync.spell(spell_source.table_id, true, 'o.{name} is not null', ' and '),
       cloudsync.spell(spell_source.table_id, true, 'n.{name} is not null', ' and '),
       cloudsync.spell(spell_source.table_id, true, 'n.{name} is not null', ' and '),
+      cloudsync.spell_image(spell_source.table_id, 'n'),
+      cloudsync.spell_image(spell_source.table_id, 'o'),
       cloudsync.spell(
         spell_source.table_id, false,
         ', pg_catalog.record_image_ne(row(o.{name}), row(n.{name})) as changed_{n}', ''),
@@ -223,7 +264,7 @@ begin atomic
       from k
       left join lateral (
         select true as present, coalesce(d.*) as image
-        from only %4$s as d
+        from %4$s as d
         where %5$s
         offset 0
       ) as t on true
@@ -231,9 +272,7 @@ begin atomic
     cloudsync.spell(spell_current.table_id, true, 'x.key_{n}', ', '),
     cloudsync.spell(spell_current.table_id, false, 'bool_or(x.changed_{n})', ', '),
     cloudsync.spell_source(spell_current.table_id, spell_current.operation, spell_current.unchanged),
-    (select format('%I.%I', t.schema_name, t.table_name)
-     from cloudsync.tables as t
-     where t.table_id = spell_current.table_id),
+    cloudsync.table_scan(spell_current.table_id),
     cloudsync.spell(spell_current.table_id, true, 'd.{name} {eq} k.key_{n}', ' and '));
 end;
 

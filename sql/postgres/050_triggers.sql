@@ -2,9 +2,11 @@
 
 -- Raises where a name in a capture function could mean something else than at its writing, because a view of that
 -- name would then run its functions as our owner: a table whose renaming was not followed, or a trigger without
--- transition tables while temporary relations have their names.
+-- transition tables while temporary relations have their names. Whoever writes to a partition has not locked the
+-- table that it belongs to, so that is held here.
 create function cloudsync.check_trigger(
   tracked cloudsync.tables,
+  written regclass,
   table_schema name,
   table_name name,
   trigger_name name,
@@ -15,19 +17,23 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $check$
 begin
-  if (tracked.schema_name, tracked.table_name) <> (table_schema::text, check_trigger.table_name::text) then
+  if (written = tracked.relation
+      and (tracked.schema_name, tracked.table_name) <> (table_schema::text, check_trigger.table_name::text))
+     or (written <> tracked.relation
+         and not cloudsync.hold_relation(tracked.relation, tracked.schema_name, tracked.table_name))
+  then
     raise exception 'table % was renamed while event triggers were off, call cloudsync_init again', tracked.relation
       using errcode = 'object_not_in_prerequisite_state';
   end if;
-  if operation <> 'truncate'
+  if operation in ('insert', 'update', 'delete')
      and (to_regclass('pg_temp.cloudsync_old') is not null or to_regclass('pg_temp.cloudsync_new') is not null)
      and not exists (
        select from pg_trigger as g
-       where g.tgrelid = tracked.relation and g.tgname = trigger_name
+       where g.tgrelid = written and g.tgname = trigger_name
          and (operation = 'insert' or g.tgoldtable = 'cloudsync_old')
          and (operation = 'delete' or g.tgnewtable = 'cloudsync_new'))
   then
-    raise exception 'trigger % of table % has no transition tables', trigger_name, tracked.relation
+    raise exception 'trigger % of table % has no transition tables', trigger_name, written
       using errcode = 'wrong_object_type';
   end if;
 end
@@ -47,9 +53,32 @@ begin atomic
   where t.table_id = for_capture.table_id;
 end;
 
--- Writes the capture function of one operation. A key that occurs twice in a transition
--- table, or whose metadata this transaction has written already, takes the slow path. Values
--- that travel as text are printed alike whatever the session has set.
+-- The beginning of a capture function: finds the table in the registry, and checks that it is the one which the
+-- function was written for.
+create function cloudsync.spell_check(table_id integer, operation text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    $check$select t.* into v_table from cloudsync.tables as t where t.table_id = %1$s and t.relation = %3$s;
+  if not found then
+    raise exception 'function %% captures another table than %%', 'cloudsync.capture_%2$s_%1$s', tg_relid::regclass
+      using errcode = 'wrong_object_type';
+  end if;
+  perform cloudsync.check_trigger(v_table, tg_relid, tg_table_schema, tg_table_name, tg_name, '%2$s');$check$,
+    t.table_id,
+    spell_check.operation,
+    case when c.relkind = 'p' then 'coalesce(pg_partition_root(tg_relid), tg_relid)' else 'tg_relid' end)
+  from cloudsync.tables as t
+  join pg_class as c on c.oid = t.relation
+  where t.table_id = spell_check.table_id;
+end;
+
+-- Writes the capture function of one operation, for each statement or, as operation row, for each row of any. A
+-- key that occurs twice in a transition table, or whose metadata this transaction has written already, takes the
+-- slow path, and so does each row for itself. Values that travel as text are printed alike whatever the session
+-- has set.
 create function cloudsync.create_capture_function(table_id integer, operation text)
 returns void
 language plpgsql
@@ -74,46 +103,53 @@ declare
   v_emitted bigint;
   v_left bigint := 1;
 begin
-  select t.* into v_table from cloudsync.tables as t where t.table_id = %2$s and t.relation = tg_relid;
-  if not found then
-    raise exception 'function %% captures another table than %%', 'cloudsync.capture_%1$s_%2$s', tg_relid::regclass
-      using errcode = 'wrong_object_type';
-  end if;
-  perform cloudsync.check_trigger(v_table, tg_table_schema, tg_table_name, tg_name, '%1$s');
+  %3$s%4$s
   if cloudsync.staging(%2$s) then
-    %3$s
+    %5$s
     if v_left > 0 then
       raise exception 'metadata of %% changed while apply was writing', tg_relid::regclass
         using errcode = 'CS001';
     end if;
     v_left := 1;
-  elsif not %4$s then
-    %5$s
+  %6$s
   end if;
   if v_left > 0 then
-    %6$s
+    %7$s
   end if;
   return null;
 end
 $capture$$function$,
     create_capture_function.operation,
     create_capture_function.table_id,
+    cloudsync.spell_check(create_capture_function.table_id, create_capture_function.operation),
+    case create_capture_function.operation
+      when 'row' then format(
+        $level$
+  if tg_level <> 'ROW' then
+    raise exception 'function %% is for triggers of each row', 'cloudsync.capture_row_%s'
+      using errcode = 'wrong_object_type';
+  end if;$level$, create_capture_function.table_id)
+    end,
     cloudsync.spell_staged(create_capture_function.table_id, create_capture_function.operation),
     case create_capture_function.operation
+      when 'row' then ''
       when 'update' then format(
-        'exists (select from cloudsync_new as n group by %1$s having count(*) > 1 '
-        'union all select from cloudsync_old as n group by %1$s having count(*) > 1)',
+        'elsif not exists (select from cloudsync_new as n group by %1$s having count(*) > 1 '
+        'union all select from cloudsync_old as n group by %1$s having count(*) > 1) then ',
         cloudsync.spell(create_capture_function.table_id, true, 'n.{name}', ', '))
-      else 'false'
+      else 'else '
+    end || case create_capture_function.operation
+      when 'row' then ''
+      else cloudsync.spell_direct(create_capture_function.table_id, create_capture_function.operation)
     end,
-    cloudsync.spell_direct(create_capture_function.table_id, create_capture_function.operation),
     cloudsync.spell_slow(create_capture_function.table_id, create_capture_function.operation)));
 end
 $create$;
 
 -- Writes the capture function of TRUNCATE, which runs before the rows are gone: afterwards
 -- nothing tells which rows without metadata there were. Above 100,000 rows the clients are
--- told to fetch the table again instead of being sent every deletion.
+-- told to fetch the table again instead of being sent every deletion. The name of the table, or
+-- of the partition, is put in when it runs: TRUNCATE holds it.
 create function cloudsync.create_truncate_function(table_id integer)
 returns void
 language plpgsql
@@ -128,32 +164,14 @@ as $capture$
 #variable_conflict use_variable
 declare
   v_table cloudsync.tables;
-  v_site integer := cloudsync.self_ordinal();
-  v_wall bigint := floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16;
+  v_rows text := format('only %%I.%%I as d', tg_table_schema, tg_table_name);
   v_few boolean;
-  v_emitted bigint;
 begin
-  select t.* into v_table from cloudsync.tables as t where t.table_id = %1$s and t.relation = tg_relid;
-  if not found then
-    raise exception 'function %% captures another table than %%', 'cloudsync.capture_truncate_%1$s', tg_relid::regclass
-      using errcode = 'wrong_object_type';
-  end if;
-  perform cloudsync.check_trigger(v_table, tg_table_schema, tg_table_name, tg_name, 'truncate');
-  v_few := (select count(*) <= 100000 from (select from only %2$s as d limit 100001) as few);
-  with written as (
-    insert into cloudsync.meta_%1$s as m (%3$s, alive, hlc, site)
-    select %4$s, false, v_wall, v_site
-    from only %2$s as d
-    on conflict (%3$s) do update
-    set alive = false, hlc = greatest(excluded.hlc, 1 + %5$s), site = excluded.site, cols = null
-    returning %6$s, m.hlc
-  )
-  select cloudsync.emit(
-    %1$s, v_table.incarnation, v_table.version, %7$L::smallint[],
-    2, w.hlc, v_site, null, null, row(%8$s), null
-  ) filter (where v_few)
-  into v_emitted
-  from written as w;
+  %2$s
+  execute 'select count(*) <= 100000 from (select from ' || v_rows || ' limit 100001) as few' into v_few;
+  execute %3$L || v_rows || %4$L
+  using cloudsync.self_ordinal(), floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16,
+    v_table.incarnation, v_table.version, v_few;
   if not v_few then
     perform cloudsync.emit_reload(%1$s, 'truncate');
   end if;
@@ -161,14 +179,27 @@ begin
 end
 $capture$$function$,
     create_truncate_function.table_id,
-    (select format('%I.%I', t.schema_name, t.table_name)
-     from cloudsync.tables as t
-     where t.table_id = create_truncate_function.table_id),
-    cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
-    cloudsync.spell(create_truncate_function.table_id, true, 'd.{name}', ', '),
-    cloudsync.spell_greatest(create_truncate_function.table_id),
-    cloudsync.spell(create_truncate_function.table_id, true, 'm.key_{n}', ', '),
-    '{' || cloudsync.spell(create_truncate_function.table_id, false, '{id}', ',') || '}',
-    cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', ')));
+    cloudsync.spell_check(create_truncate_function.table_id, 'truncate'),
+    format(
+      'with written as ( insert into cloudsync.meta_%1$s as m (%2$s, alive, hlc, site) select %3$s, false, $2, $1 from ',
+      create_truncate_function.table_id,
+      cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
+      cloudsync.spell(create_truncate_function.table_id, true, 'd.{name}', ', ')),
+    format(
+      $statement$
+      on conflict (%2$s) do update
+      set alive = false, hlc = greatest(excluded.hlc, 1 + %3$s), site = excluded.site, cols = null
+      returning %4$s, m.hlc
+    )
+    select cloudsync.emit(
+      %1$s, $3, $4, %5$L::smallint[], 2, w.hlc, $1, null, null, row(%6$s), null
+    ) filter (where $5)
+    from written as w$statement$,
+      create_truncate_function.table_id,
+      cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
+      cloudsync.spell_greatest(create_truncate_function.table_id),
+      cloudsync.spell(create_truncate_function.table_id, true, 'm.key_{n}', ', '),
+      '{' || cloudsync.spell(create_truncate_function.table_id, false, '{id}', ',') || '}',
+      cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', '))));
 end
 $create$;

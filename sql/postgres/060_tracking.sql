@@ -1,6 +1,32 @@
 -- Registering a table. Called by the library as the owner; what needs the rights of the
 -- table's owner (triggers, the grant) the library does as the caller, by `attach_commands`.
 
+-- The relations whose triggers see the writes to a table: itself, and every partition of every level.
+create function cloudsync.members(relation regclass)
+returns table (relation regclass, is_leaf boolean)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select members.relation, c.relkind = 'r'
+  from pg_class as c
+  where c.oid = members.relation
+  union all
+  select p.relid, p.isleaf
+  from pg_partition_tree(members.relation) as p
+  where p.relid <> members.relation;
+end;
+
+-- Says why writes to a partition cannot be captured, or nothing.
+create function cloudsync.partition_refusal(relation regclass)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select case when c.relpersistence <> 'p' then 'is unlogged, so its changes are not in the log' end
+  from pg_class as c
+  where c.oid = partition_refusal.relation;
+end;
+
 -- Says why a table cannot be tracked, or nothing.
 create function cloudsync.refusal(relation regclass)
 returns text
@@ -16,21 +42,29 @@ begin
     return format('the database is encoded in %s, only UTF8 can be synced', getdatabaseencoding());
   elsif v_class.relkind in ('v', 'm') then
     return 'it is a view';
-  elsif v_class.relkind = 'p' or v_class.relispartition then
-    return 'partitioned tables are not supported yet';
-  elsif v_class.relkind <> 'r' then
+  elsif v_class.relispartition then
+    return format('it is a partition, track %s as a whole', pg_partition_root(refusal.relation));
+  elsif v_class.relkind not in ('r', 'p') then
     return 'it is not a table';
   elsif v_class.relpersistence <> 'p' then
     return 'it is temporary or unlogged, so its changes are not in the log';
   elsif v_class.relnamespace in ('pg_catalog'::regnamespace, 'cloudsync'::regnamespace) then
     return 'it belongs to the system';
-  elsif exists (select from pg_inherits as i where refusal.relation in (i.inhrelid, i.inhparent)) then
-    return 'tables with inheritance are not supported';
+  elsif v_class.relkind = 'r'
+        and exists (select from pg_inherits as i where refusal.relation in (i.inhrelid, i.inhparent)) then
+    return 'it inherits from a table or is inherited from, so its rows and keys are not its own';
   elsif not exists (select from pg_index as i where i.indrelid = refusal.relation and i.indisprimary) then
     return 'it has no primary key';
   elsif (select count(*) from pg_attribute as a
          where a.attrelid = refusal.relation and a.attnum > 0 and not a.attisdropped) > 1000 then
     return 'it has more than 1,000 columns';
+  end if;
+  select m.relation as name, cloudsync.partition_refusal(m.relation) as refusal into v_key
+  from cloudsync.members(refusal.relation) as m
+  where cloudsync.partition_refusal(m.relation) is not null
+  limit 1;
+  if found then
+    return format('its partition %s %s', v_key.name, v_key.refusal);
   end if;
   select a.attname as name, format_type(a.atttypid, a.atttypmod) as type_name into v_key
   from cloudsync.key_columns(refusal.relation) as k
@@ -178,7 +212,7 @@ as $announce$
 declare
   v_operation text;
 begin
-  foreach v_operation in array array['insert', 'update', 'delete'] loop
+  foreach v_operation in array array['insert', 'update', 'delete', 'row'] loop
     perform cloudsync.create_capture_function(announce_table.table_id, v_operation);
   end loop;
   perform cloudsync.create_truncate_function(announce_table.table_id);
@@ -231,6 +265,11 @@ begin
   insert into cloudsync.tables (relation, schema_name, table_name, incarnation, version)
   values (register_table.relation, v_schema, v_name, cloudsync.new_incarnation(), 1)
   returning * into v_table;
+  insert into cloudsync.partitions (relation, table_id)
+  select m.relation, v_table.table_id
+  from cloudsync.members(register_table.relation) as m
+  where m.relation <> register_table.relation
+  on conflict (relation) do update set table_id = excluded.table_id;
   perform cloudsync.refresh_columns(v_table.table_id);
   perform cloudsync.create_metadata(v_table.table_id);
   perform cloudsync.announce_table(v_table.table_id);
@@ -241,30 +280,94 @@ begin
 end
 $register$;
 
--- What the table's owner has to run so that writes are captured.
+-- What the owner of a table or of one of its partitions has to run so that writes to it are captured. Statements are
+-- told from their transition tables. The worker of a subscription and a restore write in replica mode, where such
+-- triggers do not fire: there, each row is told. TRUNCATE is told in every mode.
+create function cloudsync.trigger_commands(table_id integer, relation regclass, is_leaf boolean)
+returns table (place integer, command text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select c.place, format(c.command, trigger_commands.table_id, n.nspname, r.relname)
+  from pg_class as r
+  join pg_namespace as n on n.oid = r.relnamespace
+  cross join (
+    values
+      (1, true, 'create or replace trigger cloudsync_insert after insert on %2$I.%3$I '
+          'referencing new table as cloudsync_new '
+          'for each statement execute function cloudsync.capture_insert_%1$s()'),
+      (2, true, 'create or replace trigger cloudsync_update after update on %2$I.%3$I '
+          'referencing old table as cloudsync_old new table as cloudsync_new '
+          'for each statement execute function cloudsync.capture_update_%1$s()'),
+      (3, true, 'create or replace trigger cloudsync_delete after delete on %2$I.%3$I '
+          'referencing old table as cloudsync_old '
+          'for each statement execute function cloudsync.capture_delete_%1$s()'),
+      (4, false, 'create or replace trigger cloudsync_row after insert or update or delete on %2$I.%3$I '
+          'for each row execute function cloudsync.capture_row_%1$s()'),
+      (5, false, 'create or replace trigger cloudsync_truncate before truncate on %2$I.%3$I '
+          'for each statement execute function cloudsync.capture_truncate_%1$s()'),
+      (6, false, 'alter table %2$I.%3$I enable replica trigger cloudsync_row, '
+          'enable always trigger cloudsync_truncate')
+  ) as c (place, everywhere, command)
+  where r.oid = trigger_commands.relation
+    and (c.everywhere or trigger_commands.is_leaf)
+  union all
+  select 0, format('grant usage on schema %I to cloudsync_owner', n.nspname)
+  from pg_class as r
+  join pg_namespace as n on n.oid = r.relnamespace
+  where r.oid = trigger_commands.relation and not has_schema_privilege('cloudsync_owner', n.oid, 'usage')
+  union all
+  select 0, format('grant select on table %I.%I to cloudsync_owner', n.nspname, r.relname)
+  from pg_class as r
+  join pg_namespace as n on n.oid = r.relnamespace
+  where r.oid = trigger_commands.relation and not has_table_privilege('cloudsync_owner', r.oid, 'select');
+end;
+
+-- The commands for a tracked table with all its partitions. ALTER TABLE comes last: it sets off event triggers of
+-- ours, which then find nothing left to do.
 create function cloudsync.attach_commands(table_id integer)
 returns setof text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  select format(c.command, t.table_id, t.schema_name, t.table_name)
+  select c.command
   from cloudsync.tables as t
-  cross join (
-    values
-      (1, 'create or replace trigger cloudsync_insert after insert on %2$I.%3$I '
-          'referencing new table as cloudsync_new '
-          'for each statement execute function cloudsync.capture_insert_%1$s()'),
-      (2, 'create or replace trigger cloudsync_update after update on %2$I.%3$I '
-          'referencing old table as cloudsync_old new table as cloudsync_new '
-          'for each statement execute function cloudsync.capture_update_%1$s()'),
-      (3, 'create or replace trigger cloudsync_delete after delete on %2$I.%3$I '
-          'referencing old table as cloudsync_old '
-          'for each statement execute function cloudsync.capture_delete_%1$s()'),
-      (4, 'create or replace trigger cloudsync_truncate before truncate on %2$I.%3$I '
-          'for each statement execute function cloudsync.capture_truncate_%1$s()')
-  ) as c (place, command)
+  cross join lateral cloudsync.members(t.relation) as m
+  cross join lateral cloudsync.trigger_commands(t.table_id, m.relation, m.is_leaf) as c
   where t.table_id = attach_commands.table_id
-  order by c.place;
+  order by c.place, m.relation;
+end;
+
+-- What takes our triggers and our right from a relation.
+create function cloudsync.release_commands(relation regclass)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format('drop trigger %I on %I.%I', g.tgname, n.nspname, r.relname)
+  from pg_class as r
+  join pg_namespace as n on n.oid = r.relnamespace
+  join pg_trigger as g on g.tgrelid = r.oid
+  join pg_proc as p on p.oid = g.tgfoid
+  where r.oid = release_commands.relation
+    and p.pronamespace = 'cloudsync'::regnamespace
+    and g.tgname in ('cloudsync_insert', 'cloudsync_update', 'cloudsync_delete', 'cloudsync_row', 'cloudsync_truncate')
+  union all
+  select format('revoke select on table %I.%I from cloudsync_owner', n.nspname, r.relname)
+  from pg_class as r
+  join pg_namespace as n on n.oid = r.relnamespace
+  where r.oid = release_commands.relation;
+end;
+
+-- The same for a table with all its partitions.
+create function cloudsync.detach_commands(relation regclass)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select c.command
+  from cloudsync.members(detach_commands.relation) as m
+  cross join lateral cloudsync.release_commands(m.relation) as c (command);
 end;
 
 -- Forgets a table, after its triggers are gone.

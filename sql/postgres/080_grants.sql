@@ -31,6 +31,9 @@ alter schema cloudsync owner to cloudsync_owner;
 revoke all on all functions in schema cloudsync from public;
 revoke all on function @extschema@.cloudsync_grant_hub(text) from public;
 
+-- Whoever changes a table asks which triggers its partitions need.
+grant execute on function cloudsync.partition_commands(name) to public;
+
 -- Nobody shall forge a message: the hub verifies each one, this is the first line. Its parameters differ by major.
 do $revoke$
 declare
@@ -60,3 +63,16 @@ execute function cloudsync.note_rewrite();
 -- Also for whoever has set session_replication_role.
 alter event trigger cloudsync_definitions enable always;
 alter event trigger cloudsync_rewrites enable always;
+
+-- Commands that may make, attach, detach or drop a partition. Event triggers fire in the order of their names: the
+-- partitions are compared after they got their triggers, and our owner the right to read them.
+create event trigger cloudsync_attach_partitions on ddl_command_end
+when tag in ('CREATE TABLE', 'CREATE SCHEMA', 'ALTER TABLE', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')
+execute function cloudsync.attach_partitions();
+
+create event trigger cloudsync_partitions on ddl_command_end
+when tag in ('CREATE TABLE', 'CREATE SCHEMA', 'ALTER TABLE', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')
+execute function cloudsync.follow_partitions();
+
+alter event trigger cloudsync_attach_partitions enable always;
+alter event trigger cloudsync_partitions enable always;

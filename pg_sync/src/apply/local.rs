@@ -66,9 +66,9 @@ pub(super) fn lock(incoming: &Incoming, which: &[usize]) {
         }
         let key: Vec<String> = table.key.iter().map(|column| format!("d.{}", column.quoted())).collect();
         let sql = format!(
-            "select 1 from only {} as d where exists (select from cloudsync_rows as s where {}) \
+            "select 1 from {} as d where exists (select from cloudsync_rows as s where {}) \
              order by {} for no key update of d",
-            table.quoted(),
+            table.scan(),
             same_key(table, "d", "s"),
             key.join(", "),
         );
@@ -125,8 +125,8 @@ pub(super) fn tellable(incoming: &Incoming, mut lost: Vec<LostOf>) -> Vec<LostOf
             continue;
         }
         let sql = format!(
-            "select s.place from cloudsync_rows as s where exists (select from only {} as d where {})",
-            table.quoted(),
+            "select s.place from cloudsync_rows as s where exists (select from {} as d where {})",
+            table.scan(),
             same_key(table, "d", "s"),
         );
         let found = query::run_with_rows(&sql, &[], &keys(incoming, table, &rows));
@@ -146,10 +146,10 @@ fn read_sql(table: &Tracked) -> String {
         .map(|(place, column): (usize, _)| format!("m.key_{place} {} s.key_{place}", column.equality));
     format!(
         "select s.place, m.alive, m.hlc, m.site, m.cols, d.{first} is not null{columns} \
-         from cloudsync_rows as s left join {} as m on {} left join only {} as d on {}",
+         from cloudsync_rows as s left join {} as m on {} left join {} as d on {}",
         table.metadata(),
         parts.collect::<Vec<_>>().join(" and "),
-        table.quoted(),
+        table.scan(),
         same_key(table, "d", "s"),
     )
 }

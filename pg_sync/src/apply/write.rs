@@ -178,21 +178,22 @@ fn input(table: &Tracked, places: &[usize], rows: &[&Decided<'_>]) -> Input {
 }
 
 fn statement(table: &Tracked, write: Write, places: &[usize]) -> String {
-    let name = table.quoted();
+    let scan = table.scan();
     let named =
         |place: &usize| table.columns.get(*place).map(|column| (column.quoted(), format!("s.c_{place}")));
     let asked: Vec<(String, String)> = places.iter().filter_map(named).collect();
     let matching = local::same_key(table, "d", "s");
     match write {
         Write::Nothing => String::new(),
-        Write::Delete => format!("delete from only {name} as d using cloudsync_rows as s where {matching}"),
+        Write::Delete => format!("delete from {scan} as d using cloudsync_rows as s where {matching}"),
         Write::Insert => {
             let keys = (1..)
                 .zip(&table.key)
                 .map(|(place, column): (usize, _)| (column.quoted(), format!("s.key_{place}")));
             let (columns, values): (Vec<String>, Vec<String>) = keys.chain(asked).unzip();
             format!(
-                "insert into {name} ({}) overriding system value select {} from cloudsync_rows as s",
+                "insert into {} ({}) overriding system value select {} from cloudsync_rows as s",
+                table.quoted(),
                 columns.join(", "),
                 values.join(", "),
             )
@@ -209,10 +210,7 @@ fn statement(table: &Tracked, write: Write, places: &[usize]) -> String {
                 let key = table.key.iter().take(1).map(|column| format!("{0} = d.{0}", column.quoted()));
                 sets.extend(key);
             }
-            format!(
-                "update only {name} as d set {} from cloudsync_rows as s where {matching}",
-                sets.join(", ")
-            )
+            format!("update {scan} as d set {} from cloudsync_rows as s where {matching}", sets.join(", "))
         }
     }
 }
@@ -304,8 +302,8 @@ fn check_seen(decided: &[Decided<'_>]) -> Result<(), Stop> {
 fn exists(one: &Decided<'_>) -> bool {
     let input = Input { columns: local::key_columns(one.table), rows: vec![one.row.key.clone()] };
     let sql = format!(
-        "select true from only {} as d, cloudsync_rows as s where {}",
-        one.table.quoted(),
+        "select true from {} as d, cloudsync_rows as s where {}",
+        one.table.scan(),
         local::same_key(one.table, "d", "s"),
     );
     query::run_with_rows(&sql, &[], &input).first().is_some_and(codec::to_bool)

@@ -17,12 +17,13 @@ select
   c.algorithm,
   c.column_group,
   coalesce(a.attcollation, 0::pg_catalog.oid),
-  t.enabled
+  t.enabled,
+  r.relkind operator(pg_catalog.=) 'p'
 from cloudsync.tables as t
 join cloudsync.columns as c on c.table_id operator(pg_catalog.=) t.table_id
+join pg_catalog.pg_class as r on r.oid operator(pg_catalog.=) t.relation::pg_catalog.oid
 left join pg_catalog.pg_attribute as a
   on a.attrelid operator(pg_catalog.=) t.relation::pg_catalog.oid
   and a.attnum operator(pg_catalog.=) c.column_id
-where ($1 is null or t.table_id operator(pg_catalog.=) $1)
-  and exists (select from pg_catalog.pg_class as r where r.oid operator(pg_catalog.=) t.relation::pg_catalog.oid)
+where $1 is null or t.table_id operator(pg_catalog.=) $1
 order by t.table_id, c.key_position, c.column_id
