@@ -64,8 +64,10 @@ fn apply_upload(
     token: Option<&[u8]>,
     role: Option<&str>,
     claims: Option<&str>,
+    rejected_seen: Option<i64>,
 ) -> JsonB {
-    let request = upload::Request { payload, site, upload_id, first, last, token, role, claims };
+    let request =
+        upload::Request { payload, site, upload_id, first, last, token, role, claims, rejected_seen };
     JsonB(or_raise(upload::apply(&request)))
 }
 

@@ -4,13 +4,16 @@ use serde_json::{Value as Json, json};
 use shared_format::SiteId;
 use shared_format::payload::Payload;
 
-use crate::apply::{self, Lost};
+use crate::apply::{self, Author, Lost};
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, RolePart, as_owner};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::sites;
+
+/// Rejections that one answer repeats; the site confirms them, and the next answer goes on behind them.
+const REJECTIONS_TOLD_MAX: i64 = 1_000;
 
 /// The arguments of `cloudsync.apply_upload`.
 pub(crate) struct Request<'a> {
@@ -22,6 +25,8 @@ pub(crate) struct Request<'a> {
     pub(crate) token: Option<&'a [u8]>,
     pub(crate) role: Option<&'a str>,
     pub(crate) claims: Option<&'a str>,
+    /// The greatest rejection that the site has stored.
+    pub(crate) rejected_seen: Option<i64>,
 }
 
 /// What is known of the site, its row locked.
@@ -46,6 +51,7 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
     };
     if !known.is_new {
         if known.upload_id == request.upload_id {
+            confirm_rejections(request);
             return refuse("duplicate", None);
         }
         if request.token != Some(known.token.as_slice()) {
@@ -61,7 +67,7 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         Ok(payload) => payload,
         Err(error) => return refuse("invalid", Some(error.to_string())),
     };
-    let applied = match as_role(request, || apply::run(&payload, Some(site)))? {
+    let applied = match as_role(request, || apply::run(&payload, Author::Site(site)))? {
         Ok(applied) => applied,
         Err(error @ SyncError::ClockAhead { .. }) => return refuse("clock_ahead", Some(error.to_string())),
         Err(
@@ -72,10 +78,12 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         ) => return refuse("invalid", Some(error.to_string())),
         Err(error) => return Err(error),
     };
+    confirm_rejections(request);
     apply::keep(site, &applied, request.first, request.last);
     let known = accept(request, known, greatest_own(&payload, site)?);
     let mut answer = answer(request, &known, "applied", None);
     if let Some(object) = answer.as_object_mut() {
+        object.insert("refused".into(), json!(applied.refusals.len()));
         object.insert("lost".into(), applied.lost.iter().map(lost).collect());
         object.insert("lost_more".into(), json!(applied.lost_more));
     }
@@ -129,6 +137,13 @@ fn lock_site(request: &Request<'_>) -> Known {
         accepted_hlc: number(&row, 4),
         is_new: made.count > 0,
     }
+}
+
+/// Forgets the rejections that the site has stored. Only once it is known to be that site.
+fn confirm_rejections(request: &Request<'_>) {
+    let Some(seen) = request.rejected_seen else { return };
+    let arguments = [Argument::bytea(request.site), Argument::bigint(seen)];
+    as_owner(|| query::run(include_str!("../../sql/postgres/library/confirm_rejections.sql"), &arguments));
 }
 
 fn forget_site(request: &Request<'_>) {
@@ -188,9 +203,10 @@ fn answer(request: &Request<'_>, known: &Known, status: &str, detail: Option<Str
     let rejected = as_owner(|| {
         query::run(
             include_str!("../../sql/postgres/library/rejections.sql"),
-            &[Argument::bytea(request.site)],
+            &[Argument::bytea(request.site), Argument::bigint(REJECTIONS_TOLD_MAX)],
         )
     });
+    let more = rejected.rows.first().and_then(|row| row.attribute(2)).map_or(0, codec::to_i64);
     let rejected = rejected.first().map(codec::to_text).unwrap_or_default();
     let mut answer = json!({
         "status": status,
@@ -198,6 +214,7 @@ fn answer(request: &Request<'_>, known: &Known, status: &str, detail: Option<Str
         "accepted_hlc": known.accepted_hlc,
         "server_time_ms": session::wall_ms(),
         "rejected": serde_json::from_str::<Json>(&rejected).unwrap_or(Json::Array(Vec::new())),
+        "rejected_more": more,
     });
     if let Some(object) = answer.as_object_mut() {
         // Whoever cannot show the token is not told it.

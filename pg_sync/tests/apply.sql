@@ -60,11 +60,11 @@ select cloudsync_payload_apply('\x00');
 select cloudsync_payload_apply(substr(:'created'::bytea, 1, 100));
 select cloudsync_payload_apply('CSY1'::bytea || '\x00');
 \echo == uploads: first, again, unknown token, gap
-create function upload(payload bytea, id text, first bigint, last bigint, token text) returns setof text language sql as $$
+create function upload(payload bytea, id text, first bigint, last bigint, token text, seen bigint default null) returns setof text language sql as $$
   select concat_ws(' ', u.answer ->> 'status', 'acked', u.answer ->> 'acked', 'token', length(u.answer ->> 'token'),
     'rejected', u.answer -> 'rejected' -> 0 ->> 'sqlstate', u.answer -> 'rejected' -> 0 ->> 'last', 'accepted', u.answer ->> 'accepted_hlc')
   from (select cloudsync.apply_upload(payload, decode(repeat('aa', 16), 'hex'), decode(repeat(id, 16), 'hex'), first, last,
-    case token when 'none' then null when 'known' then (select s.token from cloudsync.sites as s) else '\x0011' end, null, null) as answer) as u
+    case token when 'none' then null when 'known' then (select s.token from cloudsync.sites as s) else '\x0011' end, null, null, seen) as answer) as u
 $$;
 truncate t;
 delete from cloudsync.meta_2;
@@ -76,10 +76,8 @@ select upload(:'updated', '02', 5, 6, 'none');
 select upload(:'updated', '02', 6, 6, 'known');
 select upload('\x00', '02', 5, 5, 'known');
 select upload(:'updated', '02', 5, 6, 'known');
-select cloudsync.confirm_rejections(decode(repeat('aa', 16), 'hex'), max(rejection_id) - 1) from cloudsync.rejected;
-select upload(:'updated', '02', 5, 6, 'known');
-select cloudsync.confirm_rejections(decode(repeat('aa', 16), 'hex'), max(rejection_id)) from cloudsync.rejected;
-select upload(:'updated', '02', 5, 6, 'known');
+select upload(:'updated', '02', 5, 6, 'known', max(rejection_id) - 1) from cloudsync.rejected;
+select upload(:'updated', '02', 5, 6, 'wrong', max(rejection_id)) from cloudsync.rejected;
 select count(*) from cloudsync.apply_upload(:'created', '\x00', '\x00', 1, 1, null, null, null);
 select count(*) from cloudsync.apply_upload(:'created', decode(repeat('aa', 16), 'hex'), decode(repeat('aa', 16), 'hex'), 3, 2, null, null, null);
 select acked from cloudsync.sites;

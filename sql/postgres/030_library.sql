@@ -151,7 +151,8 @@ create function cloudsync.apply_upload(
   last bigint,
   token bytea,
   role text,
-  claims text
+  claims text,
+  rejected_seen bigint default null
 ) returns jsonb
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'apply_upload_wrapper';
@@ -161,16 +162,4 @@ language sql stable security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
   select s.key from cloudsync.secret as s;
-end;
-
-create function cloudsync.confirm_rejections(site bytea, up_to bigint) returns bigint
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-begin atomic
-  with confirmed as (
-    delete from cloudsync.rejected as r
-    where r.site = confirm_rejections.site and r.rejection_id <= confirm_rejections.up_to
-    returning 1
-  )
-  select count(*) from confirmed;
 end;

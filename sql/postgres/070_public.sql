@@ -147,8 +147,7 @@ begin
     'definitions()',
     'snapshot_part(integer, boolean, bytea, integer)',
     'message_key()',
-    'apply_upload(bytea, bytea, bytea, bigint, bigint, bytea, text, text)',
-    'confirm_rejections(bytea, bigint)'
+    'apply_upload(bytea, bytea, bytea, bigint, bigint, bytea, text, text, bigint)'
   ] loop
     execute format('grant execute on function cloudsync.%s to %I', v_function, cloudsync_grant_hub.role);
   end loop;

@@ -48,6 +48,15 @@ pub(crate) fn store(
     Ok(upload)
 }
 
+/// Whether an upload is still on its way.
+pub(crate) fn holds(connection: &Connection, upload: &Upload) -> Result<bool> {
+    let sql = "select exists (select 1 from main.cloudsync_outbox where upload = ?1)";
+    connection
+        .prepare_cached(sql)?
+        .query_row([upload.id.as_slice()], |row| row.get(0))
+        .doing("read the outbox")
+}
+
 /// Removes an upload that was answered; says whether it was there. Another process that syncs the same file
 /// may have had its answer first.
 pub(crate) fn remove(connection: &Connection, upload: &Upload) -> Result<bool> {

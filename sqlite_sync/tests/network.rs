@@ -192,6 +192,36 @@ fn a_refused_row_is_kept_and_travels_whole_until_it_is_accepted() {
 }
 
 #[test]
+fn an_upload_is_sent_again_until_every_refusal_of_it_was_told() {
+    let (a, script) = client();
+    run(&a, "insert into todos values ('1', 'milk', 0), ('2', 'bread', 0)");
+    let refusal = |id: i64, key: i64| {
+        format!(
+            r#"{{"id":{id},"table":"todos","key":["{key}"],"sqlstate":"23514","message":"short","first":1,"last":2}}"#
+        )
+    };
+    let answer = |refusal: &str, more: i64| {
+        let token = "00112233445566778899aabbccddeeff";
+        let body = format!(
+            r#"{{"status":"duplicate","acked":2,"token":"{token}","rejected":[{refusal}],"rejected_more":{more}}}"#
+        );
+        script.answer(200, &[], body);
+    };
+    answer(&refusal(4, 1), 1);
+    answer(&refusal(5, 2), 0);
+    check(&a, SEND, Ok(r#"{"send":{"localVersion":2,"rejected":2,"serverVersion":2,"status":"synced"}}"#));
+    assert_eq!(rows(&a, "select key from cloudsync_rejected order by key", []), "[\"1\"]\n[\"2\"]");
+    let seen = script.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0].header("Cloudsync-Upload"), seen[1].header("Cloudsync-Upload"));
+    assert_eq!(seen[1].header("Cloudsync-Rejected-Seen"), "4");
+    // A server that names none and says that there are more is not asked for ever.
+    run(&a, "insert into todos values ('3', 'eggs', 0)");
+    answer("", 7);
+    check(&a, SEND, Ok(r#"{"send":{"localVersion":3,"rejected":2,"serverVersion":3,"status":"synced"}}"#));
+}
+
+#[test]
 fn a_site_conflict_gives_the_file_a_new_site_for_what_is_unsent() {
     let (a, script) = client();
     run(&a, "insert into todos values ('1', 'sent', 0)");

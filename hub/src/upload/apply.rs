@@ -15,9 +15,7 @@ use crate::error::{Error, Result};
 use crate::http::app::Database;
 use crate::postgres::Lease;
 
-const APPLY: &str = "select cloudsync.apply_upload($1, $2, $3, $4, $5, $6, $7, $8)::text";
-
-const CONFIRM: &str = "select cloudsync.confirm_rejections($1, $2)";
+const APPLY: &str = "select cloudsync.apply_upload($1, $2, $3, $4, $5, $6, $7, $8, $9)::text";
 
 /// Longest wait for Postgres: beyond its own limit on the statement, so that this one means a dead connection.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(70);
@@ -62,7 +60,7 @@ async fn ask(client: &Client, caller: &Caller, headers: &UploadHeaders, payload:
     let site: &[u8] = headers.site.as_bytes();
     let upload: &[u8] = &headers.upload;
     let token: Option<&[u8]> = headers.token.as_ref().map(<[u8; 16]>::as_slice);
-    let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
+    let parameters: [(&(dyn ToSql + Sync), Type); 9] = [
         (&payload, Type::BYTEA),
         (&site, Type::BYTEA),
         (&upload, Type::BYTEA),
@@ -71,16 +69,10 @@ async fn ask(client: &Client, caller: &Caller, headers: &UploadHeaders, payload:
         (&token, Type::BYTEA),
         (&caller.role, Type::TEXT),
         (&caller.claims, Type::TEXT),
+        (&headers.rejected_seen, Type::INT8),
     ];
     let rows = client.query_typed(APPLY, &parameters).await.map_err(Error::Postgres)?;
     let text: &str =
         rows.first().and_then(|row| row.try_get(0).ok()).ok_or(Error::UploadAnswer { part: "row" })?;
-    let answer: Value = serde_json::from_str(text).map_err(|_| Error::UploadAnswer { part: "object" })?;
-    // Only a site that Postgres took for itself may confirm.
-    let taken = matches!(answer.get("status").and_then(Value::as_str), Some("applied" | "duplicate"));
-    if let (Some(seen), true) = (headers.rejected_seen, taken) {
-        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&site, Type::BYTEA), (&seen, Type::INT8)];
-        client.query_typed(CONFIRM, &parameters).await.map_err(Error::Postgres)?;
-    }
-    Ok(answer)
+    serde_json::from_str(text).map_err(|_| Error::UploadAnswer { part: "object" })
 }

@@ -48,7 +48,7 @@ where
     let payload = expand(body).await?;
     let lease = place.connect().await?;
     let answer = apply::apply(database, lease, caller, &headers, &payload).await?;
-    respond(database, &headers, answer)
+    respond(database, &answer)
 }
 
 /// Checks a body and gives the payload in it.
@@ -77,15 +77,13 @@ fn refuse(error: &FormatError) -> Problem {
 }
 
 /// Turns the answer of Postgres into the answer of the hub.
-fn respond(database: &Database, headers: &UploadHeaders, mut answer: Value) -> Result<Response, Problem> {
-    let taken = judge(&answer)?;
+fn respond(database: &Database, answer: &Value) -> Result<Response, Problem> {
+    let taken = judge(answer)?;
     database.metrics.count_upload(taken.status());
     if taken == Taken::Applied {
-        let rejected = rejected_of(headers, &answer);
-        database.metrics.rejected_rows.inc_by(u64::try_from(rejected).unwrap_or(u64::MAX));
+        database.metrics.rejected_rows.inc_by(answer.get("refused").and_then(Value::as_u64).unwrap_or(0));
     }
-    forget_seen(headers, &mut answer);
-    Ok(json_response(&answer))
+    Ok(json_response(answer))
 }
 
 /// What Postgres says of an upload that it has.
@@ -127,45 +125,11 @@ fn judge(answer: &Value) -> Result<Taken, Problem> {
     Err(problem)
 }
 
-/// How many rows of this upload Postgres refused; the answer repeats those of earlier ones too.
-fn rejected_of(headers: &UploadHeaders, answer: &Value) -> usize {
-    let of_this_upload = |rejection: &&Value| {
-        let last = rejection.get("last").and_then(Value::as_i64);
-        last.is_some_and(|last| headers.first <= last && last <= headers.last)
-    };
-    let rejected = answer.get("rejected").and_then(Value::as_array);
-    rejected.map_or(0, |rejected| rejected.iter().filter(of_this_upload).count())
-}
-
-/// Leaves out the rejections that the site has already stored.
-fn forget_seen(headers: &UploadHeaders, answer: &mut Value) {
-    let (Some(seen), Some(rejected)) =
-        (headers.rejected_seen, answer.get_mut("rejected").and_then(Value::as_array_mut))
-    else {
-        return;
-    };
-    rejected
-        .retain(|rejection| rejection.get("id").and_then(Value::as_i64).is_none_or(|number| number > seen));
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use shared_format::SiteId;
 
     use super::*;
-
-    fn headers(rejected_seen: Option<i64>) -> UploadHeaders {
-        UploadHeaders {
-            site: SiteId::ZERO,
-            upload: [0; 16],
-            first: 5,
-            last: 9,
-            token: None,
-            rejected_seen,
-            content_length: None,
-        }
-    }
 
     #[test]
     fn the_status_of_postgres_decides_the_answer() {
@@ -194,18 +158,5 @@ mod tests {
             assert!(told.contains(word), "{word} in {told}");
         }
         assert!(!told.contains(token), "{told}");
-    }
-
-    #[test]
-    fn rejections_are_counted_once_and_left_out_once_seen() {
-        let rejection = |number, last| json!({ "id": number, "first": 1, "last": last });
-        let answer =
-            json!({ "rejected": [rejection(1, 4), rejection(2, 5), rejection(3, 9), rejection(4, 10)] });
-        assert_eq!(rejected_of(&headers(None), &answer), 2);
-        for (seen, left) in [(None, 4), (Some(0), 4), (Some(2), 2), (Some(9), 0)] {
-            let mut answer = answer.clone();
-            forget_seen(&headers(seen), &mut answer);
-            assert_eq!(answer["rejected"].as_array().unwrap().len(), left, "{seen:?}");
-        }
     }
 }

@@ -8,6 +8,7 @@ use shared_format::{
     CellOutcome, ColumnId, Incoming as Merged, Plan, RowState, RowWrite, SiteId, Stamp, merge,
 };
 
+use super::author::Author;
 use super::incoming::{Change, IncomingRow};
 use super::local::Local;
 use crate::catalog::Tracked;
@@ -66,7 +67,8 @@ struct Draft<'a> {
     parked: BTreeMap<usize, Expected>,
     newly_parked: Vec<usize>,
     changed: bool,
-    author: Option<SiteId>,
+    author: Author,
+    here: SiteId,
     /// By place, the author's greatest stamp that did not stay, and its value.
     lost: BTreeMap<usize, (Stamp, Expected)>,
 }
@@ -77,7 +79,7 @@ pub(super) fn decide(
     row: &IncomingRow,
     local: &Local,
     parked: BTreeMap<usize, Expected>,
-    author: Option<SiteId>,
+    (author, here): (Author, SiteId),
 ) -> Result<Decision, SyncError> {
     let mut draft = Draft {
         table,
@@ -90,6 +92,7 @@ pub(super) fn decide(
         newly_parked: Vec::new(),
         changed: false,
         author,
+        here,
         lost: BTreeMap::new(),
     };
     for change in &row.changes {
@@ -116,6 +119,8 @@ impl Draft<'_> {
     }
 
     fn merge(&mut self, change: &Change) -> Result<(), SyncError> {
+        let restamped = self.author.restamped(change, &self.state, self.here);
+        let change = restamped.as_ref().unwrap_or(change);
         let incoming = Merged {
             kind: change.kind,
             stamp: change.stamp,
@@ -133,6 +138,11 @@ impl Draft<'_> {
     }
 
     fn tie(&self, change: &Change, at: usize) -> Ordering {
+        let is_borrowed = change.cells.get(at).is_some_and(|cell| !self.author.speaks_for(cell.stamp.site));
+        if is_borrowed {
+            // What its author wrote under this stamp is held here.
+            return Ordering::Equal;
+        }
         let Some((place, incoming)) = change.values.get(at) else { return Ordering::Equal };
         let Some(column) = self.table.columns.get(*place) else { return Ordering::Equal };
         let held = if self.exists { Some(self.value(*place)) } else { self.parked.get(place).cloned() };
@@ -145,7 +155,7 @@ impl Draft<'_> {
         for ((cell, (place, value)), outcome) in cells {
             let is_beaten = matches!(outcome, CellOutcome::Lost | CellOutcome::Void);
             let is_greatest = self.lost.get(place).is_none_or(|(known, _)| *known < cell.stamp);
-            if is_beaten && is_greatest && self.author == Some(cell.stamp.site) {
+            if is_beaten && is_greatest && self.author.site() == Some(cell.stamp.site) {
                 self.lost.insert(*place, (cell.stamp, value.clone()));
             }
         }

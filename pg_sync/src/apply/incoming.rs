@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Payload, TableDefinition};
 use shared_format::{CellStamp, ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef, encode_key};
 
+use super::author::Author;
 use super::{REFUSALS_MAX, Refusal, Refused, permanent};
 use crate::catalog::Tracked;
 use crate::edge::query;
@@ -16,7 +17,7 @@ use crate::error::SyncError;
 use crate::stage::Expected;
 
 /// One change of a row.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) kind: RowKind,
     pub(super) stamp: Stamp,
@@ -71,8 +72,10 @@ pub(super) struct Incoming {
     pub(super) ranks: Vec<usize>,
     pub(super) refusals: Vec<Refusal>,
     pub(super) skipped: Vec<(String, String)>,
-    /// The site that is told which of its cells lost.
-    pub(super) author: Option<SiteId>,
+    /// Who hands it over.
+    pub(super) author: Author,
+    /// This database.
+    pub(super) here: SiteId,
 }
 
 impl Incoming {
@@ -114,12 +117,13 @@ struct Mapping {
 pub(super) fn read(
     payload: &Payload<'_>,
     tables: Vec<Tracked>,
-    author: Option<SiteId>,
+    author: Author,
+    here: SiteId,
 ) -> Result<Incoming, SyncError> {
     let definitions = payload.definitions()?;
     let ranks = ranks(&tables);
     let mut incoming =
-        Incoming { tables, rows: Vec::new(), ranks, refusals: Vec::new(), skipped: Vec::new(), author };
+        Incoming { tables, rows: Vec::new(), ranks, refusals: Vec::new(), skipped: Vec::new(), author, here };
     let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::new();
     for changes in payload.changes() {
         let definition = definitions

@@ -4,6 +4,7 @@
 //! it refuses alone are told. Registry, sites and metadata are read as the owner; only the data
 //! statements run as the caller.
 
+mod author;
 mod decide;
 mod incoming;
 mod local;
@@ -24,6 +25,7 @@ use crate::edge::session::{self, as_owner};
 use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
 use crate::error::SyncError;
 use crate::{sites, stage};
+pub(crate) use author::Author;
 use incoming::{Incoming, IncomingRow};
 
 /// How far a stamp may be ahead of our clock: see DESIGN section 3.
@@ -146,10 +148,10 @@ pub(crate) fn payload(bytes: &[u8]) -> Result<i64, SyncError> {
     if stage::is_standing() {
         return Err(SyncError::Nested);
     }
-    let site = as_owner(|| sites::site(sites::self_ordinal())).unwrap_or(SiteId::ZERO);
+    let author = if session::is_of_owner() { Author::Trusted } else { Author::Person };
     let mut changed = 0_i64;
     for body in bodies(bytes)? {
-        let applied = run(&Payload::parse(&body)?, None)?;
+        let applied = run(&Payload::parse(&body)?, author)?;
         changed = changed.saturating_add(applied.changed);
         for refusal in &applied.refusals {
             warning!(
@@ -159,9 +161,14 @@ pub(crate) fn payload(bytes: &[u8]) -> Result<i64, SyncError> {
                 refusal.message
             );
         }
-        keep(site, &applied, 0, 0);
+        keep(here(), &applied, 0, 0);
     }
     Ok(changed)
+}
+
+/// The site that this database is.
+fn here() -> SiteId {
+    as_owner(|| sites::site(sites::self_ordinal())).unwrap_or(SiteId::ZERO)
 }
 
 fn bodies(bytes: &[u8]) -> Result<Vec<Vec<u8>>, SyncError> {
@@ -205,12 +212,12 @@ pub(crate) fn keep(site: SiteId, applied: &Applied, first: i64, last: i64) {
     });
 }
 
-/// Merges a payload. Its author is told which of its own cells lost.
-pub(crate) fn run(payload: &Payload<'_>, author: Option<SiteId>) -> Result<Applied, SyncError> {
+/// Merges a payload.
+pub(crate) fn run(payload: &Payload<'_>, author: Author) -> Result<Applied, SyncError> {
     if stage::is_standing() {
         return Err(SyncError::Nested);
     }
-    let mut incoming = incoming::read(payload, as_owner(catalog::tables), author)?;
+    let mut incoming = incoming::read(payload, as_owner(catalog::tables), author, here())?;
     hold(&incoming)?;
     check_clock(&incoming)?;
     let mut applied = Applied {

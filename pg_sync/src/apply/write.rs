@@ -51,8 +51,7 @@ pub(super) fn attempt(incoming: &Incoming, which: &[usize]) -> Result<Settled, S
 fn carry_out(incoming: &Incoming, decided: &[Decided<'_>]) -> Result<(), Stop> {
     check_rights(decided)?;
     let ordinals = ordinals(decided);
-    let own = as_owner(|| sites::site(sites::self_ordinal())).unwrap_or(SiteId::ZERO);
-    let mut stage = Stage::new(ordinals.clone(), own);
+    let mut stage = Stage::new(ordinals.clone(), incoming.here);
     for one in decided {
         stage.add(
             one.table.table_id,
@@ -83,7 +82,7 @@ fn decide_all<'a>(
         let (Some(row), Some(local)) = (incoming.rows.get(*at), locals.remove(at)) else { continue };
         let table = incoming.table(row);
         let parked = parked::read(table, row, &local.state)?;
-        let mut decision = decide(table, row, &local, parked, incoming.author)?;
+        let mut decision = decide(table, row, &local, parked, (incoming.author, incoming.here))?;
         lost.extend(decision.lost.drain(..).map(|cell| LostOf { row: *at, cell }));
         if decision.changed {
             decided.push(Decided { table, row, local, decision });

@@ -107,6 +107,12 @@ pub(crate) fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Whether the user whose rights count now may take those of our owner.
+pub(crate) fn is_of_owner() -> bool {
+    // SAFETY: both are oids of roles.
+    unsafe { pg_sys::is_member_of_role(current_user(), owner()) }
+}
+
 fn owner() -> pg_sys::Oid {
     // SAFETY: the name is a C string; a missing role gives the invalid oid.
     let owner = unsafe { pg_sys::get_role_oid(c"cloudsync_owner".as_ptr(), true) };

@@ -22,8 +22,8 @@ use crate::rejected::{self, Rejection};
 use crate::settings::{self, Setting};
 use crate::sql::Unit;
 
-/// An answer to an upload is two lists at most: refusals, and 1,000 cells that lost. Each of an upload's 50,000
-/// rows may be refused, by its key and a message; an answer that cannot be read would hold up the file for good.
+/// An answer to an upload is two lists at most: 1,000 refusals, each by its row's key and a message, and 1,000 cells
+/// that lost. One that cannot be read would hold up the file for good.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 impl Network {
@@ -42,9 +42,10 @@ impl Network {
             let ask = self.upload_ask(connection, &upload)?;
             let answer = self.ask(connection, &ask)?;
             if answer.response.status == 200 {
-                accept(connection, &upload, &ask, &answer)?;
-                chunks += 1;
-                bytes += upload.frame.len();
+                if accept(connection, &upload, &ask, &answer)? {
+                    chunks += 1;
+                    bytes += upload.frame.len();
+                }
             } else {
                 answer.give_way(connection, &ask, &mut concessions)?;
             }
@@ -110,8 +111,9 @@ fn take_upload(connection: &Connection) -> Result<Option<Upload>> {
     Ok(upload)
 }
 
-/// Takes in that the server has an upload: its range goes, its refusals stay.
-fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answer) -> Result<()> {
+/// Takes in that the server has an upload: its range goes, its refusals stay. False while the server has more
+/// refusals to tell: then the upload is sent again, which confirms those that came and asks for the next.
+fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answer) -> Result<bool> {
     let wrong = |part| Error::Answer { url: ask.url.clone(), part };
     let json: Json = serde_json::from_slice(&answer.response.body).map_err(|_| wrong("JSON body"))?;
     let status = json.get("status").and_then(Json::as_str);
@@ -131,17 +133,30 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
     let unit = Unit::begin(connection)?;
     let mut replica =
         if lost.is_empty() { Replica::open(connection)? } else { Replica::current(connection)? };
-    if !outbox::remove(connection, upload)? {
-        return unit.commit();
+    let is_told = !tells_more(connection, &json, &rejections)?;
+    let is_there =
+        if is_told { outbox::remove(connection, upload)? } else { outbox::holds(connection, upload)? };
+    if !is_there {
+        return unit.commit().map(|()| is_told);
     }
     conflicts::record_lost(&mut replica, &lost, lost_more)?;
     rejected::store(&replica, &rejections)?;
-    rejected::forget_accepted(&replica, &upload.frame, upload.last)?;
     settings::store(connection, Setting::Token, &Value::Text(token.to_owned()))?;
+    answer.keep_clock(connection)?;
+    if !is_told {
+        return unit.commit().map(|()| false);
+    }
+    rejected::forget_accepted(&replica, &upload.frame, upload.last)?;
     settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;
     log::delete_range(connection, upload.first, upload.last)?;
-    answer.keep_clock(connection)?;
-    unit.commit()
+    unit.commit().map(|()| true)
+}
+
+/// Whether the server has refusals that this answer does not name. Only as long as each answer names new ones.
+fn tells_more(connection: &Connection, answer: &Json, named: &[Rejection]) -> Result<bool> {
+    let more = answer.get("rejected_more").and_then(Json::as_i64).unwrap_or(0);
+    let seen = settings::integer(connection, Setting::RejectedSeen)?.unwrap_or(0);
+    Ok(more > 0 && named.iter().any(|rejection| rejection.id.is_some_and(|id| id > seen)))
 }
 
 fn list<'j>(json: &'j Json, name: &str) -> &'j [Json] {
