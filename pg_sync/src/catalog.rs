@@ -135,6 +135,13 @@ pub(crate) fn table(table_id: i32) -> Result<Tracked, SyncError> {
     read(Some(table_id)).into_iter().next().ok_or(SyncError::NotTracked(table_id))
 }
 
+/// Reads the table of a relation. Runs as the owner.
+pub(crate) fn of_relation(relation: pg_sys::Oid) -> Result<Tracked, SyncError> {
+    let sql = "select t.table_id from cloudsync.tables as t where t.relation operator(pg_catalog.=) $1";
+    let found = query::run(sql, &[Argument::oid(relation)]).first().map(codec::to_i32);
+    table(found.ok_or_else(|| SyncError::Untracked(session::relation_name(relation)))?)
+}
+
 /// Reads all tables, by number. Runs as the owner.
 pub(crate) fn tables() -> Vec<Tracked> {
     read(None)

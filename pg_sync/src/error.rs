@@ -74,6 +74,26 @@ pub(crate) enum SyncError {
     /// No memory for the buffer of the output plugin.
     #[error("output plugin pg_sync found no {0} bytes of memory for its frame")]
     FrameMemory(usize),
+    /// A column that the table does not have.
+    #[error("table {table} has no column {column}")]
+    NoColumn { table: String, column: String },
+    /// A key of another shape than the table's, from a caller.
+    #[error("key of table {table} has {found} parts, NULL or not, wanted {wanted} without NULL")]
+    KeyParts { table: String, found: usize, wanted: usize },
+    /// The caller may not read the table.
+    #[error("permission denied for table {0}")]
+    Denied(String),
+    /// The caller may not touch files of the server.
+    #[error("must be a member of {0}, or superuser")]
+    ServerFile(&'static str),
+    /// A file of the server that cannot be read or written.
+    #[error("cannot {action} file {path:?}: {source}")]
+    File {
+        action: &'static str,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl SyncError {
@@ -96,8 +116,13 @@ impl SyncError {
             Self::NotTracked(_) | Self::Untracked(_) | Self::NoRelation(_) => {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
             }
+            Self::NoColumn { .. } => PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            Self::KeyParts { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::File { .. } => PgSqlErrorCode::ERRCODE_IO_ERROR,
             Self::NoSchema => PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
-            Self::NotOwner(_) | Self::NotDatabaseOwner => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::NotOwner(_) | Self::NotDatabaseOwner | Self::Denied(_) | Self::ServerFile(_) => {
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
             Self::Damaged { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             Self::NoOwner => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         }

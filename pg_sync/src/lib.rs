@@ -5,17 +5,21 @@ mod apply;
 #[allow(unsafe_code, reason = "the calling convention of the capture functions")]
 mod capture;
 mod catalog;
+mod changes;
 #[allow(unsafe_code, reason = "the output plugin's callbacks")]
 mod decoder;
 #[allow(unsafe_code, reason = "the edge to SPI and the server's types")]
 mod edge;
 mod emit;
 mod error;
+mod explain;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code and undocumented items")]
 mod functions;
 mod metadata;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code")]
 mod module;
+#[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code and undocumented items")]
+mod reading;
 mod settings;
 mod sites;
 mod snapshot;

@@ -290,7 +290,7 @@ fn refusal(table: &str, raw: &Raw<'_>, sqlstate: String, message: String) -> Ref
 }
 
 /// A key as people and clients read it; bytes as {"blob": "<hex>"}.
-fn to_json(key: &[ValueRef<'_>]) -> Json {
+pub(crate) fn to_json(key: &[ValueRef<'_>]) -> Json {
     let part = |value: &ValueRef<'_>| match *value {
         ValueRef::Null => Json::Null,
         ValueRef::Integer(v) => json!(v),

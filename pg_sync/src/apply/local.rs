@@ -38,7 +38,7 @@ pub(super) fn by_table(incoming: &Incoming, which: &[usize]) -> BTreeMap<usize, 
 }
 
 /// Columns key_1 .. of a relation of ours.
-pub(super) fn key_columns(table: &Tracked) -> Vec<InputColumn> {
+pub(crate) fn key_columns(table: &Tracked) -> Vec<InputColumn> {
     let column = |(place, column): (usize, &crate::catalog::Column)| InputColumn {
         name: format!("key_{place}"),
         type_oid: column.codec.type_oid(),
@@ -48,7 +48,7 @@ pub(super) fn key_columns(table: &Tracked) -> Vec<InputColumn> {
 }
 
 /// Compares the key of a row `left` of the table with key_1 .. of `right`.
-pub(super) fn same_key(table: &Tracked, left: &str, right: &str) -> String {
+pub(crate) fn same_key(table: &Tracked, left: &str, right: &str) -> String {
     let parts = (1..).zip(&table.key).map(|(place, column): (usize, _)| {
         format!("{left}.{} {} {right}.key_{place}", column.quoted(), column.equality)
     });

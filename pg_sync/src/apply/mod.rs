@@ -26,7 +26,9 @@ use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
 use crate::error::SyncError;
 use crate::{sites, stage};
 pub(crate) use author::Author;
+pub(crate) use incoming::to_json as key_json;
 use incoming::{Incoming, IncomingRow};
+pub(crate) use local::{key_columns, same_key};
 
 /// How far a stamp may be ahead of our clock: see DESIGN section 3.
 const CLOCK_AHEAD_MS_MAX: i64 = 60_000;

@@ -286,6 +286,17 @@ fn uuid(datum: Datum) -> [u8; 16] {
     unsafe { *at }
 }
 
+/// The text form of a datum of any type.
+pub(crate) fn printed(type_oid: pg_sys::Oid, datum: Datum) -> String {
+    let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+    // SAFETY: the type exists: an argument of a running call has it. Both are valid for writing.
+    unsafe { pg_sys::getTypeOutputInfo(type_oid, &raw mut output, &raw mut is_varlena) };
+    // SAFETY: the function is the type's own output function.
+    let text = unsafe { pg_sys::OidOutputFunctionCall(output, datum) };
+    // SAFETY: output functions return a C string in the current memory context.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
 /// Makes a bytea datum in the current memory context.
 pub(crate) fn bytea(bytes: &[u8]) -> Datum {
     varlena(bytes)

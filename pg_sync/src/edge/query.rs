@@ -110,6 +110,11 @@ pub(crate) fn read(sql: &str, arguments: &[Argument]) -> Output {
     execute(sql, arguments, None, true)
 }
 
+/// The same, for a statement that also reads rows of ours.
+pub(crate) fn read_with_rows(sql: &str, arguments: &[Argument], input: &Input) -> Output {
+    execute(sql, arguments, Some(input), true)
+}
+
 /// A connection to SPI; an error leaves the closing to the transaction's abort.
 struct Spi;
 

@@ -261,6 +261,17 @@ pub(crate) fn hold(relation: pg_sys::Oid, schema: &str, name: &str) -> bool {
     is(found_name, name) && is(found_schema, schema)
 }
 
+/// The name of a relation, without its schema; its number when there is none.
+pub(crate) fn relation_name(relation: pg_sys::Oid) -> String {
+    // SAFETY: a missing relation gives null.
+    let name = unsafe { pg_sys::get_rel_name(relation) };
+    if name.is_null() {
+        return relation.to_u32().to_string();
+    }
+    // SAFETY: not null, so a C string.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+}
+
 /// Names this installation of the extension: what a session remembers of another one is void.
 pub(crate) fn installation() -> pg_sys::Oid {
     // SAFETY: the name is a C string; a missing schema gives the invalid oid.
