@@ -210,7 +210,7 @@ fn an_upload_is_sent_again_until_every_refusal_of_it_was_told() {
     answer(&refusal(4, 1), 1);
     answer(&refusal(5, 2), 0);
     check(&a, SEND, Ok(r#"{"send":{"localVersion":2,"rejected":2,"serverVersion":2,"status":"synced"}}"#));
-    assert_eq!(rows(&a, "select key from cloudsync_rejected order by key", []), "[\"1\"]\n[\"2\"]");
+    assert_eq!(rows(&a, "select key from cloudsync_rejected order by key", []), "[\"1\"]; [\"2\"]");
     let seen = script.seen();
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[0].header("Cloudsync-Upload"), seen[1].header("Cloudsync-Upload"));
