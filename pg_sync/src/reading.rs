@@ -1,4 +1,4 @@
-//! The functions by which people read what changed: lines, payloads, chunks, one row's stamps.
+//! The functions by which people read what changed: lines, payloads, chunks, one row's stamps, the status.
 
 use pgrx::prelude::*;
 use pgrx::{Internal, JsonB, PgMemoryContexts, pg_sys};
@@ -7,6 +7,8 @@ use crate::changes::gather::{Gathered, Line as Gatherable};
 use crate::changes::lines::Lines;
 use crate::changes::payloads::{self, Chunks};
 use crate::edge::codec;
+use crate::edge::query::{self, Argument};
+use crate::edge::session::{self, as_owner};
 use crate::error::or_raise;
 use crate::functions::required;
 use crate::{apply, explain};
@@ -132,4 +134,16 @@ fn explain_row(call: pg_sys::FunctionCallInfo) -> JsonB {
     };
     let key: Vec<Option<String>> = (1..count).map(part).collect();
     JsonB(or_raise(explain::explain(relation, &key)))
+}
+
+#[pg_extern]
+fn status() -> JsonB {
+    let user = session::current_user();
+    let arguments = [Argument::oid(user), Argument::text(env!("CARGO_PKG_VERSION"))];
+    let found = as_owner(|| {
+        let sql = "select cloudsync.status_for($1, $2)::pg_catalog.text";
+        query::read(sql, &arguments).first().map(codec::to_text)
+    });
+    let json = found.and_then(|text| serde_json::from_str(&text).ok());
+    JsonB(json.unwrap_or(serde_json::Value::Null))
 }

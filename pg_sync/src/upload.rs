@@ -84,7 +84,7 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
     let mut answer = answer(request, &known, "applied", None);
     if let Some(object) = answer.as_object_mut() {
         object.insert("refused".into(), json!(applied.refusals.len()));
-        object.insert("lost".into(), applied.lost.iter().map(lost).collect());
+        object.insert("lost".into(), applied.lost.iter().filter(|lost| lost.is_tellable).map(lost).collect());
         object.insert("lost_more".into(), json!(applied.lost_more));
     }
     Ok(answer)

@@ -142,6 +142,24 @@ create table cloudsync.rejected (
   unique (site, table_name, row_key)
 );
 
+-- Values of uploads that lost to what was here, so that they can be looked up also when their device is gone.
+create sequence cloudsync.conflict_number;
+
+create table cloudsync.conflicts (
+  conflict_id bigint primary key default nextval('cloudsync.conflict_number'),
+  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  table_name text not null,
+  key jsonb not null,
+  column_name text not null,
+  lost_value text,
+  lost_hlc bigint not null,
+  lost_site bytea not null,
+  won_hlc bigint not null,
+  won_site bytea not null,
+  reason text not null,
+  lost_at timestamptz not null default clock_timestamp()
+);
+
 -- The key that signs messages: only the owner and the hub may read it.
 create table cloudsync.secret (
   only_row boolean primary key default true check (only_row),
@@ -166,6 +184,8 @@ select pg_catalog.pg_extension_config_dump('cloudsync.announced_definitions', ''
 select pg_catalog.pg_extension_config_dump('cloudsync.partitions', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.rejection_number', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.conflicts', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.conflict_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.fence', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.parked', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.skipped_columns', '');

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use schema_mapping::to_postgres_text;
 use shared_format::{
     CellOutcome, ColumnId, Incoming as Merged, Plan, RowState, RowWrite, SiteId, Stamp, merge,
 };
@@ -46,10 +47,14 @@ pub(super) struct Decision {
 }
 
 /// A cell that lost.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LostCell {
     /// Its place among the columns.
     pub(super) place: usize,
+    /// Its stamp.
+    pub(super) stamp: Stamp,
+    /// What it held, in the text form of its type.
+    pub(super) value: Option<String>,
     /// The stamp that stays.
     pub(super) won: Stamp,
     /// Whether the row is here.
@@ -172,7 +177,11 @@ impl Draft<'_> {
                 column.codec.value(value.value).cmp_encoded(&held) == Ordering::Equal
             };
             let is_lost = won > *stamp && won.site != stamp.site && !(is_alive && is_same());
-            is_lost.then_some(LostCell { place: *place, won, is_alive })
+            let printed = || {
+                let text = to_postgres_text(column.codec.value(value.value)).ok().flatten();
+                text.map(std::borrow::Cow::into_owned)
+            };
+            is_lost.then(|| LostCell { place: *place, stamp: *stamp, value: printed(), won, is_alive })
         });
         cells.collect()
     }

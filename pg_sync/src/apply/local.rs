@@ -113,8 +113,9 @@ pub(super) fn read(incoming: &Incoming, which: &[usize]) -> Result<HashMap<usize
     })
 }
 
-/// Leaves out the cells of rows that are here and that the caller may not see: a stamp would tell of them.
-pub(super) fn tellable(incoming: &Incoming, mut lost: Vec<LostOf>) -> Vec<LostOf> {
+/// Marks the cells that the caller may be told of: not those of rows that are here and that he may not see, since a
+/// stamp would tell of them.
+pub(super) fn mark_tellable(incoming: &Incoming, mut lost: Vec<LostOf>) -> Vec<LostOf> {
     let mut alive: Vec<usize> = lost.iter().filter(|one| one.cell.is_alive).map(|one| one.row).collect();
     alive.dedup();
     let user = session::current_user();
@@ -133,7 +134,9 @@ pub(super) fn tellable(incoming: &Incoming, mut lost: Vec<LostOf>) -> Vec<LostOf
         let places = found.rows.iter().filter_map(|row| row.attribute(1).map(codec::to_i64));
         seen.extend(places.filter_map(|place| usize::try_from(place).ok()));
     }
-    lost.retain(|one| !one.cell.is_alive || seen.contains(&one.row));
+    for one in &mut lost {
+        one.is_tellable = !one.cell.is_alive || seen.contains(&one.row);
+    }
     lost
 }
 

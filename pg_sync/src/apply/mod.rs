@@ -5,6 +5,7 @@
 //! statements run as the caller.
 
 mod author;
+mod conflicts;
 mod decide;
 mod incoming;
 mod local;
@@ -62,18 +63,29 @@ pub(crate) struct Applied {
     pub(crate) skipped: Vec<(String, String)>,
     /// Cells of the author that did not stay, the first of them.
     pub(crate) lost: Vec<Lost>,
-    /// How many more there were.
+    /// How many of them the author may be told of.
+    told: usize,
+    /// How many more of those there were.
     pub(crate) lost_more: u64,
 }
 
 /// A cell of an upload's author that was older than what is here.
 #[derive(Clone, Debug)]
 pub(crate) struct Lost {
+    pub(crate) table_id: i32,
     pub(crate) table: String,
     pub(crate) key: Json,
     pub(crate) column: String,
+    /// Its stamp.
+    pub(crate) stamp: Stamp,
+    /// What it held, in the text form of its type.
+    pub(crate) value: Option<String>,
     /// The stamp that stays.
     pub(crate) won: Stamp,
+    /// Whether the row is here.
+    pub(crate) is_alive: bool,
+    /// Whether the author may be told.
+    pub(crate) is_tellable: bool,
 }
 
 /// What a try did.
@@ -90,15 +102,22 @@ impl Applied {
             let Some(row) = incoming.rows.get(one.row) else { continue };
             let table = incoming.table(row);
             let Some(column) = table.columns.get(one.cell.place) else { continue };
-            if self.lost.len() >= LOST_MAX {
-                self.lost_more = self.lost_more.saturating_add(1);
+            let held = if one.is_tellable { self.told } else { self.lost.len().saturating_sub(self.told) };
+            if held >= LOST_MAX {
+                self.lost_more = self.lost_more.saturating_add(u64::from(one.is_tellable));
                 continue;
             }
+            self.told = self.told.saturating_add(usize::from(one.is_tellable));
             self.lost.push(Lost {
+                table_id: table.table_id,
                 table: table.name.clone(),
                 key: row.key_json.clone(),
                 column: column.name.clone(),
+                stamp: one.cell.stamp,
+                value: one.cell.value,
                 won: one.cell.won,
+                is_alive: one.cell.is_alive,
+                is_tellable: one.is_tellable,
             });
         }
     }
@@ -187,7 +206,7 @@ fn bodies(bytes: &[u8]) -> Result<Vec<Vec<u8>>, SyncError> {
     Ok(bodies)
 }
 
-/// Keeps refusals and skipped columns of a site until it has confirmed them.
+/// Keeps refusals and skipped columns of a site until it has confirmed them, and its values that lost.
 pub(crate) fn keep(site: SiteId, applied: &Applied, first: i64, last: i64) {
     as_owner(|| {
         for refusal in &applied.refusals {
@@ -204,6 +223,9 @@ pub(crate) fn keep(site: SiteId, applied: &Applied, first: i64, last: i64) {
                     Argument::bigint(last),
                 ],
             );
+        }
+        for lost in &applied.lost {
+            conflicts::keep(lost);
         }
         for (table, column) in &applied.skipped {
             query::run(

@@ -34,6 +34,8 @@ struct Decided<'a> {
 pub(super) struct LostOf {
     pub(super) row: usize,
     pub(super) cell: LostCell,
+    /// Whether the caller may be told.
+    pub(super) is_tellable: bool,
 }
 
 /// Applies some rows; an error means that nothing of it may stay.
@@ -45,7 +47,7 @@ pub(super) fn attempt(incoming: &Incoming, which: &[usize]) -> Result<Settled, S
         carry_out(incoming, &decided)?;
     }
     let changed = i64::try_from(decided.len()).unwrap_or(i64::MAX);
-    Ok(Settled { changed, lost: local::tellable(incoming, lost) })
+    Ok(Settled { changed, lost: local::mark_tellable(incoming, lost) })
 }
 
 fn carry_out(incoming: &Incoming, decided: &[Decided<'_>]) -> Result<(), Stop> {
@@ -83,7 +85,7 @@ fn decide_all<'a>(
         let table = incoming.table(row);
         let parked = parked::read(table, row, &local.state)?;
         let mut decision = decide(table, row, &local, parked, (incoming.author, incoming.here))?;
-        lost.extend(decision.lost.drain(..).map(|cell| LostOf { row: *at, cell }));
+        lost.extend(decision.lost.drain(..).map(|cell| LostOf { row: *at, cell, is_tellable: false }));
         if decision.changed {
             decided.push(Decided { table, row, local, decision });
         }
