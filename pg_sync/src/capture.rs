@@ -5,14 +5,17 @@ use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Pg_finfo_record};
 use pgrx::{PgMemoryContexts, pg_guard};
 use shared_format::RowKind;
 
+use crate::direct::{self, Outcome};
 use crate::edge::codec;
 use crate::edge::command;
+use crate::edge::session;
+use crate::edge::trigger::{Firing, Operation};
 use crate::edge::tuple::{self, Tuple};
 use crate::emit::{Emitted, Emitter};
-use crate::error::or_raise;
+use crate::error::{SyncError, or_raise};
 use crate::functions::required;
 use crate::metadata::{self, Metadata};
-use crate::stage;
+use crate::{plan, stage};
 
 /// Declares functions of the version 1 calling convention.
 macro_rules! server_functions {
@@ -37,6 +40,8 @@ macro_rules! server_functions {
 }
 
 server_functions! {
+    capture_statement, pg_finfo_capture_statement, statement;
+    registry_changed, pg_finfo_registry_changed, registry;
     emit_step, pg_finfo_emit_step, step;
     emit_finish, pg_finfo_emit_finish, finish;
     hold_back_step, pg_finfo_hold_back_step, nothing;
@@ -82,6 +87,36 @@ impl Call {
     fn state(&self) -> *mut Emitter {
         self.argument(0).map_or(std::ptr::null_mut(), |datum| datum.cast_mut_ptr())
     }
+}
+
+/// Captures a statement: directly, or by the general function of the table and the operation.
+fn statement(call: &Call) -> Datum {
+    let wrong = |found: &str| SyncError::Parameter {
+        parameter: "capture trigger",
+        found: found.into(),
+        wanted: "one made by cloudsync_init",
+    };
+    let firing = or_raise(Firing::of(call.0).ok_or_else(|| wrong("an ordinary call")));
+    let number = firing.argument().and_then(|text| text.parse::<i32>().ok());
+    let table_id = or_raise(number.ok_or_else(|| wrong("one without the number of a table")));
+    let operation =
+        or_raise(firing.operation().ok_or_else(|| wrong("one that does not fire after statements")));
+    if !stage::has_table(table_id)
+        && let Some(plan) = plan::of(&firing, table_id)
+        && direct::capture(&firing, operation, &plan) == Outcome::Captured
+    {
+        return Datum::null();
+    }
+    firing.hand_over(&general_function(operation, table_id))
+}
+
+fn general_function(operation: Operation, table_id: i32) -> String {
+    format!("capture_{}_{table_id}", operation.word())
+}
+
+fn registry(_call: &Call) -> Datum {
+    session::announce_registry();
+    Datum::null()
 }
 
 fn step(call: &Call) -> Datum {

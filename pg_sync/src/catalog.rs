@@ -58,6 +58,14 @@ impl Tracked {
         self.table_id.cast_unsigned()
     }
 
+    /// Whether rows of it merge by `cls`, and all columns by `lww`.
+    pub(crate) fn is_plain(&self) -> bool {
+        let plain = |column: &Column| {
+            column.definition.algorithm == ColumnAlgorithm::Lww && column.definition.group.is_none()
+        };
+        self.algorithm == TableAlgorithm::Cls && self.columns.iter().all(plain)
+    }
+
     /// The table's name, quoted and qualified.
     pub(crate) fn quoted(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))

@@ -106,6 +106,25 @@ impl Emitter {
         Ok(())
     }
 
+    /// Adds a row whose cells all have the stamp of the row, and writes a message when enough have gathered.
+    pub(crate) fn alike(
+        &mut self,
+        kind: RowKind,
+        stamp: Stamp,
+        key: &[ValueRef<'_>],
+        cells: &[(usize, Option<Stamp>, ValueRef<'_>)],
+    ) {
+        let builder = self.builder.get_or_insert_with(|| {
+            ChangesBuilder::new(self.table, self.incarnation, self.version, key.len(), &self.ids)
+        });
+        builder.row(kind, stamp, key, cells);
+        let is_full = builder.byte_len() >= MESSAGE_BYTES;
+        self.rows += 1;
+        if is_full {
+            self.flush();
+        }
+    }
+
     /// Looks the types up at the first row that shows them; a deletion shows the key only.
     fn learn_types(&mut self, row: &Emitted<'_>) {
         if self.key_codecs.is_empty() {
@@ -161,7 +180,12 @@ thread_local! {
     static SECRET: Cell<Option<(pg_sys::Oid, [u8; 32])>> = const { Cell::new(None) };
 }
 
-/// The key that signs messages. Runs as the owner.
+/// Remembers the key that signs messages, for parts that do not run as the owner. Runs as the owner.
+pub(crate) fn read_secret() {
+    secret();
+}
+
+/// The key that signs messages. Runs as the owner, unless it is remembered.
 fn secret() -> [u8; 32] {
     let installation = session::installation();
     if let Some((of, known)) = SECRET.get()

@@ -8,6 +8,7 @@ mod catalog;
 mod changes;
 #[allow(unsafe_code, reason = "the output plugin's callbacks")]
 mod decoder;
+mod direct;
 #[allow(unsafe_code, reason = "the edge to SPI and the server's types")]
 mod edge;
 mod emit;
@@ -18,6 +19,7 @@ mod functions;
 mod metadata;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code")]
 mod module;
+mod plan;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code and undocumented items")]
 mod reading;
 mod settings;

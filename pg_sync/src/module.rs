@@ -5,7 +5,7 @@ use std::ptr;
 
 use pgrx::{pg_guard, pg_sys};
 
-use crate::stage;
+use crate::{plan, stage};
 
 pgrx::pg_module_magic!(name, version);
 
@@ -14,6 +14,13 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: the callback is a function of this library, which is never unloaded.
     unsafe { pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), ptr::null_mut()) };
+    // SAFETY: as above.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::null()) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    plan::relation_changed(relation);
 }
 
 #[pg_guard]

@@ -20,6 +20,23 @@ create function cloudsync.hold_relation(relation oid, schema_name text, table_na
 language c volatile strict parallel unsafe
 as 'MODULE_PATHNAME', 'hold_relation_wrapper';
 
+-- Captures a statement on a tracked table, whose number is the trigger's argument. It stamps and emits rows by
+-- itself where nothing else in the transaction has touched them; the general functions of the table do the rest.
+create function cloudsync.capture() returns trigger
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'capture_statement';
+
+-- Makes every session forget what it knows of tracked tables.
+create function cloudsync.registry_changed() returns trigger
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'registry_changed';
+
+create trigger cloudsync_registry after insert or update or delete on cloudsync.tables
+for each statement execute function cloudsync.registry_changed();
+
+create trigger cloudsync_registry after insert or update or delete on cloudsync.columns
+for each statement execute function cloudsync.registry_changed();
+
 -- Messages.
 
 create function cloudsync.emit_step(

@@ -295,13 +295,13 @@ begin atomic
     values
       (1, true, 'create or replace trigger cloudsync_insert after insert on %2$I.%3$I '
           'referencing new table as cloudsync_new '
-          'for each statement execute function cloudsync.capture_insert_%1$s()'),
+          'for each statement execute function cloudsync.capture(%1$s)'),
       (2, true, 'create or replace trigger cloudsync_update after update on %2$I.%3$I '
           'referencing old table as cloudsync_old new table as cloudsync_new '
-          'for each statement execute function cloudsync.capture_update_%1$s()'),
+          'for each statement execute function cloudsync.capture(%1$s)'),
       (3, true, 'create or replace trigger cloudsync_delete after delete on %2$I.%3$I '
           'referencing old table as cloudsync_old '
-          'for each statement execute function cloudsync.capture_delete_%1$s()'),
+          'for each statement execute function cloudsync.capture(%1$s)'),
       (4, false, 'create or replace trigger cloudsync_row after insert or update or delete on %2$I.%3$I '
           'for each row execute function cloudsync.capture_row_%1$s()'),
       (5, false, 'create or replace trigger cloudsync_truncate before truncate on %2$I.%3$I '

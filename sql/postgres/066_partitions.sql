@@ -22,7 +22,8 @@ begin atomic
         from pg_trigger as g
         join pg_proc as p on p.oid = g.tgfoid
         where g.tgrelid = m.relation and g.tgname = 'cloudsync_insert'
-          and p.proname = format('capture_insert_%s', t.table_id) and p.pronamespace = 'cloudsync'::regnamespace)
+          and p.proname = 'capture' and p.pronamespace = 'cloudsync'::regnamespace
+          and g.tgargs = convert_to(t.table_id::text, 'UTF8') || '\x00'::bytea)
     union all
     select f.relation, 0, d.command
     from (

@@ -29,6 +29,8 @@ $grants$;
 alter schema cloudsync owner to cloudsync_owner;
 
 revoke all on all functions in schema cloudsync from public;
+-- The owners of tables attach it; it checks for which table it runs.
+grant execute on function cloudsync.capture() to public;
 revoke all on function @extschema@.cloudsync_grant_hub(text) from public;
 
 -- Whoever changes a table asks which triggers its partitions need.

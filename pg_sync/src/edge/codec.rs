@@ -137,6 +137,11 @@ impl Codec {
         self.form == Form::Jsonb
     }
 
+    /// Whether the text form of a value depends on what the session has set.
+    pub(crate) fn prints_by_settings(&self) -> bool {
+        self.form == Form::Other
+    }
+
     /// Reads a datum of this type. The value borrows from it, or from the current memory context.
     pub(crate) fn value<'a>(&'a self, datum: Option<Datum>) -> ValueRef<'a> {
         let Some(datum) = datum else { return ValueRef::Null };
@@ -202,6 +207,7 @@ impl Codec {
     pub(crate) fn same_image(&self, one: Option<Datum>, two: Option<Datum>) -> bool {
         match (one, two) {
             (None, None) => true,
+            (Some(one), Some(two)) if self.same_bytes(one, two) => true,
             (Some(one), Some(two)) => {
                 let (by_value, length) = (self.by_value, i32::from(self.length));
                 // SAFETY: both are of this type.
@@ -211,6 +217,25 @@ impl Codec {
             }
             (None, Some(_)) | (Some(_), None) => false,
         }
+    }
+
+    /// Whether two datums are alike as they are, also where they are compressed or stored elsewhere. Those that
+    /// are not may still have the same image.
+    fn same_bytes(&self, one: Datum, two: Datum) -> bool {
+        if self.by_value || one.value() == two.value() {
+            return one.value() == two.value();
+        }
+        if self.length != -1 {
+            return false;
+        }
+        let raw = |datum: Datum| {
+            let start: *const u8 = datum.cast_mut_ptr();
+            // SAFETY: the datum is of variable length, and its header says how long it is here.
+            let length = unsafe { pgrx::varlena::varsize_any(start.cast()) };
+            // SAFETY: as above.
+            unsafe { std::slice::from_raw_parts(start, length) }
+        };
+        raw(one) == raw(two)
     }
 
     /// Copies a datum into the current memory context.

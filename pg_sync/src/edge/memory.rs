@@ -19,7 +19,13 @@ impl Context {
         Self(context)
     }
 
-    /// Runs `body`, which must not raise an error, with this context current.
+    /// Frees all that was made in it.
+    pub(crate) fn reset(&self) {
+        // SAFETY: nothing that was made in it is used again: it holds what callers need for one row.
+        unsafe { pg_sys::MemoryContextReset(self.0) };
+    }
+
+    /// Runs `body` with this context current; whoever catches an error goes back to a context of its own.
     pub(crate) fn run<T>(&self, body: impl FnOnce() -> T) -> T {
         // SAFETY: the context lives as long as `self`.
         let before = unsafe { pg_sys::MemoryContextSwitchTo(self.0) };

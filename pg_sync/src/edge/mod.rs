@@ -3,8 +3,10 @@
 
 pub(crate) mod codec;
 pub(crate) mod command;
+pub(crate) mod heap;
 pub(crate) mod memory;
 pub(crate) mod query;
 pub(crate) mod session;
 pub(crate) mod subtransaction;
+pub(crate) mod trigger;
 pub(crate) mod tuple;

@@ -157,6 +157,21 @@ impl Drop for OwnerPart {
     }
 }
 
+/// Runs `body` as the owner, with the settings under which values of all types are printed alike everywhere.
+pub(crate) fn as_printer<T>(body: impl FnOnce() -> T) -> T {
+    const SETTINGS: [(&CStr, &CStr); 4] = [
+        (c"datestyle", c"ISO, YMD"),
+        (c"intervalstyle", c"postgres"),
+        (c"timezone", c"UTC"),
+        (c"extra_float_digits", c"1"),
+    ];
+    let _part = OwnerPart::begin();
+    for (name, value) in SETTINGS {
+        set_config(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+    }
+    body()
+}
+
 /// Runs `body` with the rights of cloudsync_owner, names looked up in pg_catalog only.
 pub(crate) fn as_owner<T>(body: impl FnOnce() -> T) -> T {
     let _part = OwnerPart::begin();
@@ -248,6 +263,11 @@ pub(crate) fn hold(relation: pg_sys::Oid, schema: &str, name: &str) -> bool {
     let mode = i32::try_from(pg_sys::AccessShareLock).expect("lock modes are small");
     // SAFETY: takes a lock that lasts until the transaction ends; the relation need not exist.
     unsafe { pg_sys::LockRelationOid(relation, mode) };
+    is_named(relation, schema, name)
+}
+
+/// Whether a relation has the name.
+pub(crate) fn is_named(relation: pg_sys::Oid, schema: &str, name: &str) -> bool {
     // SAFETY: a missing relation gives the invalid oid.
     let namespace = unsafe { pg_sys::get_rel_namespace(relation) };
     // SAFETY: as above, null.
@@ -274,10 +294,21 @@ pub(crate) fn relation_name(relation: pg_sys::Oid) -> String {
 
 /// Names this installation of the extension: what a session remembers of another one is void.
 pub(crate) fn installation() -> pg_sys::Oid {
+    cloudsync_relation(c"secret")
+}
+
+/// A relation of schema cloudsync; the invalid oid, if there is none.
+pub(crate) fn cloudsync_relation(name: &CStr) -> pg_sys::Oid {
     // SAFETY: the name is a C string; a missing schema gives the invalid oid.
     let schema = unsafe { pg_sys::get_namespace_oid(c"cloudsync".as_ptr(), true) };
     // SAFETY: as above.
-    unsafe { pg_sys::get_relname_relid(c"secret".as_ptr(), schema) }
+    unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }
+}
+
+/// Makes every session forget what it knows of the registry, once this transaction is committed.
+pub(crate) fn announce_registry() {
+    // SAFETY: the registry exists: a trigger on it runs.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(cloudsync_relation(c"tables")) };
 }
 
 /// Number of the running subtransaction; later ones have greater numbers.

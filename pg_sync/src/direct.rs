@@ -1,0 +1,230 @@
+//! Direct capture: stamps and emits the rows of a statement without a plan of SQL, where nothing else in the
+//! transaction has touched them.
+//!
+//! It does what the functions of `sql/postgres/040_capture.sql` do, and leaves to them what is not usual: rows
+//! that this transaction has written before, keys that changed, rows that apply writes. A statement that turns out
+//! to be of that kind is given to them whole; what was stamped until then is stamped again, and greater.
+
+use pgrx::pg_sys::Datum;
+use shared_format::{Hlc, RowKind, Stamp, ValueRef};
+
+use crate::edge::heap::{Found, MetadataTable, Stored, Written};
+use crate::edge::memory::Context;
+use crate::edge::session;
+use crate::edge::trigger::{Firing, Operation, Rows};
+use crate::emit::Emitter;
+use crate::plan::Plan;
+
+/// What was done with a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Its rows are stamped, and their messages are in the log.
+    Captured,
+    /// The general functions have to capture it.
+    Unusual,
+}
+
+/// How often a row that others write without its data row is read again.
+const TRIES: usize = 10;
+
+/// Captures the rows of a statement.
+pub(crate) fn capture(firing: &Firing, operation: Operation, plan: &Plan) -> Outcome {
+    if plan.prints {
+        return session::as_printer(|| capture_rows(firing, operation, plan));
+    }
+    capture_rows(firing, operation, plan)
+}
+
+fn capture_rows(firing: &Firing, operation: Operation, plan: &Plan) -> Outcome {
+    let table = &plan.table;
+    let mut work = Work {
+        plan,
+        metadata: MetadataTable::open(&plan.layout),
+        emitter: Emitter::new(table.number(), table.incarnation, table.version, plan.ids.clone()),
+        // Read after the rows were locked.
+        wall: session::wall_ms() << 16,
+        memory: Context::new(c"cloudsync capture"),
+        key: Vec::with_capacity(table.key.len()),
+    };
+    let done = match operation {
+        Operation::Insert => firing.new_rows().map(|new| work.inserted(new)),
+        Operation::Update => {
+            firing.old_rows().zip(firing.new_rows()).map(|(old, new)| work.updated(old, new))
+        }
+        Operation::Delete => firing.old_rows().map(|old| work.deleted(old)),
+    };
+    if done == Some(true) {
+        work.emitter.finish();
+        return Outcome::Captured;
+    }
+    Outcome::Unusual
+}
+
+/// A statement that is being captured.
+struct Work<'a> {
+    plan: &'a Plan,
+    metadata: MetadataTable,
+    emitter: Emitter,
+    wall: i64,
+    /// Holds what one row needs.
+    memory: Context,
+    /// Key of the present row.
+    key: Vec<Datum>,
+}
+
+/// What happened to a row.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Created,
+    /// These columns have other values, by place.
+    Updated(&'a [bool]),
+    Deleted,
+}
+
+impl Work<'_> {
+    fn inserted(&mut self, mut new: Rows) -> bool {
+        while new.advance() {
+            if !self.read_key(&new) || !self.row(Change::Created, &new) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn deleted(&mut self, mut old: Rows) -> bool {
+        while old.advance() {
+            if !self.read_key(&old) || !self.row(Change::Deleted, &old) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Old and new rows come in pairs: both are kept when a row is updated.
+    fn updated(&mut self, mut old: Rows, mut new: Rows) -> bool {
+        let mut changed = vec![false; self.plan.ids.len()];
+        loop {
+            match (old.advance(), new.advance()) {
+                (false, false) => return true,
+                (true, true) => {}
+                (true, false) | (false, true) => return false,
+            }
+            let plan = self.plan;
+            let same = |column: &crate::catalog::Column| {
+                column.codec.same_image(old.attribute(column.id), new.attribute(column.id))
+            };
+            if !plan.table.key.iter().all(same) || !self.read_key(&new) {
+                return false;
+            }
+            for (changed, column) in changed.iter_mut().zip(&plan.table.columns) {
+                *changed = !same(column);
+            }
+            if changed.contains(&true) && !self.row(Change::Updated(&changed), &new) {
+                return false;
+            }
+        }
+    }
+
+    /// Notes the key of a row; false for one without a key, which is no row of a table.
+    fn read_key(&mut self, row: &Rows) -> bool {
+        self.key.clear();
+        self.key.extend(self.plan.table.key.iter().filter_map(|column| row.attribute(column.id)));
+        self.key.len() == self.plan.table.key.len()
+    }
+
+    /// Stamps and emits one row; false when it is for the general functions.
+    fn row(&mut self, change: Change<'_>, image: &Rows) -> bool {
+        self.memory.reset();
+        for _try in 0..TRIES {
+            let found = self.metadata.find(&self.key);
+            if found.as_ref().is_some_and(|found| found.own) {
+                return false;
+            }
+            let (kind, stamp, stored) = self.decide(change, found.as_ref());
+            let (metadata, key) = (&mut self.metadata, &self.key);
+            let written = self.memory.run(|| match &found {
+                None => metadata.insert(key, &stored),
+                Some(found) => metadata.update(key, found, &stored),
+            });
+            match (written, &found) {
+                (Written::Done, _) => {
+                    self.emit(kind, stamp, change, image);
+                    return true;
+                }
+                // Whoever made it has not committed: the general functions wait for that.
+                (Written::Raced, None) => return false,
+                (Written::Raced, Some(_)) => {}
+            }
+        }
+        false
+    }
+
+    /// The stamp of a write, and the metadata with it.
+    fn decide(&self, change: Change<'_>, found: Option<&Found>) -> (RowKind, i64, Stored) {
+        let before = found.map(|found| &found.stored);
+        let above = |greatest: i64| self.wall.max(greatest.saturating_add(1));
+        let whole = |kind: RowKind| {
+            let stamp = before.map_or(self.wall, |stored| above(greatest(stored, None)));
+            let alive = kind == RowKind::Created;
+            (kind, stamp, Stored { alive, hlc: stamp, site: self.plan.ordinal, cols: Vec::new() })
+        };
+        let changed = match change {
+            Change::Created => return whole(RowKind::Created),
+            Change::Deleted => return whole(RowKind::Deleted),
+            Change::Updated(changed) => changed,
+        };
+        let ids = || self.plan.ids.iter().zip(changed).filter(|(_, changed)| **changed).map(|(id, _)| *id);
+        let (hlc, site, mut cols, stamp) = match before {
+            // It was there before the table was tracked.
+            None => (1, self.plan.ordinal, Vec::new(), self.wall),
+            Some(stored) if stored.alive => {
+                let stamp = above(greatest(stored, Some(&mut ids())));
+                (stored.hlc, stored.site, stored.cols.clone(), stamp)
+            }
+            Some(_) => return whole(RowKind::Created),
+        };
+        cols.resize(self.plan.cols_len.max(cols.len()), None);
+        for id in ids() {
+            let at = usize::try_from(id).unwrap_or(0).saturating_mul(2);
+            if let Some([hlc, site]) = cols.get_mut(at.saturating_sub(2)..at) {
+                *hlc = Some(stamp);
+                *site = Some(i64::from(self.plan.ordinal));
+            }
+        }
+        (RowKind::Cells, stamp, Stored { alive: true, hlc, site, cols })
+    }
+
+    fn emit(&mut self, kind: RowKind, stamp: i64, change: Change<'_>, image: &Rows) {
+        let table = &self.plan.table;
+        let stamp = Stamp { hlc: Hlc::from_sql(stamp), site: self.plan.site };
+        let (emitter, parts) = (&mut self.emitter, &self.key);
+        self.memory.run(|| {
+            let key: Vec<ValueRef<'_>> =
+                table.key.iter().zip(parts).map(|(column, part)| column.codec.value(Some(*part))).collect();
+            let carried = |place: usize| match change {
+                Change::Updated(changed) if kind == RowKind::Cells => {
+                    changed.get(place).copied().unwrap_or(false)
+                }
+                Change::Updated(_) | Change::Created => true,
+                Change::Deleted => false,
+            };
+            let columns = table.columns.iter().enumerate().filter(|(place, _)| carried(*place));
+            let cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = columns
+                .map(|(place, column)| (place, None, column.codec.value(image.attribute(column.id))))
+                .collect();
+            emitter.alike(kind, stamp, &key, &cells);
+        });
+    }
+}
+
+/// Greatest clock of a row's life and of its columns, or of some of its columns.
+fn greatest(stored: &Stored, columns: Option<&mut dyn Iterator<Item = i16>>) -> i64 {
+    let clock = |at: usize| stored.cols.get(at).copied().flatten();
+    let cells = match columns {
+        Some(ids) => {
+            ids.filter_map(|id| clock(usize::try_from(id).ok()?.checked_mul(2)?.checked_sub(2)?)).max()
+        }
+        None => stored.cols.iter().step_by(2).copied().flatten().max(),
+    };
+    cells.map_or(stored.hlc, |cells| cells.max(stored.hlc))
+}

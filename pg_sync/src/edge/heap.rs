@@ -1,0 +1,343 @@
+//! A metadata table by its own access methods: a row found, inserted or updated by its key, without a plan.
+//!
+//! Whoever writes the metadata of a data row holds the lock of that data row. So there is nobody to wait for,
+//! except for those who write metadata without a data row; where they come in between, the answer says so.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys::{self, Datum};
+
+use super::codec;
+use super::tuple;
+
+/// Attributes of a metadata table after its key: alive, hlc, site, cols.
+const AFTER_KEY: usize = 4;
+
+/// What is known of a metadata table: looked up once for many statements.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    relation: pg_sys::Oid,
+    index: pg_sys::Oid,
+    /// Function that compares, and collation, of each key column.
+    comparisons: Vec<(pg_sys::Oid, pg_sys::Oid)>,
+}
+
+impl Layout {
+    /// Looks a metadata table up; None when it is not of the usual kind.
+    pub(crate) fn of(name: &str, key: &[pg_sys::Oid]) -> Option<Self> {
+        // SAFETY: the name is a C string; a missing schema gives the invalid oid.
+        let schema = unsafe { pg_sys::get_namespace_oid(c"cloudsync".as_ptr(), true) };
+        let name = CString::new(name).ok()?;
+        // SAFETY: as above.
+        let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+        if oid == pg_sys::InvalidOid {
+            return None;
+        }
+        let open = Opened::table(oid, pg_sys::AccessShareLock);
+        // SAFETY: the relation is open.
+        let (access, shape) = unsafe { ((*open.0).rd_tableam, (*open.0).rd_att) };
+        // SAFETY: returns a static of the server.
+        let heap = unsafe { pg_sys::GetHeapamTableAmRoutine() };
+        // SAFETY: the shape lives as long as the relation is open.
+        let shape = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(shape) };
+        let types: Vec<pg_sys::Oid> = shape.iter().take(key.len()).map(|a| a.atttypid).collect();
+        if access != heap || shape.len() != key.len() + AFTER_KEY || types != key {
+            return None;
+        }
+        // SAFETY: the relation is open.
+        let index = unsafe { pg_sys::RelationGetPrimaryKeyIndex(open.0) };
+        if index == pg_sys::InvalidOid {
+            return None;
+        }
+        let opened = Opened::index(index, pg_sys::AccessShareLock);
+        let comparisons = (0..key.len()).map(|at| opened.comparison(at)).collect();
+        Some(Self { relation: oid, index, comparisons })
+    }
+}
+
+/// An open relation; its lock stays until the transaction ends.
+struct Opened(pg_sys::Relation);
+
+fn lock_mode(mode: u32) -> i32 {
+    i32::try_from(mode).expect("lock modes are small")
+}
+
+impl Opened {
+    fn table(oid: pg_sys::Oid, mode: u32) -> Self {
+        // SAFETY: raises an error when there is no such table; closed by the drop, or by the abort.
+        Self(unsafe { pg_sys::table_open(oid, lock_mode(mode)) })
+    }
+
+    fn index(oid: pg_sys::Oid, mode: u32) -> Self {
+        // SAFETY: as above, of an index.
+        Self(unsafe { pg_sys::index_open(oid, lock_mode(mode)) })
+    }
+
+    /// Function and collation by which an index compares its column at this place.
+    fn comparison(&self, at: usize) -> (pg_sys::Oid, pg_sys::Oid) {
+        // SAFETY: the index has at least as many columns as the key, and an entry for each in all three.
+        let (family, kind, collation) = unsafe {
+            (
+                *(*self.0).rd_opfamily.add(at),
+                *(*self.0).rd_opcintype.add(at),
+                *(*self.0).rd_indcollation.add(at),
+            )
+        };
+        let equal = i16::try_from(pg_sys::BTEqualStrategyNumber).expect("strategies are small");
+        // SAFETY: reads the catalog.
+        let operator = unsafe { pg_sys::get_opfamily_member(family, kind, kind, equal) };
+        // SAFETY: as above.
+        (unsafe { pg_sys::get_opcode(operator) }, collation)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened by `table` or `index`; both are closed alike.
+            unsafe { pg_sys::relation_close(self.0, lock_mode(pg_sys::NoLock)) };
+        }
+    }
+}
+
+/// Stamps of one row, as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) alive: bool,
+    pub(crate) hlc: i64,
+    pub(crate) site: i32,
+    /// Overrides by column id, as in metadata; empty for none.
+    pub(crate) cols: Vec<Option<i64>>,
+}
+
+/// A row that was found.
+pub(crate) struct Found {
+    place: pg_sys::ItemPointerData,
+    /// Whether this transaction wrote it.
+    pub(crate) own: bool,
+    pub(crate) stored: Stored,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// It is done.
+    Done,
+    /// Somebody else wrote that row in between.
+    Raced,
+}
+
+/// A metadata table that is open for one statement.
+pub(crate) struct MetadataTable {
+    relation: Opened,
+    index: Opened,
+    scan: pg_sys::IndexScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+    keys: Vec<pg_sys::ScanKeyData>,
+    index_info: *mut pg_sys::IndexInfo,
+}
+
+impl MetadataTable {
+    /// Opens it for writing.
+    pub(crate) fn open(layout: &Layout) -> Self {
+        let relation = Opened::table(layout.relation, pg_sys::RowExclusiveLock);
+        let index = Opened::index(layout.index, pg_sys::RowExclusiveLock);
+        let count = i32::try_from(layout.comparisons.len()).expect("a key has few columns");
+        // What is committed, and what this transaction has written until now.
+        let newest = &raw mut pg_sys::SnapshotSelfData;
+        #[cfg(not(feature = "pg18"))]
+        // SAFETY: both relations are open; ended by the drop, or by the abort.
+        let scan = unsafe { pg_sys::index_beginscan(relation.0, index.0, newest, count, 0) };
+        #[cfg(feature = "pg18")]
+        // SAFETY: as above.
+        let scan =
+            unsafe { pg_sys::index_beginscan(relation.0, index.0, newest, std::ptr::null_mut(), count, 0) };
+        // SAFETY: the relation is open.
+        let shape = unsafe { (*relation.0).rd_att };
+        // SAFETY: the shape lives as long as the relation is open.
+        let slot =
+            unsafe { pg_sys::MakeSingleTupleTableSlot(shape, &raw const pg_sys::TTSOpsBufferHeapTuple) };
+        let equal = u16::try_from(pg_sys::BTEqualStrategyNumber).expect("strategies are small");
+        let key = |(number, (function, collation)): (i16, &(pg_sys::Oid, pg_sys::Oid))| {
+            let mut key = pg_sys::ScanKeyData::default();
+            // SAFETY: the key is valid for writing; the function compares two values of the column's type.
+            unsafe {
+                pg_sys::ScanKeyEntryInitialize(
+                    &raw mut key,
+                    0,
+                    number,
+                    equal,
+                    pg_sys::InvalidOid,
+                    *collation,
+                    *function,
+                    Datum::null(),
+                )
+            };
+            key
+        };
+        let keys = (1..).zip(&layout.comparisons).map(key).collect();
+        Self { relation, index, scan, slot, keys, index_info: std::ptr::null_mut() }
+    }
+
+    /// Reads the newest version of the row with this key.
+    pub(crate) fn find(&mut self, key: &[Datum]) -> Option<Found> {
+        for (scan_key, part) in self.keys.iter_mut().zip(key) {
+            scan_key.sk_argument = *part;
+        }
+        let count = i32::try_from(self.keys.len()).expect("a key has few columns");
+        // SAFETY: the scan was begun with so many keys; they are copied.
+        unsafe { pg_sys::index_rescan(self.scan, self.keys.as_mut_ptr(), count, std::ptr::null_mut(), 0) };
+        // SAFETY: the slot is one for rows in buffers.
+        let found = unsafe {
+            pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot)
+        };
+        if !found {
+            // Made here, because the memory that is current at an insert does not last.
+            if self.index_info.is_null() {
+                // SAFETY: the index is open.
+                self.index_info = unsafe { pg_sys::BuildIndexInfo(self.index.0) };
+            }
+            return None;
+        }
+        let first = self.keys.len();
+        let attributes = i32::try_from(first + AFTER_KEY).expect("a key has few columns");
+        // SAFETY: the slot holds a row; the table has so many attributes.
+        unsafe { pg_sys::slot_getsomeattrs_int(self.slot, attributes) };
+        let stored = Stored {
+            alive: self.value(first).is_some_and(codec::to_bool),
+            hlc: self.value(first + 1).map_or(0, codec::to_i64),
+            site: self.value(first + 2).map_or(0, codec::to_i32),
+            cols: self.value(first + 3).map(tuple::to_i64s).unwrap_or_default(),
+        };
+        // SAFETY: a row in a slot of this kind is a heap tuple.
+        let row = unsafe { (*self.slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple };
+        // SAFETY: as above.
+        let header = unsafe { (*row).t_data };
+        // SAFETY: a stored row has its transactions in the header; a frozen one is no current transaction's.
+        let writer = unsafe { (*header).t_choice.t_heap.t_xmin };
+        // SAFETY: reads session state.
+        let own = unsafe { pg_sys::TransactionIdIsCurrentTransactionId(writer) };
+        // SAFETY: the slot holds a row.
+        let place = unsafe { (*self.slot).tts_tid };
+        Some(Found { place, own, stored })
+    }
+
+    fn value(&self, at: usize) -> Option<Datum> {
+        // SAFETY: `find` has filled in all attributes.
+        let is_null = unsafe { *(*self.slot).tts_isnull.add(at) };
+        // SAFETY: as above.
+        let value = unsafe { *(*self.slot).tts_values.add(at) };
+        (!is_null).then_some(value)
+    }
+
+    fn form(&self, key: &[Datum], stored: &Stored) -> pg_sys::HeapTuple {
+        let mut values = Vec::with_capacity(key.len() + AFTER_KEY);
+        values.extend_from_slice(key);
+        let cols = (!stored.cols.is_empty()).then(|| tuple::bigints(&stored.cols));
+        values.extend([Datum::from(stored.alive), Datum::from(stored.hlc), Datum::from(stored.site)]);
+        values.push(cols.unwrap_or(Datum::null()));
+        let mut nulls = vec![false; values.len()];
+        nulls[key.len() + AFTER_KEY - 1] = cols.is_none();
+        // SAFETY: the relation is open.
+        let shape = unsafe { (*self.relation.0).rd_att };
+        // SAFETY: there is a value of the right type for each attribute: `Layout::of` has checked them.
+        unsafe { pg_sys::heap_form_tuple(shape, values.as_mut_ptr(), nulls.as_mut_ptr()) }
+    }
+
+    fn insert_into_index(&self, key: &[Datum], tuple: pg_sys::HeapTuple, updated: bool) -> bool {
+        let index_info = if updated {
+            // SAFETY: the index is open.
+            unsafe { pg_sys::BuildIndexInfo(self.index.0) }
+        } else {
+            self.index_info
+        };
+        let mut values = key.to_vec();
+        let mut nulls = vec![false; key.len()];
+        let unique = if updated {
+            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
+        } else {
+            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_PARTIAL
+        };
+        // SAFETY: there is a value for each column of the index, and the tuple was just stored.
+        unsafe {
+            pg_sys::index_insert(
+                self.index.0,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                &raw mut (*tuple).t_self,
+                self.relation.0,
+                unique,
+                updated,
+                index_info,
+            )
+        }
+    }
+
+    /// Stores a row that `find` did not find.
+    pub(crate) fn insert(&self, key: &[Datum], stored: &Stored) -> Written {
+        let tuple = self.form(key, stored);
+        // Nobody decodes metadata: without its copy for logical decoding it costs decoders nothing.
+        let options = i32::try_from(pg_sys::HEAP_INSERT_NO_LOGICAL).expect("options are small");
+        // SAFETY: reads and marks session state.
+        let command = unsafe { pg_sys::GetCurrentCommandId(true) };
+        // SAFETY: the tuple was formed for this relation.
+        unsafe { pg_sys::heap_insert(self.relation.0, tuple, command, options, std::ptr::null_mut()) };
+        if self.insert_into_index(key, tuple, false) {
+            return Written::Done;
+        }
+        // Another row has this key: ours goes again, before anybody can see it.
+        // SAFETY: a command does not delete what it inserted itself, so this is a new one.
+        unsafe { pg_sys::CommandCounterIncrement() };
+        // SAFETY: the tuple was just stored by this transaction.
+        unsafe { pg_sys::simple_heap_delete(self.relation.0, &raw mut (*tuple).t_self) };
+        Written::Raced
+    }
+
+    /// Puts a new version in the place of the one that was found.
+    pub(crate) fn update(&self, key: &[Datum], found: &Found, stored: &Stored) -> Written {
+        let tuple = self.form(key, stored);
+        let mut place = found.place;
+        let mut failure = pg_sys::TM_FailureData::default();
+        let mut lock = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+        // SAFETY: reads and marks session state.
+        let command = unsafe { pg_sys::GetCurrentCommandId(true) };
+        let no_snapshot: pg_sys::Snapshot = std::ptr::null_mut();
+        // SAFETY: the place is that of a version that was visible; the tuple was formed for this relation.
+        let result = unsafe {
+            pg_sys::heap_update(
+                self.relation.0,
+                &raw mut place,
+                tuple,
+                command,
+                no_snapshot,
+                true,
+                &raw mut failure,
+                &raw mut lock,
+                #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+                &raw mut indexes,
+            )
+        };
+        if result != pg_sys::TM_Result::TM_Ok {
+            return Written::Raced;
+        }
+        // SAFETY: the update has filled the header in.
+        let flags = unsafe { (*(*tuple).t_data).t_infomask2 };
+        if u32::from(flags) & pg_sys::HEAP_ONLY_TUPLE == 0 {
+            self.insert_into_index(key, tuple, true);
+        }
+        Written::Done
+    }
+}
+
+impl Drop for MetadataTable {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made by `open`, ended once; the relations close after it.
+            unsafe { pg_sys::index_endscan(self.scan) };
+            // SAFETY: as above.
+            unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) };
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a session remembers of tracked tables, so that capture of a statement looks nothing up.
+//!
+//! A plan is dropped when the server says that its table has changed, or that the registry has: both are told of
+//! before the next statement that locks the table.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use shared_format::SiteId;
+
+use crate::catalog::{self, Tracked};
+use crate::edge::codec;
+use crate::edge::heap::Layout;
+use crate::edge::query::{self, Argument};
+use crate::edge::session;
+use crate::edge::trigger::Firing;
+use crate::{emit, sites};
+
+/// How rows of one table are captured directly.
+pub(crate) struct Plan {
+    pub(crate) table: Tracked,
+    /// Attribute numbers of the columns beside the key.
+    pub(crate) ids: Vec<i16>,
+    pub(crate) layout: Layout,
+    /// Entries of packed overrides: two for each attribute number.
+    pub(crate) cols_len: usize,
+    /// Whether values are printed, which depends on settings.
+    pub(crate) prints: bool,
+    /// This database.
+    pub(crate) ordinal: i32,
+    pub(crate) site: SiteId,
+}
+
+thread_local! {
+    static PLANS: RefCell<HashMap<pg_sys::Oid, Option<Rc<Plan>>>> = RefCell::new(HashMap::new());
+    /// Counts what the server said: a plan made of what was read before is not kept.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+    static REGISTRY: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+}
+
+/// Forgets what is known of a relation that has changed; of all for the invalid oid. The server calls it at any
+/// time, so it asks the server for nothing.
+pub(crate) fn relation_changed(relation: pg_sys::Oid) {
+    CHANGES.set(CHANGES.get().wrapping_add(1));
+    PLANS.with_borrow_mut(|plans| {
+        if relation == pg_sys::InvalidOid || relation == REGISTRY.get() {
+            plans.clear();
+        } else {
+            plans.remove(&relation);
+        }
+    });
+}
+
+/// The plan for the table of a trigger; None where rows have to be captured in another way.
+pub(crate) fn of(firing: &Firing, table_id: i32) -> Option<Rc<Plan>> {
+    let relation = firing.relation();
+    if let Some(known) = PLANS.with_borrow(|plans| plans.get(&relation).cloned()) {
+        return known.filter(|plan| plan.table.table_id == table_id);
+    }
+    let before = CHANGES.get();
+    let made = session::as_owner(|| make(firing, table_id)).map(Rc::new);
+    // A site id that this transaction made may be rolled back with it.
+    let lasts = sites::known_self().is_some();
+    if lasts && CHANGES.get() == before {
+        REGISTRY.set(session::cloudsync_relation(c"tables"));
+        PLANS.with_borrow_mut(|plans| plans.insert(relation, made.clone()));
+    }
+    made
+}
+
+/// Makes a plan. Runs as the owner.
+fn make(firing: &Firing, table_id: i32) -> Option<Plan> {
+    let table = catalog::table(table_id).ok()?;
+    let arguments = [Argument::integer(table_id), Argument::oid(firing.relation())];
+    let is_captured = query::run(include_str!("../../sql/postgres/library/is_captured.sql"), &arguments);
+    if !is_captured.first().is_some_and(codec::to_bool)
+        || !table.is_plain()
+        || !session::is_named(table.relation, &table.schema, &table.name)
+    {
+        return None;
+    }
+    // A partition may have its columns in other places.
+    let attributes = firing.attributes();
+    let as_registered = |column: &catalog::Column| {
+        let at = usize::try_from(column.id).ok().and_then(|id| id.checked_sub(1));
+        let found = at.and_then(|at| attributes.get(at)).and_then(Option::as_ref);
+        found.is_some_and(|(name, kind)| *name == column.name && *kind == column.codec.type_oid())
+    };
+    if !table.key.iter().chain(&table.columns).all(as_registered) {
+        return None;
+    }
+    let key: Vec<pg_sys::Oid> = table.key.iter().map(|column| column.codec.type_oid()).collect();
+    let layout = Layout::of(&format!("meta_{table_id}"), &key)?;
+    let ordinal = sites::self_ordinal();
+    let site = sites::site(ordinal)?;
+    // Read now, because later nothing runs as the owner.
+    emit::read_secret();
+    let last = table.key.iter().chain(&table.columns).map(|column| column.id).max().unwrap_or(0);
+    Some(Plan {
+        ids: table.columns.iter().map(|column| column.id).collect(),
+        cols_len: usize::try_from(last).unwrap_or(0).saturating_mul(2),
+        prints: table.key.iter().chain(&table.columns).any(|column| column.codec.prints_by_settings()),
+        layout,
+        ordinal,
+        site,
+        table,
+    })
+}
