@@ -176,8 +176,8 @@ fn uuid() -> Uuid {
 }
 
 #[pg_extern]
-fn payload_apply(payload: &[u8]) -> i64 {
-    or_raise(apply::payload(payload))
+fn payload_apply(payload: Option<&[u8]>) -> i64 {
+    payload.map_or(0, |payload| or_raise(apply::payload(payload)))
 }
 
 #[pg_extern]

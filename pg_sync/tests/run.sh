@@ -51,6 +51,9 @@ for test in "$here"/concurrency/*.sh; do
     outcome "concurrency/$(basename "$test" .sh)" $?
 done
 
+sh "$here/reference.sh" "$bindir" "$connection"
+outcome reference $?
+
 if [ -n "${PG_SYNC_SERVER:-}" ]; then
     for test in "$here"/servers/*.sh; do
         "$here/with_server.sh" "$test"

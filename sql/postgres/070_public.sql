@@ -122,7 +122,7 @@ end;
 -- checked here, row by row if need be, by SET CONSTRAINTS ALL IMMEDIATE: that setting stays for
 -- the rest of the caller's transaction, since Postgres tells nobody what it was before.
 create function @extschema@.cloudsync_payload_apply(payload bytea) returns bigint
-language c volatile strict parallel unsafe
+language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'payload_apply_wrapper';
 
 -- Tells a user's trigger that apply is writing to its table.
