@@ -42,6 +42,8 @@ pub(crate) struct Tracked {
     pub(crate) relation: pg_sys::Oid,
     pub(crate) schema: String,
     pub(crate) name: String,
+    /// What clients call it.
+    pub(crate) client_name: String,
     pub(crate) incarnation: u64,
     pub(crate) version: u32,
     is_partitioned: bool,
@@ -124,7 +126,7 @@ impl Tracked {
             table: self.number(),
             incarnation: self.incarnation,
             version: self.version,
-            name: self.name.clone(),
+            name: self.client_name.clone(),
             schema: Some(self.schema.clone()),
             algorithm: self.algorithm,
             key: self.key.iter().map(|column| column.definition.clone()).collect(),
@@ -179,6 +181,7 @@ fn read_table(row: &Tuple) -> Tracked {
         name: name(row, 4),
         incarnation: row.attribute(5).map_or(0, codec::to_i64).cast_unsigned(),
         version: integer(row, 6).cast_unsigned(),
+        client_name: name(row, 19),
         is_partitioned: row.attribute(18).is_some_and(codec::to_bool),
         algorithm: u8::try_from(small(row, 7))
             .ok()

@@ -47,7 +47,7 @@ pub(crate) fn explain(relation: pg_sys::Oid, key: &[Option<String>]) -> Result<J
     let own = as_owner(|| sites::site(own)).unwrap_or(SiteId::ZERO);
     let life = state.life.map_or(Json::Null, |life| stamp_json(life.stamp, own));
     Ok(json!({
-        "table": table.name,
+        "table": table.client_name,
         "key": key_json(&values),
         "present": is_present,
         "alive": state.is_alive(),
@@ -105,7 +105,7 @@ fn rejected(table: &Tracked, row_key: &[u8]) -> Json {
     let user = session::current_user();
     let sql = include_str!("../../sql/postgres/library/rejections_of_row.sql");
     let arguments = [
-        Argument::text(&table.name),
+        Argument::text(&table.client_name),
         Argument::bytea(row_key),
         Argument::oid(user),
         Argument::oid(table.relation),

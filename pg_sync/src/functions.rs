@@ -151,6 +151,16 @@ fn set_column(
 }
 
 #[pg_extern]
+fn set_schema(schema: Option<&str>) {
+    or_raise(settings::set_schema(schema));
+}
+
+#[pg_extern]
+fn set_table_schema(table: Option<&str>, schema: Option<&str>) {
+    or_raise(settings::set_table_schema(required(table, "table"), schema));
+}
+
+#[pg_extern]
 fn begin_alter(relation: pg_sys::Oid) {
     or_raise(settings::alter(relation));
 }

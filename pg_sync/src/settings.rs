@@ -36,6 +36,21 @@ pub(crate) fn set(key: &str, value: Option<&str>) -> Result<(), SyncError> {
     Ok(())
 }
 
+/// Says in which schema the tables are that clients name.
+pub(crate) fn set_schema(schema: Option<&str>) -> Result<(), SyncError> {
+    check_database_owner()?;
+    as_owner(|| query::run("select cloudsync.set_schema($1)", &[Argument::optional_text(schema)]));
+    Ok(())
+}
+
+/// The same for tables of one name.
+pub(crate) fn set_table_schema(table: &str, schema: Option<&str>) -> Result<(), SyncError> {
+    check_database_owner()?;
+    let arguments = [Argument::text(table), Argument::optional_text(schema)];
+    as_owner(|| query::run("select cloudsync.set_table_schema($1, $2)", &arguments));
+    Ok(())
+}
+
 /// Keeps a value for a table, or for a column of it.
 pub(crate) fn set_table(
     relation: pg_sys::Oid,

@@ -28,7 +28,7 @@ create table cloudsync.tables (
   table_id integer primary key default nextval('cloudsync.table_number'),
   relation regclass not null unique,
   schema_name text not null,
-  table_name text not null unique,
+  table_name text not null,
   incarnation bigint not null,
   version integer not null,
   algorithm smallint not null default 0,
@@ -39,7 +39,9 @@ create table cloudsync.tables (
   suspended text,
   suspended_since xid8,
   -- How many columns the table has had: a column that is not tracked yet, and numbered below, was there before.
-  attributes smallint not null default 0
+  attributes smallint not null default 0,
+  -- What clients call it; checked when a statement ends, so that two tables can change names.
+  client_name text not null unique deferrable initially immediate
 );
 
 -- Every definition that was ever announced: messages written under it may be read much later.
@@ -87,6 +89,12 @@ where t.enabled and exists (select from pg_catalog.pg_class as c where c.oid = t
 create table cloudsync.settings (
   key text primary key,
   value text not null
+);
+
+-- In which schema the table is that clients call by a name without one.
+create table cloudsync.table_schemas (
+  table_name text primary key,
+  schema_name text not null
 );
 
 create table cloudsync.table_settings (
@@ -179,6 +187,7 @@ select pg_catalog.pg_extension_config_dump('cloudsync.self', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.tables', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.columns', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.settings', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.table_schemas', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_settings', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.announced_definitions', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.partitions', '');

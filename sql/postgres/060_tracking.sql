@@ -252,9 +252,10 @@ begin
   select t.* into v_table from cloudsync.tables as t where t.relation = register_table.relation;
   v_new := not found;
   if exists (select from cloudsync.tables as t
-             where t.table_name = v_name and t.relation <> register_table.relation) then
+             where t.client_name = cloudsync.client_name(v_schema, v_name) and t.relation <> register_table.relation) then
     raise exception 'table % cannot be tracked: another tracked table has the name %', register_table.relation, v_name
-      using errcode = 'duplicate_table';
+      using errcode = 'duplicate_table',
+        hint = 'Say which of them clients mean, by cloudsync_set_schema or cloudsync_set_table_schema.';
   end if;
   if not v_new then
     if cloudsync.is_changed(v_table) then
@@ -262,8 +263,9 @@ begin
     end if;
     return v_table.table_id;
   end if;
-  insert into cloudsync.tables (relation, schema_name, table_name, incarnation, version)
-  values (register_table.relation, v_schema, v_name, cloudsync.new_incarnation(), 1)
+  insert into cloudsync.tables (relation, schema_name, table_name, client_name, incarnation, version)
+  values (register_table.relation, v_schema, v_name, cloudsync.client_name(v_schema, v_name),
+    cloudsync.new_incarnation(), 1)
   returning * into v_table;
   insert into cloudsync.partitions (relation, table_id)
   select m.relation, v_table.table_id

@@ -119,6 +119,7 @@ begin
   -- The registry comes first: our own commands below are looked at too, and then find nothing to follow.
   update cloudsync.tables as t
   set version = t.version + 1, schema_name = n.nspname, table_name = c.relname,
+    client_name = cloudsync.client_name(n.nspname, c.relname),
     suspended = v_refusal, suspended_since = case when v_refusal is not null then t.suspended_since end
   from pg_class as c
   join pg_namespace as n on n.oid = c.relnamespace

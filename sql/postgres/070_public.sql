@@ -56,6 +56,28 @@ returns void
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'set_column_wrapper';
 
+-- In which schema the tables are that clients name: all, or those of one name. Null takes it back.
+create function @extschema@.cloudsync_set_schema(schema_name text) returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'set_schema_wrapper';
+
+create function @extschema@.cloudsync_set_table_schema(table_name text, schema_name text) returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'set_table_schema_wrapper';
+
+-- The schema of the tracked table that clients call by a name, or of the one that they would.
+create function @extschema@.cloudsync_table_schema(table_name text) returns text
+language sql stable strict security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(
+    (select t.schema_name from cloudsync.tables as t where t.client_name = cloudsync_table_schema.table_name),
+    (select m.schema_name from cloudsync.table_schemas as m where m.table_name = cloudsync_table_schema.table_name),
+    (select s.value from cloudsync.settings as s where s.key = 'schema'));
+end;
+
+alter function @extschema@.cloudsync_table_schema(text) owner to cloudsync_owner;
+
 -- For symmetry with SQLite: changes of a tracked table are followed by themselves.
 create function @extschema@.cloudsync_begin_alter(relation regclass) returns void
 language c volatile strict parallel unsafe

@@ -32,6 +32,7 @@ begin atomic
       select coalesce(jsonb_agg(jsonb_build_object(
         'schema', s.schema_name,
         'name', s.table_name,
+        'clientName', s.client_name,
         'algorithm', (array['cls', 'gos', 'dws', 'aws'])[s.algorithm + 1],
         'enabled', s.enabled,
         'metadata', greatest(m.reltuples, 0)::bigint,
@@ -80,7 +81,7 @@ where pg_catalog.pg_has_role('cloudsync_owner', 'usage')
   or exists (
     select from cloudsync.tables as t
     join pg_catalog.pg_class as c on c.oid = t.relation
-    where t.table_name = r.table_name and pg_catalog.pg_has_role(c.relowner, 'usage'));
+    where t.client_name = r.table_name and pg_catalog.pg_has_role(c.relowner, 'usage'));
 
 -- Values of uploads that lost to what was here.
 create view @extschema@.cloudsync_conflicts as
@@ -95,7 +96,7 @@ where pg_catalog.pg_has_role('cloudsync_owner', 'usage')
 
 -- Cells that are newer than the deletion of their row, as a payload.
 create view @extschema@.cloudsync_parked as
-select t.table_name as tbl, p.row_key as pk, p.payload as change
+select t.client_name as tbl, p.row_key as pk, p.payload as change
 from cloudsync.parked as p
 join cloudsync.tables as t on t.table_id = p.table_id
 left join pg_catalog.pg_class as c on c.oid = t.relation

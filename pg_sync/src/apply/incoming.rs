@@ -184,7 +184,7 @@ fn read_changes(
                     Err(RolledBack::GaveUp(error)) => Err(error),
                     Err(RolledBack::Raised(caught)) => {
                         let refused = permanent(caught);
-                        Ok(Err(refusal(&table.name, raw, refused.sqlstate, refused.message)))
+                        Ok(Err(refusal(&table.client_name, raw, refused.sqlstate, refused.message)))
                     }
                 })
                 .collect::<Result<Vec<_>, _>>()?,
@@ -216,7 +216,12 @@ fn map(
     definition: &TableDefinition,
 ) -> Result<Result<Mapping, Refused>, SyncError> {
     let refused = |sqlstate: &str, message| Ok(Err(Refused { sqlstate: sqlstate.into(), message }));
-    let found = incoming.tables.iter().position(|table| table.name == definition.name);
+    // Whoever names a schema means that table, if there is one.
+    let qualified =
+        |table: &Tracked| definition.schema.as_ref() == Some(&table.schema) && definition.name == table.name;
+    let named = |table: &Tracked| definition.name == table.client_name;
+    let place = |wanted: &dyn Fn(&Tracked) -> bool| incoming.tables.iter().position(wanted);
+    let found = place(&qualified).or_else(|| place(&named));
     let Some((at, table)) = found.and_then(|at| incoming.tables.get(at).map(|table| (at, table))) else {
         return refused("42P01", format!("table {} is not tracked", definition.name));
     };

@@ -110,7 +110,7 @@ impl Applied {
             self.told = self.told.saturating_add(usize::from(one.is_tellable));
             self.lost.push(Lost {
                 table_id: table.table_id,
-                table: table.name.clone(),
+                table: table.client_name.clone(),
                 key: row.key_json.clone(),
                 column: column.name.clone(),
                 stamp: one.cell.stamp,
@@ -312,7 +312,7 @@ fn halve(
 
 fn refusal(incoming: &Incoming, at: usize, refused: Refused) -> Refusal {
     let (table, row_key, key) = incoming.rows.get(at).map_or_else(Default::default, |row| {
-        (incoming.table(row).name.clone(), row.row_key.clone(), row.key_json.clone())
+        (incoming.table(row).client_name.clone(), row.row_key.clone(), row.key_json.clone())
     });
     Refusal { table, row_key, key, sqlstate: refused.sqlstate, message: refused.message }
 }

@@ -64,7 +64,7 @@ impl Gathered {
         let mut frames = Vec::new();
         let mut open: Option<(&String, Rows)> = None;
         for ((name, pk), row) in &self.0 {
-            let table = tables.iter().find(|table| table.name == *name);
+            let table = tables.iter().find(|table| table.client_name == *name);
             let table = table.ok_or_else(|| SyncError::Untracked(name.clone()))?;
             let key = decode_key(pk)?;
             if key.len() != table.key.len() || key.contains(&Value::Null) {

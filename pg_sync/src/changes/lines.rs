@@ -51,7 +51,7 @@ impl Lines {
             let seq = i64::try_from(seq).unwrap_or(i64::MAX);
             let version = stamp.hlc.to_sql();
             self.ready.push_back((
-                table.name.clone(),
+                table.client_name.clone(),
                 pk.clone(),
                 name.to_owned(),
                 value,

@@ -18,7 +18,8 @@ select
   c.column_group,
   coalesce(a.attcollation, 0::pg_catalog.oid),
   t.enabled,
-  r.relkind operator(pg_catalog.=) 'p'
+  r.relkind operator(pg_catalog.=) 'p',
+  t.client_name
 from cloudsync.tables as t
 join cloudsync.columns as c on c.table_id operator(pg_catalog.=) t.table_id
 join pg_catalog.pg_class as r on r.oid operator(pg_catalog.=) t.relation::pg_catalog.oid
