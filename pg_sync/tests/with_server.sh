@@ -44,6 +44,10 @@ cp "$dist/lib/pg_sync.so" "$tree$pkglibdir/"
 cp "$dist"/extension/* "$tree$sharedir/extension/"
 cp "$bindir"/* "$tree$bindir/"
 link_all "$pkglibdir"
+if [[ -d "${bindir%/bin}/lib" ]]; then
+    # A server from another package looks there for libraries that it brings along.
+    link_all "${bindir%/bin}/lib"
+fi
 link_all "$sharedir/extension"
 link_all "$sharedir"
 chmod -R a+rX "$work"
@@ -58,6 +62,7 @@ cat >>"$work/data/postgresql.conf" <<SETTINGS
 listen_addresses = ''
 unix_socket_directories = '$work/socket'
 wal_level = logical
+max_prepared_transactions = 10
 fsync = off
 max_prepared_transactions = 10
 SETTINGS
