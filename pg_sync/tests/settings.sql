@@ -78,7 +78,19 @@ insert into t values (3, 'later');
 select frames();
 select cloudsync_payload_apply(:'sent');
 select cloudsync_disable('app.two');
-select pg_drop_replication_slot('pg_sync_settings');
+\echo == a table that cannot be captured for now stays as it is set
+create table lame (id integer primary key, a text);
+select cloudsync_init('lame');
+set client_min_messages = error;
+alter table lame drop constraint lame_pkey;
+select cloudsync_disable('lame'), cloudsync_is_enabled('lame');
+select cloudsync_enable('lame'), cloudsync_disable('lame');
+alter table lame add primary key (id);
+set client_min_messages = warning;
+insert into lame values (1, 'held');
+select frames();
+select cloudsync_enable('lame');
+select frames();
 \echo == whose right it takes
 create role sync_other;
 grant all on t to sync_other;
@@ -91,6 +103,7 @@ select cloudsync_begin_alter('t');
 select cloudsync_cleanup('*');
 select cloudsync_is_enabled('t'), cloudsync_terminate();
 reset role;
+select pg_drop_replication_slot('pg_sync_settings');
 drop owned by sync_other;
 drop role sync_other;
 \echo == facts
