@@ -77,6 +77,11 @@ select jsonb_array_length(cloudsync_explain('t', 9) -> 'rejected');
 delete from cloudsync_rejected;
 select * from cloudsync.rejected;
 select cloudsync.status_for(10, 'x');
+-- A condition that tells what it is asked of is asked of nothing that its caller may not see.
+create function pg_temp.tell(text) returns boolean language plpgsql cost 0.0000001 as $$ begin raise warning 'told of %', $1; return true; end $$;
+select count(*) from cloudsync_rejected where pg_temp.tell(message);
+select count(*) from cloudsync_conflicts where pg_temp.tell(lost_value);
+select count(*) from cloudsync_parked where pg_temp.tell(tbl);
 set role sync_hub;
 select seen();
 set role sync_watch;

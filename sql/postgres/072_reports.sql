@@ -1,5 +1,5 @@
 -- What the centre says of itself: status, and what is kept beside the users' tables. Table owners see what concerns
--- their tables, members of cloudsync_owner (the hub) everything.
+-- their tables, members of cloudsync_owner (the hub) everything: a condition of a caller is asked of those rows alone.
 
 -- The status as one user may see it. Counts of rows are estimates of the planner: counting would read every row.
 create function cloudsync.status_for(user_oid oid, version text)
@@ -73,7 +73,7 @@ language c volatile strict parallel unsafe
 as 'MODULE_PATHNAME', 'status_wrapper';
 
 -- Rows that the database refused, until their site knows.
-create view @extschema@.cloudsync_rejected as
+create view @extschema@.cloudsync_rejected with (security_barrier) as
 select r.table_name as tbl, r.row_key as pk, r.key, r.sqlstate, r.message, r.first_number as first,
   r.last_number as last, r.rejected_at as at, r.site as site_id
 from cloudsync.rejected as r
@@ -84,7 +84,7 @@ where pg_catalog.pg_has_role('cloudsync_owner', 'usage')
     where t.client_name = r.table_name and pg_catalog.pg_has_role(c.relowner, 'usage'));
 
 -- Values of uploads that lost to what was here.
-create view @extschema@.cloudsync_conflicts as
+create view @extschema@.cloudsync_conflicts with (security_barrier) as
 select f.table_name as tbl, f.key, f.column_name as col, f.lost_value, f.lost_hlc, f.lost_site, f.won_hlc,
   f.won_site, f.reason, f.lost_at as at
 from cloudsync.conflicts as f
@@ -95,7 +95,7 @@ where pg_catalog.pg_has_role('cloudsync_owner', 'usage')
     where t.table_id = f.table_id and pg_catalog.pg_has_role(c.relowner, 'usage'));
 
 -- Cells that are newer than the deletion of their row, as a payload.
-create view @extschema@.cloudsync_parked as
+create view @extschema@.cloudsync_parked with (security_barrier) as
 select t.client_name as tbl, p.row_key as pk, p.payload as change
 from cloudsync.parked as p
 join cloudsync.tables as t on t.table_id = p.table_id
