@@ -7,7 +7,8 @@ use shared_format::RowKind;
 
 use crate::direct::{self, Outcome};
 use crate::edge::codec;
-use crate::edge::command;
+use crate::edge::command::{self, Dropped};
+use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::trigger::{Firing, Operation};
 use crate::edge::tuple::{self, Tuple};
@@ -50,6 +51,7 @@ server_functions! {
     stage_outcome, pg_finfo_stage_outcome, outcome;
     stage_unchanged, pg_finfo_stage_unchanged, unchanged;
     retyped_columns, pg_finfo_retyped_columns, retyped;
+    leave, pg_finfo_leave, left;
 }
 
 /// One call by the server.
@@ -211,4 +213,14 @@ fn retyped(call: &Call) -> Datum {
     let command = required(call.argument(0), "command");
     let computed = codec::to_bool(required(call.argument(1), "computed"));
     tuple::smallints(&command::retyped_columns(command, computed))
+}
+
+/// Before a DROP EXTENSION: if it is ours, gives back what does not go with it.
+fn left(call: &Call) -> Datum {
+    let dropped = command::drops_extension(call.0, "pg_sync");
+    if dropped != Dropped::Other {
+        let is_cascade = Argument::boolean(dropped == Dropped::Cascade);
+        query::run("select cloudsync.give_back($1)", &[is_cascade]);
+    }
+    call.null()
 }

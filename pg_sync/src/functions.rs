@@ -5,7 +5,7 @@ use pgrx::{JsonB, Uuid, pg_sys};
 
 use crate::edge::session::{self, as_owner};
 use crate::error::{SyncError, or_raise};
-use crate::{apply, emit, settings, sites, snapshot, stage, tracking, upload};
+use crate::{apply, emit, restore, settings, sites, snapshot, stage, tracking, upload};
 
 #[pg_extern]
 fn self_ordinal() -> i32 {
@@ -20,6 +20,11 @@ fn is_restored() -> bool {
 #[pg_extern]
 fn hold_relation(relation: pg_sys::Oid, schema_name: &str, table_name: &str) -> bool {
     session::hold(relation, schema_name, table_name)
+}
+
+#[pg_extern]
+fn move_parked(payload: &[u8], from: Vec<Option<i16>>, to: Vec<Option<i16>>) -> Vec<u8> {
+    or_raise(restore::move_parked(payload, &from, &to))
 }
 
 #[pg_extern]

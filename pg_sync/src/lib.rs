@@ -22,6 +22,7 @@ mod module;
 mod plan;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code and undocumented items")]
 mod reading;
+mod restore;
 mod settings;
 mod sites;
 mod snapshot;

@@ -106,11 +106,15 @@ pub(crate) fn self_ordinal() -> i32 {
         SELF_ORDINAL.set(Some(ordinal));
         return ordinal;
     }
+    let is_restored = is_restored();
     // Not remembered: this transaction may roll back.
     let site: [u8; 16] = session::random_bytes();
     let mut arguments = identity.to_vec();
     arguments.push(Argument::bytea(&site));
-    query::run(include_str!("../../sql/postgres/library/become_new_site.sql"), &arguments);
+    let made = query::run(include_str!("../../sql/postgres/library/become_new_site.sql"), &arguments);
+    if is_restored && made.count > 0 {
+        query::run("select cloudsync.adopt_registry()", &[]);
+    }
     let found = query::run(include_str!("../../sql/postgres/library/find_self.sql"), &identity);
     found.first().map_or(0, codec::to_i32)
 }

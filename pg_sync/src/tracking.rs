@@ -99,7 +99,18 @@ pub(crate) fn cleanup(relation: pg_sys::Oid) -> Result<(), SyncError> {
     as_owner(|| {
         query::run("select cloudsync.unregister_table($1::pg_catalog.regclass)", &[Argument::oid(relation)]);
     });
+    leave_schemas(relation);
     Ok(())
+}
+
+/// Takes the use of the schemas of a table and its partitions from cloudsync_owner, if nothing else in them is tracked.
+fn leave_schemas(relation: pg_sys::Oid) {
+    let sql = include_str!("../../sql/postgres/library/unused_schemas.sql");
+    let user = session::current_user();
+    let unused = as_owner(|| query::run(sql, &[Argument::oid(relation), Argument::oid(user)]));
+    for schema in texts(&unused) {
+        query::run(&format!("revoke usage on schema {} from cloudsync_owner", catalog::quote(&schema)), &[]);
+    }
 }
 
 /// Whether apply is writing to a table.

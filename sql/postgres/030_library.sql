@@ -10,6 +10,11 @@ create function cloudsync.is_restored() returns boolean
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'is_restored_wrapper';
 
+-- Parked cells under the ids that their columns have after a restore.
+create function cloudsync.move_parked(payload bytea, "from" smallint[], "to" smallint[]) returns bytea
+language c immutable strict parallel safe
+as 'MODULE_PATHNAME', 'move_parked_wrapper';
+
 -- Numbers of the columns to which a command gives another type: `computed` by an expression, else by a cast.
 create function cloudsync.retyped_columns(command pg_ddl_command, computed boolean) returns smallint[]
 language c volatile strict parallel unsafe

@@ -44,7 +44,9 @@ begin
   for v_function in
     select p.oid from pg_catalog.pg_proc as p
     where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace and p.proname = 'pg_logical_emit_message'
+      and pg_catalog.has_function_privilege('public', p.oid, 'execute')
   loop
+    insert into cloudsync.revoked_functions (signature) values (v_function::pg_catalog.text);
     execute pg_catalog.format('revoke execute on function %s from public', v_function);
   end loop;
 end
@@ -59,11 +61,16 @@ when tag in (
 )
 execute function cloudsync.follow_definitions();
 
+create event trigger cloudsync_leave on ddl_command_start
+when tag in ('DROP EXTENSION')
+execute function cloudsync.leave();
+
 create event trigger cloudsync_rewrites on table_rewrite
 execute function cloudsync.note_rewrite();
 
 -- Also for whoever has set session_replication_role.
 alter event trigger cloudsync_definitions enable always;
+alter event trigger cloudsync_leave enable always;
 alter event trigger cloudsync_rewrites enable always;
 
 -- Commands that may make, attach, detach or drop a partition. Event triggers fire in the order of their names: the

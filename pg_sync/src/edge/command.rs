@@ -1,6 +1,8 @@
 //! What a command does, as event triggers see it: the parts of the parse tree that no SQL function shows.
 
-use pgrx::pg_sys;
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, FunctionCallInfo};
 
 /// The nodes of a list.
 fn nodes<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
@@ -91,4 +93,43 @@ pub(crate) fn retyped_columns(command: pg_sys::Datum, computed: bool) -> Vec<i16
         }
     }
     found
+}
+
+/// What an event trigger is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// Something else.
+    Other,
+    /// Our extension, without what depends on it.
+    Alone,
+    /// Our extension, with what depends on it.
+    Cascade,
+}
+
+/// Whether the command that an event trigger is called for drops the extension of this name.
+pub(crate) fn drops_extension(call: FunctionCallInfo, extension: &str) -> Dropped {
+    // SAFETY: the server calls with this structure.
+    let context = unsafe { (*call).context };
+    if tag(context) != Some(pg_sys::NodeTag::T_EventTriggerData) {
+        return Dropped::Other;
+    }
+    // SAFETY: the tag says so.
+    let command = unsafe { (*context.cast::<pg_sys::EventTriggerData>()).parsetree };
+    if tag(command) != Some(pg_sys::NodeTag::T_DropStmt) {
+        return Dropped::Other;
+    }
+    // SAFETY: the tag says so.
+    let command = unsafe { *command.cast::<pg_sys::DropStmt>() };
+    let names = |name: *mut pg_sys::Node| {
+        // SAFETY: extensions are named by strings, which this prints.
+        let text = unsafe { pg_sys::nodeToString(name.cast()) };
+        // SAFETY: it made a C string.
+        unsafe { CStr::from_ptr(text) }.to_str().is_ok_and(|text| text == format!("\"{extension}\""))
+    };
+    if command.removeType != pg_sys::ObjectType::OBJECT_EXTENSION
+        || !nodes::<pg_sys::Node>(command.objects).into_iter().any(names)
+    {
+        return Dropped::Other;
+    }
+    if command.behavior == pg_sys::DropBehavior::DROP_CASCADE { Dropped::Cascade } else { Dropped::Alone }
 }
