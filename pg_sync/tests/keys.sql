@@ -121,6 +121,19 @@ insert into t values (1, 'in t');
 insert into u (a, b) values ('in u', 79);
 select table_id, table_name, relation::regclass from cloudsync.tables order by 1;
 select count(*) from cloudsync.meta_2;
+\echo == a transaction that began before
+create table late (id integer primary key, a text);
+select cloudsync_init('late');
+\setenv LATE :database
+create extension dblink;
+select dblink_connect('other', 'dbname=' || current_database() || ' host=' || (select split_part(setting, ',', 1) from pg_settings where name = 'unix_socket_directories') || ' port=' || current_setting('port'));
+select dblink_exec('other', 'begin isolation level repeatable read');
+select * from dblink('other', 'select count(*) from cloudsync.tables') as d (n bigint);
+alter table late rename a to b;
+alter table late rename to later;
+select dblink_exec('other', $$insert into later values (1, 'x')$$);
+select dblink_exec('other', 'commit');
+drop table later;
 \echo == old messages stay readable
 select count(*) > 12, count(distinct incarnation) > 4 from cloudsync.announced_definitions where table_id = 1;
 select length(cloudsync.definitions()) > 3000;

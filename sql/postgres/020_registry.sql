@@ -16,11 +16,13 @@ values (0, decode('00000000000000000000000000000000', 'hex'));
 -- them changes, this is a copy, and it takes a new site id.
 create table cloudsync.self (
   only_row boolean primary key default true check (only_row),
-  ordinal integer not null references cloudsync.site_dictionary (ordinal),
+  ordinal integer not null,
   system_identifier text not null,
   timeline integer not null,
   database_oid oid not null
 );
+
+-- No foreign keys here: a parallel restore fills the tables in any order.
 
 create sequence cloudsync.table_number as integer;
 
@@ -61,7 +63,7 @@ create table cloudsync.rewritten (
 
 -- A column's id is its attribute number: Postgres never uses one again within a table.
 create table cloudsync.columns (
-  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  table_id integer not null,
   column_id smallint not null,
   name text not null,
   type_name text not null,
@@ -76,7 +78,7 @@ create table cloudsync.columns (
 -- Partitions of tracked tables, of every level, whose triggers stand: those that come or go are told by comparison.
 create table cloudsync.partitions (
   relation regclass primary key,
-  table_id integer not null references cloudsync.tables (table_id) on delete cascade
+  table_id integer not null
 );
 
 -- What is served: clients keep what they have of a table that is not in a snapshot.
@@ -98,7 +100,7 @@ create table cloudsync.table_schemas (
 );
 
 create table cloudsync.table_settings (
-  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  table_id integer not null,
   column_name text not null default '',
   key text not null,
   value text not null,
@@ -107,7 +109,7 @@ create table cloudsync.table_settings (
 
 -- Values of cells that are newer than the deletion of their row, one entry a row.
 create table cloudsync.parked (
-  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  table_id integer not null,
   row_key bytea not null,
   payload bytea not null,
   primary key (table_id, row_key)

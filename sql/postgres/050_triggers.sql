@@ -54,7 +54,8 @@ begin atomic
 end;
 
 -- The beginning of a capture function: finds the table in the registry, and checks that it is the one which the
--- function was written for.
+-- function was written for. The definition is the one that the function was written for, too: a transaction that began
+-- before it sees an older one in the registry. A newer one was made by the call for our own site, a moment ago.
 create function cloudsync.spell_check(table_id integer, operation text)
 returns text
 language sql stable
@@ -66,10 +67,22 @@ begin atomic
     raise exception 'function %% captures another table than %%', 'cloudsync.capture_%2$s_%1$s', tg_relid::regclass
       using errcode = 'wrong_object_type';
   end if;
+  if v_table.version > %4$s then
+    perform cloudsync.capture_late(%1$s);
+    return null;
+  end if;
+  v_table.version := %4$s;
+  v_table.incarnation := %5$s;
+  v_table.schema_name := %6$L;
+  v_table.table_name := %7$L;
   perform cloudsync.check_trigger(v_table, tg_relid, tg_table_schema, tg_table_name, tg_name, '%2$s');$check$,
     t.table_id,
     spell_check.operation,
-    case when c.relkind = 'p' then 'coalesce(pg_partition_root(tg_relid), tg_relid)' else 'tg_relid' end)
+    case when c.relkind = 'p' then 'coalesce(pg_partition_root(tg_relid), tg_relid)' else 'tg_relid' end,
+    t.version,
+    t.incarnation,
+    t.schema_name,
+    t.table_name)
   from cloudsync.tables as t
   join pg_class as c on c.oid = t.relation
   where t.table_id = spell_check.table_id;
@@ -164,13 +177,14 @@ as $capture$
 #variable_conflict use_variable
 declare
   v_table cloudsync.tables;
+  v_site integer := cloudsync.self_ordinal();
   v_rows text := format('only %%I.%%I as d', tg_table_schema, tg_table_name);
   v_few boolean;
 begin
   %2$s
   execute 'select count(*) <= 100000 from (select from ' || v_rows || ' limit 100001) as few' into v_few;
   execute %3$L || v_rows || %4$L
-  using cloudsync.self_ordinal(), floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16,
+  using v_site, floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16,
     v_table.incarnation, v_table.version, v_few;
   if not v_few then
     perform cloudsync.emit_reload(%1$s, 'truncate');

@@ -17,8 +17,10 @@ fn nodes<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
         .map(|at| {
             // SAFETY: the list has `length` cells.
             let cell = unsafe { cells.add(at) };
+            // SAFETY: as above.
+            let cell = unsafe { *cell };
             // SAFETY: our callers pass lists of pointers.
-            unsafe { (*cell).ptr_value }.cast()
+            unsafe { cell.ptr_value }.cast()
         })
         .collect()
 }
@@ -68,8 +70,10 @@ pub(crate) fn retyped_columns(command: pg_sys::Datum, computed: bool) -> Vec<i16
     if kind != pg_sys::CollectedCommandType::SCT_AlterTable {
         return Vec::new();
     }
+    // SAFETY: as above.
+    let parts = unsafe { (*command).d };
     // SAFETY: the kind says which part of the union it is.
-    let parts = unsafe { (*command).d.alterTable.subcmds };
+    let parts = unsafe { parts.alterTable }.subcmds;
     let mut found = Vec::new();
     for part in nodes::<pg_sys::CollectedATSubcmd>(parts) {
         // SAFETY: the list is of these.
