@@ -73,7 +73,10 @@ pub(crate) fn of(firing: &Firing, table_id: i32) -> Option<Rc<Plan>> {
 /// Makes a plan. Runs as the owner.
 fn make(firing: &Firing, table_id: i32) -> Option<Plan> {
     let table = catalog::table(table_id).ok()?;
-    let arguments = [Argument::integer(table_id), Argument::oid(firing.relation())];
+    // A partition may have its columns in other places.
+    let attributes = firing.attributes();
+    let count = i32::try_from(attributes.len()).unwrap_or(i32::MAX);
+    let arguments = [Argument::integer(table_id), Argument::oid(firing.relation()), Argument::integer(count)];
     let is_captured = query::run(include_str!("../../sql/postgres/library/is_captured.sql"), &arguments);
     if !is_captured.first().is_some_and(codec::to_bool)
         || !table.is_plain()
@@ -81,8 +84,6 @@ fn make(firing: &Firing, table_id: i32) -> Option<Plan> {
     {
         return None;
     }
-    // A partition may have its columns in other places.
-    let attributes = firing.attributes();
     let as_registered = |column: &catalog::Column| {
         let at = usize::try_from(column.id).ok().and_then(|id| id.checked_sub(1));
         let found = at.and_then(|at| attributes.get(at)).and_then(Option::as_ref);

@@ -131,8 +131,11 @@ select dblink_exec('other', 'begin isolation level repeatable read');
 select * from dblink('other', 'select count(*) from cloudsync.tables') as d (n bigint);
 alter table late rename a to b;
 alter table late rename to later;
-select dblink_exec('other', $$insert into later values (1, 'x')$$);
+alter table later add column c text;
+select dblink_exec('other', $$insert into later values (1, 'x', 'with its column')$$);
 select dblink_exec('other', 'commit');
+select position('with its column'::bytea in data) > 0 from pg_logical_slot_get_binary_changes(:'slot', null, null)
+where length(data) > 100 order by 1 desc limit 1;
 drop table later;
 \echo == old messages stay readable
 select count(*) > 12, count(distinct incarnation) > 4 from cloudsync.announced_definitions where table_id = 1;

@@ -157,7 +157,7 @@ create sequence cloudsync.conflict_number;
 
 create table cloudsync.conflicts (
   conflict_id bigint primary key default nextval('cloudsync.conflict_number'),
-  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  table_id integer not null,
   table_name text not null,
   key jsonb not null,
   column_name text not null,

@@ -188,6 +188,7 @@ begin
   delete from cloudsync.columns as k where k.table_id = forget_table.table_id;
   delete from cloudsync.partitions as p where p.table_id = forget_table.table_id;
   delete from cloudsync.parked as p where p.table_id = forget_table.table_id;
+  delete from cloudsync.conflicts as c where c.table_id = forget_table.table_id;
   delete from cloudsync.table_settings as s where s.table_id = forget_table.table_id;
   for v_function in select f from cloudsync.capture_functions(forget_table.table_id) as f loop
     execute format('drop function %s', v_function);
