@@ -54,7 +54,7 @@ begin
   )
   select coalesce(array_agg(r.table_id order by r.table_id), '{}') into v_renamed from renamed as r;
   foreach v_table in array v_renamed loop
-    perform cloudsync.emit_definition(v_table);
+    perform cloudsync.announce_table(v_table);
     perform cloudsync.emit_reload(v_table, 'schema');
   end loop;
 exception when unique_violation then

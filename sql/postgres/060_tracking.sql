@@ -217,10 +217,15 @@ as $announce$
 declare
   v_operation text;
 begin
-  foreach v_operation in array array['insert', 'update', 'delete', 'row'] loop
-    perform cloudsync.create_capture_function(announce_table.table_id, v_operation);
-  end loop;
-  perform cloudsync.create_truncate_function(announce_table.table_id);
+  -- Nothing is captured of a suspended table: its functions stay empty.
+  if not exists (
+    select from cloudsync.tables as t where t.table_id = announce_table.table_id and t.suspended is not null
+  ) then
+    foreach v_operation in array array['insert', 'update', 'delete', 'row'] loop
+      perform cloudsync.create_capture_function(announce_table.table_id, v_operation);
+    end loop;
+    perform cloudsync.create_truncate_function(announce_table.table_id);
+  end if;
   perform cloudsync.emit_definition(announce_table.table_id);
 end
 $announce$;
