@@ -248,7 +248,9 @@ end;
 
 -- The common start of the slow path and of the staged path: each key once, with the row as
 -- it stands now. Transition tables are not the order of writes: nested statements, CTEs and
--- cascades have written since, so the current row decides existence and values.
+-- cascades have written since, so the current row decides existence and values. The source is
+-- a step of its own: joined below the aggregates, the columns of both rows would be more than a
+-- row may have.
 create function cloudsync.spell_current(table_id integer, operation text, unchanged boolean)
 returns text
 language sql stable
@@ -257,7 +259,7 @@ begin atomic
   select format(
     $statement$with k as materialized (
       select %1$s, bool_or(x.was) as was, bool_or(x.now) as now, array[%2$s]::boolean[] as changed
-      from (%3$s) as x
+      from (%3$s offset 0) as x
       group by %1$s
     ), r as materialized (
       select k.*, coalesce(t.present, false) as present, t.image
