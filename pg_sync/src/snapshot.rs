@@ -10,7 +10,7 @@ use shared_format::{Hlc, RowKind, RowState, Stamp, ValueRef, decode_key, encode_
 use crate::apply::parked;
 use crate::catalog::{self, Tracked};
 use crate::edge::query::{self, Argument};
-use crate::edge::session::as_owner;
+use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
@@ -154,7 +154,7 @@ fn rows(table: &Tracked, dead: bool, after: Option<&[u8]>, wanted: i32) -> Resul
         bound = format!("({}) > ({})", names.join(", "), marks.join(", "));
     }
     let sql = if dead { dead_sql(table, &names, &bound) } else { live_sql(table, &names, &bound) };
-    Ok(query::read(&sql, &arguments).rows)
+    Ok(by_index(|| query::read(&sql, &arguments)).rows)
 }
 
 fn live_sql(table: &Tracked, names: &[String], bound: &str) -> String {

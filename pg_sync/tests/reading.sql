@@ -56,6 +56,28 @@ select cloudsync_payload_encode(tbl, pk, col_name, 'x', col_version, 1, '\x01', 
 select cloudsync_payload_encode(tbl, pk, col_name, 'x', col_version, 1, site_id, 3, seq) from cloudsync_changes where tbl = 't';
 select cloudsync_payload_encode(tbl, null, col_name, 'x', col_version, 1, site_id, 1, seq) from cloudsync_changes where tbl = 't';
 select cloudsync_payload_encode(tbl, pk, col_name, col_value, col_version, db_version, site_id, cl, seq) is null from cloudsync_changes where false;
+\echo == values are printed alike whatever the session has set
+create table moments (id integer primary key, r daterange, i interval, f real[], z timestamptz[]);
+select cloudsync_init('moments');
+insert into moments values (1, '[2026-02-01,2026-03-04)', '1 day 02:03', '{0.1, 1e-20}', '{2026-11-22 20:00+00}');
+select col_value from cloudsync_changes where tbl = 'moments' order by seq;
+set datestyle = 'German';
+set intervalstyle = 'iso_8601';
+set timezone = 'Asia/Tokyo';
+set extra_float_digits = -10;
+select col_value from cloudsync_changes where tbl = 'moments' order by seq;
+select cloudsync_payload_encode(tbl, pk, col_name, col_value, col_version, db_version, site_id, cl, seq) as german from cloudsync_changes where tbl = 'moments' \gset
+reset datestyle;
+reset intervalstyle;
+set timezone = 'UTC';
+reset extra_float_digits;
+select cloudsync_cleanup('moments');
+create table kept as select * from moments;
+delete from moments;
+select cloudsync_init('moments');
+select cloudsync_payload_apply(:'german');
+select count(*), bool_and(m operator(pg_catalog.*=) k) from moments as m join kept as k using (id);
+drop table moments;
 \echo == files of the server
 select current_setting('unix_socket_directories') || '/todos.payload' as path \gset
 select cloudsync_payload_save(:'path') > 0, cloudsync_payload_load(:'path');

@@ -1,5 +1,6 @@
 -- What people read of tracked tables: lines and payloads of what changed, with the rights of the caller, one row's
--- stamps. Statements of the caller run inside, so search_path is pinned only where the library acts as the owner.
+-- stamps. Statements of the caller run inside, so search_path is pinned only where the library acts as the owner. Values
+-- are printed alike whatever the session has set.
 
 -- One line for each changed cell and one for the life of each row.
 create function @extschema@.cloudsync_changed_lines()
@@ -15,6 +16,10 @@ returns table (
   seq bigint
 )
 language c volatile parallel unsafe
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
 as 'MODULE_PATHNAME', 'changes_wrapper';
 
 create view @extschema@.cloudsync_changes as
@@ -27,6 +32,10 @@ grant select on @extschema@.cloudsync_changes to public;
 create function @extschema@.cloudsync_payload_encode(since bigint default 0, until bigint default null)
 returns bytea
 language c volatile parallel unsafe
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
 as 'MODULE_PATHNAME', 'payload_encode_wrapper';
 
 create function cloudsync.gather_step(
@@ -46,6 +55,10 @@ as 'MODULE_PATHNAME', 'gather_step_wrapper';
 
 create function cloudsync.gather_finish(state internal) returns bytea
 language c volatile parallel unsafe
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
 as 'MODULE_PATHNAME', 'gather_finish_wrapper';
 
 -- Lines of cloudsync_changes as a payload.
@@ -82,12 +95,20 @@ returns table (
   is_final boolean
 )
 language c volatile parallel unsafe
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
 as 'MODULE_PATHNAME', 'payload_chunks_wrapper';
 
 -- By way of a file of the server, for roles that may touch those.
 create function @extschema@.cloudsync_payload_save(path text, since bigint default 0, until bigint default null)
 returns bigint
 language c volatile parallel unsafe
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
 as 'MODULE_PATHNAME', 'payload_save_wrapper';
 
 create function @extschema@.cloudsync_payload_load(path text) returns bigint

@@ -19,7 +19,7 @@ use crate::apply::{key_columns, parked, same_key};
 use crate::catalog::{self, Tracked};
 use crate::edge::codec;
 use crate::edge::query::{self, Argument, Input, InputColumn};
-use crate::edge::session::as_owner;
+use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
@@ -187,7 +187,7 @@ impl Walk {
         } else {
             known_sql(table, &names, &bound)
         };
-        Ok(query::read(&sql, &arguments).rows)
+        Ok(by_index(|| query::read(&sql, &arguments)).rows)
     }
 }
 
@@ -256,7 +256,7 @@ pub(crate) fn as_caller(table: &Tracked, keys: &[Vec<Option<Datum>>]) -> HashMap
         table.scan(),
         same_key(table, "d", "s"),
     );
-    let found = query::read_with_rows(&sql, &[], &input);
+    let found = by_index(|| query::read_with_rows(&sql, &[], &input));
     let mut rows = HashMap::new();
     for row in &found.rows {
         let place = row.attribute(1).map_or(-1, codec::to_i64);

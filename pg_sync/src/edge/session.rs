@@ -172,6 +172,18 @@ pub(crate) fn as_printer<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
+/// Runs `body`, which asks for a few rows by their key or in its order, with plans that use the key's index: of a
+/// table without statistics the server thinks that it had better read and sort all of it, each time.
+pub(crate) fn by_index<T>(body: impl FnOnce() -> T) -> T {
+    const OTHER_PLANS: [&CStr; 5] =
+        [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort", c"enable_hashjoin", c"enable_mergejoin"];
+    let _part = RolePart::begin();
+    for name in OTHER_PLANS {
+        set_config(name, c"off", pg_sys::GucAction::GUC_ACTION_SAVE);
+    }
+    body()
+}
+
 /// Runs `body` with the rights of cloudsync_owner, names looked up in pg_catalog only.
 pub(crate) fn as_owner<T>(body: impl FnOnce() -> T) -> T {
     let _part = OwnerPart::begin();
