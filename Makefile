@@ -2,6 +2,7 @@
 #
 #   CARGO_TARGET_DIR   where cargo builds (default: target/)
 #   PG_MAJOR           which Postgres to build for and test on, 14 to 18 (default: the newest installed)
+#   MAJORS             which majors `make test-majors` runs, e.g. "17 18" (default: all)
 #   DESTDIR            `make dist` also installs below this root
 #   KEEP=1             `make demo` leaves everything running and says how to connect
 
@@ -17,7 +18,7 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 unit_crates := -p shared-format -p schema-mapping -p sqlite_sync -p hub
 tidy := cargo test --package tests --test tidy
 
-.PHONY: help demo test check test-unit test-postgres test-store test-e2e test-memory fuzz generate bench bench-sqlite bench-postgres dist
+.PHONY: help demo test check test-unit test-postgres test-majors test-store test-e2e test-memory fuzz generate bench bench-sqlite bench-postgres dist
 .PHONY: build-tools test-tools
 
 help: ## Lists these targets.
@@ -40,6 +41,9 @@ test-unit: build-tools ## Tests of the crates, without any service.
 
 test-postgres: dist ## Regression tests of the Postgres extension, in SQL on a private server.
 	pg_sync/tests/run.sh
+
+test-majors: build-tools ## Those tests on the other majors of Postgres, as far as they can be had (minutes; no part of `make test`).
+	pg_sync/run_majors.sh $(MAJORS)
 
 test-store: build-tools test-tools ## The hub's object stores against the S3 API.
 	cargo test --package tests --test object_stores
