@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::error::{Error, Result};
+use crate::ingest::Skip;
 
 /// Bounds of the latency histograms, in seconds: from a fast local write to the slowest answer still given.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -209,6 +210,9 @@ impl Metrics {
         }
         for source in ["log", "snapshot", "nothing"] {
             self.downloads.with_label_values(&[name, source]);
+        }
+        for skip in Skip::ALL {
+            self.messages_skipped.with_label_values(&[name, skip.reason()]);
         }
         DatabaseMetrics {
             name: name.to_owned(),

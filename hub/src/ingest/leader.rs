@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::control::Control;
 use super::gather::Gatherer;
 use super::outbox::{Destination, Outbox, Stored};
-use super::verify::Verifier;
+use super::verify::{Skip, Verifier};
 use super::{Ingest, IngestStatus, RETRY_MIN};
 use crate::definitions::Definitions;
 use crate::epoch::{Epoch, EpochId, PLUGIN, ServerIdentity, SlotStep, check_slot};
@@ -87,6 +87,8 @@ struct Leader<'a> {
 struct OpenTransaction {
     xid: Option<u64>,
     reload: bool,
+    /// A message of it was passed over, and the log says so.
+    is_told: bool,
 }
 
 /// What the store and the server agree on.
@@ -299,28 +301,43 @@ impl Leader<'_> {
     async fn take_message(&mut self, frame: &TransactionFrame, message: &FrameMessage) -> Result<()> {
         let position = frame.position(message);
         let open = self.transaction.get_or_insert_default();
-        let is_stored = position <= self.skip_up_to;
         if self.stored_within && position == self.skip_up_to {
             self.gatherer.go_on_within();
         }
         let verified = match self.verifier.verify(frame.top_xid, &message.body) {
             Ok(verified) => verified,
             Err(skip) => {
-                if !is_stored {
-                    self.ingest.metrics.count_message_skipped(skip.reason());
-                    self.gatherer.skip(position);
-                }
+                self.pass_over(skip, position);
                 return Ok(());
             }
         };
         open.xid = Some(verified.xid);
-        let payload = Payload::parse(verified.changeset)?;
-        // What the epoch began with is in its snapshots.
-        open.reload |= !payload.reloads().is_empty() && frame.commit_end > self.epoch.start;
-        if is_stored {
+        match self.take_changeset(frame, position, verified.changeset).await {
+            Err(Error::Format(error)) => {
+                tracing::error!(position = %position, %error, "signed message cannot be read, a new epoch follows");
+                self.pass_over(Skip::Changeset, position);
+                // Clients get what it told from a snapshot.
+                self.note_reload(frame);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn take_changeset(
+        &mut self,
+        frame: &TransactionFrame,
+        position: Position,
+        changeset: &[u8],
+    ) -> Result<()> {
+        let payload = Payload::parse(changeset)?;
+        if !payload.reloads().is_empty() {
+            self.note_reload(frame);
+        }
+        if position <= self.skip_up_to {
             return Ok(());
         }
-        let size = verified.changeset.len();
+        let size = changeset.len();
         let added = self.gatherer.add(position, &payload, size, &mut definitions(&self.definitions));
         match added {
             Err(Error::UnknownDefinition { .. }) => {
@@ -330,6 +347,28 @@ impl Leader<'_> {
                 self.gatherer.add(position, &payload, size, &mut known)
             }
             other => other,
+        }
+    }
+
+    /// Notes that the open transaction ends the epoch. What the epoch began with is in its snapshots.
+    fn note_reload(&mut self, frame: &TransactionFrame) {
+        if frame.commit_end > self.epoch.start {
+            self.transaction.get_or_insert_default().reload = true;
+        }
+    }
+
+    /// Counts a message that is not taken, and says so once in each transaction.
+    fn pass_over(&mut self, skip: Skip, position: Position) {
+        if position <= self.skip_up_to {
+            return;
+        }
+        let reason = skip.reason();
+        self.ingest.metrics.count_message_skipped(reason);
+        self.gatherer.skip(position);
+        let open = self.transaction.get_or_insert_default();
+        if !std::mem::replace(&mut open.is_told, true) {
+            let database = self.ingest.database.name.as_str();
+            tracing::warn!(database, position = %position, reason, "message in the WAL skipped");
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use control::Control;
 pub(crate) use control::read_snapshot;
 use leader::Ended;
+pub(crate) use verify::Skip;
 
 use crate::config::DatabaseConfig;
 use crate::error::{Error, Result};

@@ -16,15 +16,21 @@ pub(crate) enum Skip {
     Mac,
     /// It was signed for another transaction.
     Xid,
+    /// It is signed as it should be, and yet its changeset cannot be read: what it told is lost to the log.
+    Changeset,
 }
 
 impl Skip {
+    /// All of them.
+    pub(crate) const ALL: [Skip; 4] = [Skip::Format, Skip::Mac, Skip::Xid, Skip::Changeset];
+
     /// The label of the metric.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Skip::Format => "format",
             Skip::Mac => "mac",
             Skip::Xid => "xid",
+            Skip::Changeset => "changeset",
         }
     }
 }

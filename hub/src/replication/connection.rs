@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_postgres::config::{Config, Host, SslMode};
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
+use super::frame::FRAME_FORMAT;
 use super::stream::ReplicationStream;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
@@ -128,7 +129,8 @@ impl ReplicationConnection {
 
     /// Begins to stream from where the slot stands.
     pub async fn start(mut self, slot: &str) -> Result<ReplicationStream> {
-        let sql = format!("START_REPLICATION SLOT {} LOGICAL 0/0", quote_identifier(slot));
+        let slot_name = quote_identifier(slot);
+        let sql = format!("START_REPLICATION SLOT {slot_name} LOGICAL 0/0 (format '{FRAME_FORMAT}')");
         self.send(|output| frontend::query(&sql, output)).await?;
         loop {
             match self.next().await? {

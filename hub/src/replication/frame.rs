@@ -13,8 +13,8 @@ use crate::position::{Lsn, Position};
 /// Largest frame that the plugin sends, but for one with a single larger message.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 
-/// The frame format that this hub reads.
-const FRAME_FORMAT: u8 = 1;
+/// The frame format that this hub reads, and asks the plugin for.
+pub(super) const FRAME_FORMAT: u8 = 1;
 
 /// Set in the last frame of a transaction; no other flag is known.
 const FLAG_LAST: u8 = 1;
