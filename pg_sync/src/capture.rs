@@ -16,6 +16,7 @@ use crate::emit::{Emitted, Emitter};
 use crate::error::{SyncError, or_raise};
 use crate::functions::required;
 use crate::metadata::{self, Metadata};
+use crate::ruled_capture::{self, Capture, Seen};
 use crate::{plan, stage};
 
 /// Declares functions of the version 1 calling convention.
@@ -45,6 +46,9 @@ server_functions! {
     registry_changed, pg_finfo_registry_changed, registry;
     emit_step, pg_finfo_emit_step, step;
     emit_finish, pg_finfo_emit_finish, finish;
+    capture_ruled_step, pg_finfo_capture_ruled_step, ruled_step;
+    capture_ruled_finish, pg_finfo_capture_ruled_finish, ruled_finish;
+    first_registers, pg_finfo_first_registers, registers;
     hold_back_step, pg_finfo_hold_back_step, nothing;
     hold_back_finish, pg_finfo_hold_back_finish, nothing;
     is_staged, pg_finfo_is_staged, staged;
@@ -86,7 +90,7 @@ impl Call {
     }
 
     /// The state that earlier steps made; null at first.
-    fn state(&self) -> *mut Emitter {
+    fn state<T>(&self) -> *mut T {
         self.argument(0).map_or(std::ptr::null_mut(), |datum| datum.cast_mut_ptr())
     }
 }
@@ -122,7 +126,7 @@ fn registry(_call: &Call) -> Datum {
 }
 
 fn step(call: &Call) -> Datum {
-    let mut state = call.state();
+    let mut state: *mut Emitter = call.state();
     if state.is_null() {
         state = call.aggregate_context().leak_and_drop_on_delete(start(call));
     }
@@ -161,13 +165,44 @@ fn start(call: &Call) -> Emitter {
 
 fn finish(call: &Call) -> Datum {
     // SAFETY: null, or made by a step of this aggregate.
-    let emitter = unsafe { call.state().as_mut() };
+    let emitter = unsafe { call.state::<Emitter>().as_mut() };
     Datum::from(emitter.map_or(0, Emitter::finish))
 }
 
 /// A row of a disabled table: nobody is told.
 fn nothing(call: &Call) -> Datum {
     call.null()
+}
+
+fn ruled_step(call: &Call) -> Datum {
+    let mut state: *mut Capture = call.state();
+    if state.is_null() {
+        let capture = or_raise(Capture::new(call.integer(1, "table_id")));
+        state = call.aggregate_context().leak_and_drop_on_delete(capture);
+    }
+    // SAFETY: as in `step`.
+    let capture = unsafe { &mut *state };
+    let image = call.argument(6).map(tuple::from_record);
+    let seen = Seen {
+        was: codec::to_bool(required(call.argument(2), "was")),
+        now: codec::to_bool(required(call.argument(3), "now")),
+        changed: call.argument(4).map(tuple::to_bools).unwrap_or_default(),
+        key: &call.record(5, "row_key"),
+        image: image.as_ref(),
+    };
+    or_raise(capture.row(&seen));
+    Datum::from(state)
+}
+
+fn ruled_finish(call: &Call) -> Datum {
+    // SAFETY: null, or made by a step of this aggregate.
+    let capture = unsafe { call.state::<Capture>().as_mut() };
+    Datum::from(capture.map_or(0, Capture::finish))
+}
+
+fn registers(call: &Call) -> Datum {
+    let table = call.integer(0, "table_id");
+    codec::bytea(&or_raise(ruled_capture::first_registers(table, &call.record(1, "image"))))
 }
 
 fn staged(call: &Call) -> Datum {
@@ -205,6 +240,7 @@ fn unchanged(call: &Call) -> Datum {
         hlc: codec::to_i64(required(call.argument(3), "hlc")),
         site: call.integer(4, "site"),
         cols,
+        registers: Vec::new(),
     };
     Datum::from(stage::is_unchanged(call.integer(0, "table_id"), &call.record(1, "row_key"), &found))
 }

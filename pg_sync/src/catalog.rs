@@ -1,14 +1,17 @@
 //! The registry as the library reads it: tracked tables, their columns and how values of each travel.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys;
-use shared_format::ColumnId;
 use shared_format::payload::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition};
+use shared_format::{ColumnId, Rules};
 
 use crate::edge::codec::{self, Codec};
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
+use crate::ruled::{self, TableRules};
 
 /// A column of a tracked table.
 #[derive(Clone, Debug)]
@@ -20,7 +23,9 @@ pub(crate) struct Column {
     pub(crate) collation: pg_sys::Oid,
     /// Of a key column: the operator that compares it, qualified.
     pub(crate) equality: String,
-    definition: ColumnDefinition,
+    pub(crate) definition: ColumnDefinition,
+    /// What the column holds where nobody says, if that is a literal.
+    default: Option<String>,
 }
 
 impl Column {
@@ -47,9 +52,11 @@ pub(crate) struct Tracked {
     pub(crate) incarnation: u64,
     pub(crate) version: u32,
     is_partitioned: bool,
-    algorithm: TableAlgorithm,
+    pub(crate) algorithm: TableAlgorithm,
     /// Whether it is sent and received.
     pub(crate) enabled: bool,
+    /// How rows and columns merge.
+    pub(crate) ruled: TableRules,
     pub(crate) key: Vec<Column>,
     pub(crate) columns: Vec<Column>,
 }
@@ -98,25 +105,21 @@ impl Tracked {
         self.columns.iter().map(Column::column_id).collect()
     }
 
-    /// Why changes under a definition cannot be merged here: this release merges tables by `cls` and columns by
-    /// `lww` alone, and what another algorithm sends is no value of the column.
+    /// Why changes under a definition cannot be merged here: their author merges by other rules, so what it sends
+    /// means something else.
     pub(crate) fn unmergeable(&self, definition: &TableDefinition) -> Option<String> {
         let name = &self.name;
-        let (found, here) = (definition.algorithm, self.algorithm);
-        if found != TableAlgorithm::Cls || here != found {
-            let (found, here) = (found.name(), here.name());
-            return Some(format!(
-                "table {name} merges by {found}, by {here} at the server, wanted cls for both"
-            ));
+        if definition.algorithm != self.algorithm {
+            let (found, here) = (definition.algorithm.name(), self.algorithm.name());
+            return Some(format!("table {name} merges by {found}, by {here} at the server"));
         }
-        let ours = |name: &str| self.columns.iter().find(|column| column.name == name);
-        definition.columns.iter().find_map(|column| {
-            let here = ours(&column.name).map_or(ColumnAlgorithm::Lww, |ours| ours.definition.algorithm);
-            let found = column.algorithm;
-            (found != ColumnAlgorithm::Lww || here != found).then(|| {
-                let (column, found, here) = (&column.name, found.name(), here.name());
-                format!("column {column} of table {name} merges by {found}, by {here} at the server, wanted lww for both")
-            })
+        definition.columns.iter().find_map(|found| {
+            let ours = &self.columns.iter().find(|column| column.name == found.name)?.definition;
+            if (ours.algorithm, &ours.group) == (found.algorithm, &found.group) {
+                return None;
+            }
+            let (there, here) = (named(found), named(ours));
+            Some(format!("column {} of table {name} merges by {there}, by {here} at the server", found.name))
         })
     }
 
@@ -132,6 +135,15 @@ impl Tracked {
             key: self.key.iter().map(|column| column.definition.clone()).collect(),
             columns: self.columns.iter().map(|column| column.definition.clone()).collect(),
         }
+    }
+}
+
+/// The rule of a column as users write it.
+fn named(column: &ColumnDefinition) -> String {
+    match (column.algorithm, &column.group) {
+        (ColumnAlgorithm::Group, Some(name)) => format!("group:{name}"),
+        (algorithm, Some(delimiter)) => format!("{} by {delimiter:?}", algorithm.name()),
+        (algorithm, None) => algorithm.name().to_owned(),
     }
 }
 
@@ -170,7 +182,23 @@ fn read(table_id: Option<i32>) -> Vec<Tracked> {
         let column = read_column(row);
         if row.attribute(12).is_some() { table.key.push(column) } else { table.columns.push(column) }
     }
+    for table in &mut tables {
+        table.ruled = rules(table);
+    }
     tables
+}
+
+/// How a table merges, once its columns are known.
+fn rules(table: &Tracked) -> TableRules {
+    let columns = ruled::column_rules(table);
+    let rules = Rules { table: table.algorithm, columns };
+    let mut ruled = TableRules { rules, defaults: BTreeMap::new() };
+    for column in table.columns.iter().filter(|column| ruled.rules.of(column.column_id()).is_register()) {
+        if let Some(value) = column.default.as_ref().and_then(|text| column.codec.literal(text)) {
+            ruled.defaults.insert(column.column_id(), value);
+        }
+    }
+    ruled
 }
 
 fn read_table(row: &Tuple) -> Tracked {
@@ -188,6 +216,7 @@ fn read_table(row: &Tuple) -> Tracked {
             .and_then(|code| TableAlgorithm::from_code(code).ok())
             .unwrap_or(TableAlgorithm::Cls),
         enabled: row.attribute(17).is_some_and(codec::to_bool),
+        ruled: TableRules::default(),
         key: Vec::new(),
         columns: Vec::new(),
     }
@@ -196,6 +225,13 @@ fn read_table(row: &Tuple) -> Tracked {
 fn read_column(row: &Tuple) -> Column {
     let id = small(row, 8);
     let algorithm = u8::try_from(small(row, 14)).ok();
+    let algorithm =
+        algorithm.and_then(|code| ColumnAlgorithm::from_code(code).ok()).unwrap_or(ColumnAlgorithm::Lww);
+    let parameter = match algorithm {
+        ColumnAlgorithm::Group => row.attribute(15),
+        ColumnAlgorithm::Block => row.attribute(20),
+        ColumnAlgorithm::Lww | ColumnAlgorithm::Counter | ColumnAlgorithm::Max | ColumnAlgorithm::Min => None,
+    };
     Column {
         id,
         name: name(row, 9),
@@ -206,11 +242,10 @@ fn read_column(row: &Tuple) -> Column {
             id: ColumnId::new(id.cast_unsigned()),
             name: name(row, 9),
             type_name: name(row, 10),
-            algorithm: algorithm
-                .and_then(|code| ColumnAlgorithm::from_code(code).ok())
-                .unwrap_or(ColumnAlgorithm::Lww),
-            group: row.attribute(15).map(codec::to_text),
+            algorithm,
+            group: parameter.map(codec::to_text),
         },
+        default: row.attribute(21).map(codec::to_text).and_then(|text| ruled::literal(&text)),
     }
 }
 

@@ -56,6 +56,9 @@ pub(crate) enum SyncError {
     /// An option that the output plugin does not have.
     #[error("output plugin pg_sync has no option {0:?}, wanted format")]
     PluginOption(String),
+    /// A key whose deletion stands for good.
+    #[error("cloudsync: table \"{0}\" has this key among its deletions, which stand for good (dws)")]
+    DeadKey(String),
     /// The extension was not installed completely.
     #[error("role cloudsync_owner does not exist")]
     NoOwner,
@@ -124,6 +127,7 @@ impl SyncError {
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
             }
             Self::Damaged { .. } => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            Self::DeadKey(_) => PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
             Self::NoOwner => PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         }
     }

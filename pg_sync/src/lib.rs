@@ -23,6 +23,8 @@ mod plan;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code and undocumented items")]
 mod reading;
 mod restore;
+mod ruled;
+mod ruled_capture;
 mod settings;
 mod sites;
 mod snapshot;

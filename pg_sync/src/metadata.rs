@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use shared_format::{Hlc, Life, RowState, SiteId, Stamp};
+use shared_format::{Hlc, Life, RowRegisters, RowState, SiteId, Stamp};
 
 use crate::catalog::Tracked;
 use crate::edge::codec;
 use crate::edge::tuple::{self, Tuple};
 use crate::emit::own_override;
 use crate::error::SyncError;
-use crate::sites;
+use crate::{ruled, sites};
 
 /// A row of a metadata table, without its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(crate) struct Metadata {
     pub(crate) site: i32,
     /// Overrides: at 2 x column id - 2 the clock, then the site. No empty tail.
     pub(crate) cols: Vec<Option<i64>>,
+    /// Registers of a live row, packed; empty where there are none.
+    pub(crate) registers: Vec<u8>,
 }
 
 impl Metadata {
@@ -29,7 +31,26 @@ impl Metadata {
         let site = codec::to_i32(row.attribute(first + 2)?);
         let mut cols = row.attribute(first + 3).map(tuple::to_i64s).unwrap_or_default();
         trim(&mut cols);
-        Some(Self { alive, hlc, site, cols })
+        Some(Self { alive, hlc, site, cols, registers: Vec::new() })
+    }
+
+    /// Takes the packed registers that stand at an attribute of the row. A row that is not alive has none: what is
+    /// there was left behind.
+    pub(crate) fn with_registers(mut self, row: &Tuple, at: i16) -> Self {
+        if self.alive {
+            self.registers = row.attribute(at).map(codec::to_bytes).unwrap_or_default();
+        }
+        self
+    }
+
+    /// Whether everything but the registers is the same.
+    pub(crate) fn has_stamps_of(&self, other: &Self) -> bool {
+        (self.alive, self.hlc, self.site, &self.cols) == (other.alive, other.hlc, other.site, &other.cols)
+    }
+
+    /// Reads it with its registers. Runs as the owner.
+    pub(crate) fn full(&self, table: &Tracked) -> Result<RowRegisters, SyncError> {
+        Ok(RowRegisters { state: self.state(table)?, registers: ruled::unpack(table, &self.registers)? })
     }
 
     /// Reads it as a state of the given table's row. Runs as the owner.
@@ -55,6 +76,11 @@ impl Metadata {
     }
 
     /// Writes a state as metadata; `ordinals` knows every site in it.
+    pub(crate) fn of_full(full: &RowRegisters, ordinals: &HashMap<SiteId, i32>) -> Self {
+        Self { registers: ruled::pack(&full.registers), ..Self::of(&full.state, ordinals) }
+    }
+
+    /// Writes a state without registers.
     pub(crate) fn of(state: &RowState, ordinals: &HashMap<SiteId, i32>) -> Self {
         let ordinal = |site: SiteId| ordinals.get(&site).copied().unwrap_or(0);
         let mut cols = Vec::new();
@@ -67,7 +93,13 @@ impl Metadata {
             }
         }
         let life = state.life_stamp();
-        Self { alive: state.is_alive(), hlc: life.hlc.to_sql(), site: ordinal(life.site), cols }
+        Self {
+            alive: state.is_alive(),
+            hlc: life.hlc.to_sql(),
+            site: ordinal(life.site),
+            cols,
+            registers: Vec::new(),
+        }
     }
 
     /// The overrides as an array; None where there are none.

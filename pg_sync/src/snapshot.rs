@@ -5,7 +5,7 @@
 //! cloudsync_owner with row security off, so that a filtered scan is an error.
 
 use shared_format::payload::{ChangesBuilder, PayloadBuilder};
-use shared_format::{Hlc, RowKind, RowState, Stamp, ValueRef, decode_key, encode_key};
+use shared_format::{Hlc, RowKind, RowState, Stamp, Value, ValueRef, decode_key, encode_key};
 
 use crate::apply::parked;
 use crate::catalog::{self, Tracked};
@@ -14,7 +14,7 @@ use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
-use crate::sites;
+use crate::{ruled, sites};
 
 /// Rows read from the server at once, so that wide rows do not gather in memory.
 const ROWS_AT_ONCE: i32 = 200;
@@ -46,8 +46,13 @@ pub(crate) fn part(
     }
     let (table, self_ordinal) = as_owner(|| catalog::table(table_id).map(|t| (t, sites::self_ordinal())))?;
     table.hold()?;
-    let baseline =
-        Metadata { alive: true, hlc: Hlc::BASELINE_CENTRE.to_sql(), site: self_ordinal, cols: Vec::new() };
+    let baseline = Metadata {
+        alive: true,
+        hlc: Hlc::BASELINE_CENTRE.to_sql(),
+        site: self_ordinal,
+        cols: Vec::new(),
+        registers: Vec::new(),
+    };
     let mut changes = ChangesBuilder::new(
         table.number(),
         table.incarnation,
@@ -82,19 +87,22 @@ fn add(
     row: &Tuple,
     baseline: &Metadata,
 ) -> Result<Vec<u8>, SyncError> {
-    let found = Metadata::from_tuple(row, 1);
+    let after = i16::try_from(table.key.len() + table.columns.len()).unwrap_or(i16::MAX).saturating_add(5);
+    let found = Metadata::from_tuple(row, 1).map(|found| found.with_registers(row, after));
     let metadata = found.as_ref().unwrap_or(baseline);
     let state = as_owner(|| metadata.state(table))?;
     let life = state.life_stamp();
     let key: Vec<ValueRef<'_>> =
         (5..).zip(&table.key).map(|(at, column)| column.codec.value(row.attribute(at))).collect();
+    let registers = ruled::sent(&ruled::unpack(table, &metadata.registers)?);
     let mut cells = Vec::new();
     if metadata.alive {
         let first = 5 + i16::try_from(table.key.len()).unwrap_or(i16::MAX);
         for (index, (at, column)) in (first..).zip(&table.columns).enumerate() {
             let own = state.cell(column.column_id());
             if own != Some(Stamp::ZERO) {
-                cells.push((index, own, column.codec.value(row.attribute(at))));
+                let register = registers.get(&column.column_id()).map(Value::as_ref);
+                cells.push((index, own, register.unwrap_or_else(|| column.codec.value(row.attribute(at)))));
             }
         }
     }
@@ -164,12 +172,14 @@ fn live_sql(table: &Tracked, names: &[String], bound: &str) -> String {
         .map(|(place, column)| format!("m.key_{place} {} d.{}", column.equality, column.quoted()))
         .collect();
     format!(
-        "select m.alive, m.hlc, m.site, m.cols, {keys}{columns} from {name} as d left join {metadata} as m \
+        "select m.alive, m.hlc, m.site, m.cols, {keys}{columns}{registers} from {name} as d \
+         left join {metadata} as m \
          on {matching} where {bound} order by {keys} limit $1",
         keys = names.join(", "),
         name = table.scan(),
         metadata = table.metadata(),
         matching = matching.join(" and "),
+        registers = if table.ruled.rules.are_plain() { "" } else { ", m.registers" },
     )
 }
 

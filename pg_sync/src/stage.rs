@@ -8,14 +8,17 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::Datum;
-use shared_format::{ColumnId, LocalWrite, RowKind, RowState, SiteId, Stamp, ValueRef, encode_key};
+use shared_format::{
+    ColumnId, LocalWrite, Register, RowKind, RowRegisters, SiteId, Stamp, ValueRef, encode_key,
+};
 
-use crate::catalog::Column;
+use crate::catalog::Tracked;
 use crate::edge::codec::Codec;
 use crate::edge::memory::Context;
 use crate::edge::session;
 use crate::edge::tuple::Tuple;
 use crate::metadata::Metadata;
+use crate::ruled::{self, Misplaced, TableRules};
 
 /// What the stored value of a column is expected to be.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +47,8 @@ pub(crate) struct Staged {
     asked: Asked,
     /// Per column: whether it travels on.
     carried: Vec<bool>,
+    /// What came for columns that hold registers.
+    travels: Vec<Travelling>,
     progress: Progress,
     /// What to go back to when the subtransaction of that number is rolled back.
     undo: Vec<(u32, Progress)>,
@@ -57,7 +62,7 @@ struct Progress {
     /// Metadata that the merge saw, or that a trigger wrote before; None where there was none.
     seen: Option<Metadata>,
     /// What the row becomes; after a trigger has seen it, what it became.
-    state: RowState,
+    full: RowRegisters,
     /// Metadata that the trigger of the newest statement writes.
     written: Option<Metadata>,
     /// Whether a trigger saw the row.
@@ -69,12 +74,13 @@ impl Staged {
     pub(crate) fn new(
         asked: Asked,
         carried: Vec<bool>,
+        travels: Vec<Travelling>,
         expected: Vec<Expected>,
         seen: Option<Metadata>,
-        state: RowState,
+        full: RowRegisters,
     ) -> Self {
-        let progress = Progress { expected, seen, state, written: None, consumed: false };
-        Self { asked, carried, progress, undo: Vec::new() }
+        let progress = Progress { expected, seen, full, written: None, consumed: false };
+        Self { asked, carried, travels, progress, undo: Vec::new() }
     }
 }
 
@@ -83,11 +89,29 @@ pub(crate) struct Outcome {
     pub(crate) kind: RowKind,
     pub(crate) metadata: Metadata,
     pub(crate) carried: Vec<bool>,
+    pub(crate) ruled: Option<RuledOutcome>,
 }
+
+/// What more there is to say of a row of a ruled table.
+pub(crate) struct RuledOutcome {
+    /// The metadata that has to be there still.
+    pub(crate) seen: Option<Metadata>,
+    pub(crate) full: RowRegisters,
+    /// What travels of registers.
+    pub(crate) travels: Vec<Travelling>,
+    pub(crate) misplaced: Vec<Misplaced>,
+}
+
+/// Entries of a register that one site wrote: place of the column, stamp of the cell, entries.
+pub(crate) type Travelling = (usize, Stamp, Register);
+
+/// How a row travels on, and which columns of it.
+type Stored = (RowKind, Vec<bool>);
 
 struct StagedTable {
     columns: Vec<(i16, ColumnId, Codec)>,
     key_codecs: Vec<Codec>,
+    rules: TableRules,
     rows: HashMap<Vec<u8>, Staged>,
 }
 
@@ -111,17 +135,11 @@ impl Stage {
     }
 
     /// Adds a row.
-    pub(crate) fn add(
-        &mut self,
-        table: i32,
-        key: &[Column],
-        columns: &[Column],
-        row_key: Vec<u8>,
-        row: Staged,
-    ) {
-        let staged = self.tables.entry(table).or_insert_with(|| StagedTable {
-            columns: columns.iter().map(|c| (c.id, c.column_id(), c.codec.clone())).collect(),
-            key_codecs: key.iter().map(|column| column.codec.clone()).collect(),
+    pub(crate) fn add(&mut self, table: &Tracked, row_key: Vec<u8>, row: Staged) {
+        let staged = self.tables.entry(table.table_id).or_insert_with(|| StagedTable {
+            columns: table.columns.iter().map(|c| (c.id, c.column_id(), c.codec.clone())).collect(),
+            key_codecs: table.key.iter().map(|column| column.codec.clone()).collect(),
+            rules: table.ruled.clone(),
             rows: HashMap::new(),
         });
         staged.rows.insert(row_key, row);
@@ -170,10 +188,10 @@ pub(crate) fn unseen() -> HashSet<(i32, Vec<u8>)> {
 fn with_row<T>(table: i32, key: &Tuple, body: impl FnOnce(&mut StageView<'_>) -> T) -> Option<T> {
     STAGE.with_borrow_mut(|stage| {
         let Stage { tables, ordinals, site, memory } = stage.as_mut()?;
-        let StagedTable { columns, key_codecs, rows } = tables.get_mut(&table)?;
+        let StagedTable { columns, key_codecs, rules, rows } = tables.get_mut(&table)?;
         let parts = key_codecs.iter().zip(&key.values).map(|(codec, value)| codec.value(*value));
         let row = rows.get_mut(&encode_key(parts.collect::<Vec<ValueRef<'_>>>()))?;
-        Some(body(&mut StageView { row, columns, ordinals, site: *site, memory }))
+        Some(body(&mut StageView { row, columns, rules, ordinals, site: *site, memory }))
     })
 }
 
@@ -184,7 +202,8 @@ pub(crate) fn is_staged(table: i32, key: &Tuple) -> bool {
 
 /// Whether the metadata of a staged row is what the merge saw, or what our own trigger wrote since.
 pub(crate) fn is_unchanged(table: i32, key: &Tuple, found: &Metadata) -> bool {
-    with_row(table, key, |view| view.row.progress.seen.as_ref() == Some(found)).unwrap_or(false)
+    with_row(table, key, |view| view.row.progress.seen.as_ref().is_some_and(|seen| seen.has_stamps_of(found)))
+        .unwrap_or(false)
 }
 
 /// Decides what a staged row becomes, given what is stored now; None when it is not staged, or nothing is
@@ -208,6 +227,7 @@ pub(crate) fn subtransaction_aborted(id: u32) {
 struct StageView<'a> {
     row: &'a mut Staged,
     columns: &'a [(i16, ColumnId, Codec)],
+    rules: &'a TableRules,
     ordinals: &'a HashMap<SiteId, i32>,
     site: SiteId,
     memory: &'a Context,
@@ -222,26 +242,47 @@ impl StageView<'_> {
         if let Some(written) = self.row.progress.written.take() {
             self.row.progress.seen = Some(written);
         }
+        let seen = if self.is_ruled() { self.row.progress.seen.clone() } else { None };
         let wall = session::wall_ms();
+        let (mut travels, mut misplaced) = (Vec::new(), Vec::new());
         let (kind, carried) = match image {
             None => self.gone(first, wall)?,
-            Some(image) => self.stored(first, wall, image)?,
+            Some(image) => self.stored(first, wall, image, &mut travels, &mut misplaced)?,
         };
-        let metadata = Metadata::of(&self.row.progress.state, self.ordinals);
+        let full = &self.row.progress.full;
+        let metadata = Metadata::of_full(full, self.ordinals);
+        let ruled = self.is_ruled().then(|| RuledOutcome { seen, full: full.clone(), travels, misplaced });
         self.row.progress.written = Some(metadata.clone());
-        Some(Outcome { kind, metadata, carried })
+        Some(Outcome { kind, metadata, carried, ruled })
     }
 
-    fn gone(&mut self, first: bool, wall: i64) -> Option<(RowKind, Vec<bool>)> {
-        if self.row.progress.state.is_alive() {
-            self.row.progress.state.write_local(LocalWrite::Delete, wall, self.site);
+    fn is_ruled(&self) -> bool {
+        !self.rules.rules.are_plain()
+    }
+
+    fn write_local(&mut self, write: LocalWrite<'_>, wall: i64, image: Option<&Tuple>) -> Vec<Misplaced> {
+        let columns = self.columns.iter().map(|(number, id, codec)| (*number, *id, codec));
+        let values = image.map(|image| ruled::values(self.rules, columns, image)).unwrap_or_default();
+        ruled::write_local(&mut self.row.progress.full, self.rules, &values, write, wall, self.site)
+    }
+
+    fn gone(&mut self, first: bool, wall: i64) -> Option<Stored> {
+        if self.row.progress.full.state.is_alive() {
+            self.write_local(LocalWrite::Delete, wall, None);
         } else if !first {
             return None;
         }
         Some((RowKind::Deleted, Vec::new()))
     }
 
-    fn stored(&mut self, first: bool, wall: i64, image: &Tuple) -> Option<(RowKind, Vec<bool>)> {
+    fn stored(
+        &mut self,
+        first: bool,
+        wall: i64,
+        image: &Tuple,
+        travels: &mut Vec<Travelling>,
+        misplaced: &mut Vec<Misplaced>,
+    ) -> Option<Stored> {
         let differs: Vec<bool> = self
             .columns
             .iter()
@@ -249,9 +290,9 @@ impl StageView<'_> {
             .map(|(column, expected)| differs(&column.2, image.attribute(column.0), expected))
             .collect();
         self.remember(image);
-        if !self.row.progress.state.is_alive() {
+        if !self.row.progress.full.state.is_alive() {
             // Deleted as asked, and made again by a trigger of the table.
-            self.row.progress.state.write_local(LocalWrite::Create, wall, self.site);
+            self.write_local(LocalWrite::Create, wall, Some(image));
             return Some((RowKind::Created, vec![true; self.columns.len()]));
         }
         let written: Vec<ColumnId> = self
@@ -261,22 +302,36 @@ impl StageView<'_> {
             .filter(|(_, differs)| **differs)
             .map(|(column, _)| column.1)
             .collect();
-        if !written.is_empty() {
-            self.row.progress.state.write_local(LocalWrite::Update(&written), wall, self.site);
+        let mut stamped = differs;
+        let mut whole = first && self.row.asked == Asked::Whole;
+        if first {
+            travels.extend(self.row.travels.iter().cloned());
         }
-        let whole = first && self.row.asked == Asked::Whole;
+        if !written.is_empty() {
+            let before = self.row.progress.full.state.clone();
+            misplaced.extend(self.write_local(LocalWrite::Update(&written), wall, Some(image)));
+            let after = &self.row.progress.full;
+            whole |= after.state.life != before.life;
+            for (place, (column, stamped)) in self.columns.iter().zip(&mut stamped).enumerate() {
+                *stamped = after.state.stamp_of(column.1) != before.stamp_of(column.1);
+                let register = after.registers.get(&column.1).filter(|_| *stamped);
+                let stamp = after.state.stamp_of(column.1);
+                let part = register.and_then(|kept| ruled::written(&kept.register, stamp));
+                travels.extend(part.map(|part| (place, stamp, part)));
+            }
+        }
         let carried: Vec<bool> = self
             .columns
             .iter()
-            .zip(&differs)
+            .zip(&stamped)
             .enumerate()
-            .map(|(place, (column, differs))| {
+            .map(|(place, (column, stamped))| {
                 let asked = first && self.row.carried.get(place).copied().unwrap_or(false);
-                let known = self.row.progress.state.cell(column.1) != Some(Stamp::ZERO);
-                *differs || (if whole { known } else { asked })
+                let known = self.row.progress.full.state.cell(column.1) != Some(Stamp::ZERO);
+                *stamped || (if whole { known } else { asked })
             })
             .collect();
-        if !first && written.is_empty() {
+        if !first && !stamped.contains(&true) && misplaced.is_empty() {
             return None;
         }
         Some((if whole { RowKind::Created } else { RowKind::Cells }, carried))

@@ -1,4 +1,4 @@
--- Tables and columns of other algorithms than the default ones are held back by row; other tables go on.
+-- What an author merges by another algorithm than this database is held back by row; other tables go on.
 \ir include/metadata.psql
 \ir include/author.psql
 create table author.t (id integer primary key, a text, b integer);
@@ -12,6 +12,7 @@ create function author.payload_as(table_code integer, column_code integer) retur
 begin
   update cloudsync.tables set algorithm = table_code;
   update cloudsync.columns set algorithm = column_code where name = 'b';
+  perform cloudsync.make_registers(t.table_id) from cloudsync.tables as t;
   return author.payload();
 end
 $$;
@@ -25,6 +26,7 @@ select author.payload_as(0, 3) as min \gset
 select author.payload_as(0, 4) as block \gset
 select author.payload_as(0, 5) as grouped \gset
 alter table author.t rename to u;
+update cloudsync.tables set algorithm = 1;
 insert into author.u select i, 'many' from generate_series(3, 1100) as i;
 select p.payload as many from cloudsync.snapshot_part(1, false, null, 2000) as p \gset
 select cloudsync_cleanup('author.u');
@@ -67,7 +69,10 @@ select count(*), min(a) from u;
 select upload(:'plain', 10);
 select * from t order by id;
 update cloudsync.columns set algorithm = 1 where name = 'b';
+select cloudsync.make_registers(t.table_id) from cloudsync.tables as t;
 select upload(:'plain', 11);
+\echo == both agree: the rows are merged
+truncate cloudsync.rejected;
 select upload(:'counter', 12);
 update cloudsync.columns set algorithm = 0;
 \echo == of very many refused rows, those beyond the first thousand are told that they were too many

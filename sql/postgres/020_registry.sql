@@ -72,6 +72,7 @@ create table cloudsync.columns (
   equality text,
   algorithm smallint not null default 0,
   column_group text,
+  delimiter text,
   primary key (table_id, column_id)
 );
 

@@ -97,6 +97,8 @@ returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
+declare
+  v_ruled boolean := cloudsync.is_ruled(create_capture_function.table_id);
 begin
   execute cloudsync.for_capture(create_capture_function.table_id, format(
     $function$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
@@ -143,8 +145,11 @@ $capture$$function$,
       using errcode = 'wrong_object_type';
   end if;$level$, create_capture_function.table_id)
     end,
-    cloudsync.spell_staged(create_capture_function.table_id, create_capture_function.operation),
-    case create_capture_function.operation
+    case when v_ruled
+      then cloudsync.spell_ruled(create_capture_function.table_id, create_capture_function.operation, true)
+      else cloudsync.spell_staged(create_capture_function.table_id, create_capture_function.operation)
+    end,
+    case when v_ruled then '' else case create_capture_function.operation
       when 'row' then ''
       when 'update' then format(
         'elsif not exists (select from cloudsync_new as n group by %1$s having count(*) > 1 '
@@ -154,8 +159,11 @@ $capture$$function$,
     end || case create_capture_function.operation
       when 'row' then ''
       else cloudsync.spell_direct(create_capture_function.table_id, create_capture_function.operation)
-    end,
-    cloudsync.spell_slow(create_capture_function.table_id, create_capture_function.operation)));
+    end end,
+    case when v_ruled
+      then cloudsync.spell_ruled(create_capture_function.table_id, create_capture_function.operation, false)
+      else cloudsync.spell_slow(create_capture_function.table_id, create_capture_function.operation)
+    end));
 end
 $create$;
 
@@ -182,6 +190,7 @@ declare
   v_few boolean;
 begin
   %2$s
+  %5$s
   execute 'select count(*) <= 100000 from (select from ' || v_rows || ' limit 100001) as few' into v_few;
   execute %3$L || v_rows || %4$L
   using v_site, floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16,
@@ -214,6 +223,11 @@ $capture$$function$,
       cloudsync.spell_greatest(create_truncate_function.table_id),
       cloudsync.spell(create_truncate_function.table_id, true, 'm.key_{n}', ', '),
       '{' || cloudsync.spell(create_truncate_function.table_id, false, '{id}', ',') || '}',
-      cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', '))));
+      cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', ')),
+    (select case when t.algorithm = 1 then format(
+       'raise exception ''cloudsync: table "%%" only grows (gos): TRUNCATE is not allowed'', %L '
+       'using errcode = ''restrict_violation'';', t.table_name) else '' end
+     from cloudsync.tables as t
+     where t.table_id = create_truncate_function.table_id)));
 end
 $create$;

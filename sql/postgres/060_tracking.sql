@@ -244,8 +244,8 @@ declare
   v_schema name;
   v_new boolean;
 begin
-  if lower(register_table.algorithm) <> 'cls' then
-    raise exception 'table algorithm % is not known, use cls', quote_literal(register_table.algorithm)
+  if register_table.algorithm is not null and cloudsync.table_algorithm_code(register_table.algorithm) is null then
+    raise exception 'table algorithm % is not known, use cls, gos, dws or aws', quote_literal(register_table.algorithm)
       using errcode = 'invalid_parameter_value';
   end if;
   if v_refusal is not null then
@@ -268,14 +268,19 @@ begin
         hint = 'Say which of them clients mean, by cloudsync_set_schema or cloudsync_set_table_schema.';
   end if;
   if not v_new then
+    if register_table.algorithm is not null then
+      perform cloudsync.change_table_algorithm(v_table.table_id, register_table.algorithm);
+      select t.* into v_table from cloudsync.tables as t where t.table_id = v_table.table_id;
+    end if;
     if cloudsync.is_changed(v_table) then
       perform cloudsync.follow_definition(v_table.table_id, 0, '{}', '{}');
     end if;
     return v_table.table_id;
   end if;
-  insert into cloudsync.tables (relation, schema_name, table_name, client_name, incarnation, version)
+  insert into cloudsync.tables (relation, schema_name, table_name, client_name, incarnation, version, algorithm)
   values (register_table.relation, v_schema, v_name, cloudsync.client_name(v_schema, v_name),
-    cloudsync.new_incarnation(), 1)
+    cloudsync.new_incarnation(), 1,
+    coalesce(cloudsync.table_algorithm_code(register_table.algorithm), 0::smallint))
   returning * into v_table;
   insert into cloudsync.partitions (relation, table_id)
   select m.relation, v_table.table_id
@@ -284,6 +289,7 @@ begin
   on conflict (relation) do update set table_id = excluded.table_id;
   perform cloudsync.refresh_columns(v_table.table_id);
   perform cloudsync.create_metadata(v_table.table_id);
+  perform cloudsync.make_registers(v_table.table_id);
   perform cloudsync.announce_table(v_table.table_id);
   if cloudsync.has_rows(v_table.table_id) then
     perform cloudsync.emit_reload(v_table.table_id, 'init');

@@ -81,7 +81,7 @@ begin
       raise exception 'cloudsync_set_table: key % is the extension''s own, wanted another key',
         quote_literal(set_table_value.key) using errcode = 'invalid_parameter_value';
     elsif set_table_value.key = 'algo' then
-      perform cloudsync.set_table_algorithm(v_table.table_id, set_table_value.value);
+      perform cloudsync.change_table_algorithm(v_table.table_id, set_table_value.value);
       return;
     end if;
   else
@@ -93,7 +93,7 @@ begin
         using errcode = 'undefined_column';
     end if;
     if set_table_value.key in ('algo', 'delimiter') then
-      perform cloudsync.set_column_algorithm(
+      perform cloudsync.change_column_algorithm(
         v_table.table_id, set_table_value.column_name, set_table_value.key, set_table_value.value);
       return;
     end if;
@@ -104,33 +104,5 @@ begin
   insert into cloudsync.table_settings (table_id, column_name, key, value)
   select v_table.table_id, set_table_value.column_name, set_table_value.key, set_table_value.value
   where set_table_value.value is not null;
-end
-$set$;
-
--- How a table merges.
-create function cloudsync.set_table_algorithm(table_id integer, value text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $set$
-begin
-  if lower(set_table_algorithm.value) is distinct from 'cls' then
-    raise exception 'table algorithm % is not known, use cls', quote_nullable(set_table_algorithm.value)
-      using errcode = 'invalid_parameter_value';
-  end if;
-end
-$set$;
-
--- How a column merges.
-create function cloudsync.set_column_algorithm(table_id integer, column_name text, key text, value text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $set$
-begin
-  if lower(set_column_algorithm.value) is distinct from 'lww' or set_column_algorithm.key <> 'algo' then
-    raise exception 'column algorithm % is not known, use lww', quote_nullable(set_column_algorithm.value)
-      using errcode = 'invalid_parameter_value';
-  end if;
 end
 $set$;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use schema_mapping::to_postgres_text;
 use shared_format::{
-    CellOutcome, ColumnId, Incoming as Merged, Plan, RowState, RowWrite, SiteId, Stamp, merge,
+    CellOutcome, ColumnId, Incoming as Merged, Plan, Register, RowState, RowWrite, SiteId, Stamp, merge,
 };
 
 use super::author::Author;
@@ -14,6 +14,7 @@ use super::incoming::{Change, IncomingRow};
 use super::local::Local;
 use crate::catalog::Tracked;
 use crate::error::SyncError;
+use crate::ruled::Registers;
 use crate::stage::Expected;
 
 /// What happens to the stored row.
@@ -44,6 +45,9 @@ pub(super) struct Decision {
     pub(super) changed: bool,
     /// Cells of the author that another site's write stands above.
     pub(super) lost: Vec<LostCell>,
+    /// Registers of the row afterwards, and what came for them: place, stamp to travel under, entries of one site.
+    pub(super) registers: Registers,
+    pub(super) travels: Vec<(usize, Stamp, Register)>,
 }
 
 /// A cell that lost.
@@ -62,18 +66,20 @@ pub(super) struct LostCell {
 }
 
 /// The row while its changes are merged.
-struct Draft<'a> {
-    table: &'a Tracked,
+pub(super) struct Draft<'a> {
+    pub(super) table: &'a Tracked,
     local: &'a Local,
-    state: RowState,
+    pub(super) state: RowState,
     exists: bool,
     replaced: bool,
-    asked: BTreeMap<usize, Expected>,
-    parked: BTreeMap<usize, Expected>,
-    newly_parked: Vec<usize>,
-    changed: bool,
-    author: Author,
-    here: SiteId,
+    pub(super) asked: BTreeMap<usize, Expected>,
+    pub(super) parked: BTreeMap<usize, Expected>,
+    pub(super) newly_parked: Vec<usize>,
+    pub(super) registers: Registers,
+    pub(super) travels: Vec<(usize, Stamp, Register)>,
+    pub(super) changed: bool,
+    pub(super) author: Author,
+    pub(super) here: SiteId,
     /// By place, the author's greatest stamp that did not stay, and its value.
     lost: BTreeMap<usize, (Stamp, Expected)>,
 }
@@ -95,24 +101,29 @@ pub(super) fn decide(
         asked: BTreeMap::new(),
         parked,
         newly_parked: Vec::new(),
+        registers: local.registers.clone(),
+        travels: Vec::new(),
         changed: false,
         author,
         here,
         lost: BTreeMap::new(),
     };
+    let is_plain = table.ruled.rules.are_plain();
     for change in &row.changes {
-        draft.merge(change)?;
+        let restamped = draft.author.restamped(change, &draft.state, draft.here);
+        let change = restamped.as_ref().unwrap_or(change);
+        if is_plain { draft.merge(change)? } else { draft.merge_by_rules(change)? }
     }
     Ok(draft.finish())
 }
 
 impl Draft<'_> {
-    fn place(&self, column: ColumnId) -> Option<usize> {
+    pub(super) fn place(&self, column: ColumnId) -> Option<usize> {
         self.table.columns.iter().position(|known| known.column_id() == column)
     }
 
     /// The value that the row holds, or will hold, in a column.
-    fn value(&self, place: usize) -> Expected {
+    pub(super) fn value(&self, place: usize) -> Expected {
         if let Some(asked) = self.asked.get(&place) {
             return asked.clone();
         }
@@ -124,8 +135,6 @@ impl Draft<'_> {
     }
 
     fn merge(&mut self, change: &Change) -> Result<(), SyncError> {
-        let restamped = self.author.restamped(change, &self.state, self.here);
-        let change = restamped.as_ref().unwrap_or(change);
         let incoming = Merged {
             kind: change.kind,
             stamp: change.stamp,
@@ -142,7 +151,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn tie(&self, change: &Change, at: usize) -> Ordering {
+    pub(super) fn tie(&self, change: &Change, at: usize) -> Ordering {
         let is_borrowed = change.cells.get(at).is_some_and(|cell| !self.author.speaks_for(cell.stamp.site));
         if is_borrowed {
             // What its author wrote under this stamp is held here.
@@ -155,12 +164,14 @@ impl Draft<'_> {
         column.codec.value(incoming.value).cmp_encoded(&column.codec.value(held))
     }
 
-    fn note_lost(&mut self, change: &Change, plan: &Plan) {
+    pub(super) fn note_lost(&mut self, change: &Change, plan: &Plan) {
         let cells = change.cells.iter().zip(&change.values).zip(&plan.cells);
         for ((cell, (place, value)), outcome) in cells {
             let is_beaten = matches!(outcome, CellOutcome::Lost | CellOutcome::Void);
             let is_greatest = self.lost.get(place).is_none_or(|(known, _)| *known < cell.stamp);
-            if is_beaten && is_greatest && self.author.site() == Some(cell.stamp.site) {
+            // A register is joined, whatever its stamp.
+            let is_plain = !self.table.ruled.is_register(cell.column);
+            if is_plain && is_beaten && is_greatest && self.author.site() == Some(cell.stamp.site) {
                 self.lost.insert(*place, (cell.stamp, value.clone()));
             }
         }
@@ -186,7 +197,7 @@ impl Draft<'_> {
         cells.collect()
     }
 
-    fn follow(&mut self, change: &Change, plan: Plan) {
+    pub(super) fn follow(&mut self, change: &Change, plan: Plan) {
         let parked: Vec<usize> = plan.park.iter().filter_map(|column| self.place(*column)).collect();
         let shown: Vec<usize> = plan.show.iter().filter_map(|column| self.place(*column)).collect();
         match plan.write {
@@ -266,6 +277,8 @@ impl Draft<'_> {
             newly_parked: self.newly_parked,
             changed: self.changed,
             lost,
+            registers: self.registers,
+            travels: self.travels,
         }
     }
 }

@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use pgrx::pg_sys::Datum;
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Payload, TableDefinition};
-use shared_format::{CellStamp, ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef, encode_key};
+use shared_format::{
+    CellStamp, ColumnId, ColumnRule, FormatError, Hlc, Register, RowKind, SiteId, Stamp, ValueRef, encode_key,
+};
 
 use super::author::Author;
 use super::{REFUSALS_MAX, Refusal, Refused, permanent};
 use crate::catalog::Tracked;
-use crate::edge::query;
 use crate::edge::session::as_owner;
 use crate::edge::subtransaction::{RolledBack, subtransaction};
+use crate::edge::{codec, query};
 use crate::error::SyncError;
 use crate::stage::Expected;
 
@@ -29,6 +31,21 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// The register that the cell of an index holds; None for a plain value, which a creation carries too.
+    pub(super) fn register(&self, index: usize, table: &Tracked) -> Result<Option<Register>, FormatError> {
+        let Some((cell, (_, value))) = self.cells.get(index).zip(self.values.get(index)) else {
+            return Ok(None);
+        };
+        let created = (self.kind == RowKind::Created).then_some(self.stamp);
+        let rule = table.ruled.rules.of(cell.column);
+        match value.value {
+            Some(bytes) if rule.is_register() && created != Some(cell.stamp) => {
+                Register::decode(rule, &codec::to_bytes(bytes)).map(Some)
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
     /// Stamp of the life, if the change says anything of it.
     pub(super) fn life_stamp(&self) -> Option<Hlc> {
         match self.kind {
@@ -269,12 +286,28 @@ fn convert(table: &Tracked, mapping: &Mapping, raw: &Raw<'_>) -> IncomingRow {
         let Some(column) = table.columns.get(place) else { continue };
         let sent = if column.codec.rewrites_text() { text_of(*value) } else { None };
         cells.push(CellStamp { column: column.column_id(), stamp: *stamp });
-        values.push((place, Expected { value: column.codec.datum(*value), sent }));
+        let rule = table.ruled.rules.of(column.column_id());
+        let created = (raw.kind == RowKind::Created).then_some(raw.stamp);
+        let datum = if rule.is_register() && created != Some(*stamp) {
+            Some(register_datum(rule, created, *stamp, *value))
+        } else {
+            column.codec.datum(*value)
+        };
+        values.push((place, Expected { value: datum, sent }));
     }
     let carries = |id: ColumnId| cells.iter().any(|cell| cell.column == id);
     let uncarried = table.columns.iter().map(|c| c.column_id()).filter(|id| !carries(*id)).collect();
     let change = Change { kind: raw.kind, stamp: raw.stamp, cells, values, uncarried };
     IncomingRow { table: mapping.table, row_key, key, key_json: to_json(&parts), changes: vec![change] }
+}
+
+/// The bytes of a register, checked: what is none refuses its row.
+fn register_datum(rule: &ColumnRule, created: Option<Stamp>, stamp: Stamp, value: ValueRef<'_>) -> Datum {
+    match (Register::from_cell(rule, created, stamp, value), value) {
+        (Ok(_), ValueRef::Blob(bytes)) => codec::bytea(bytes),
+        (Ok(register), _plain) => codec::bytea(&register.encode()),
+        (Err(error), _) => SyncError::Payload(error).raise(),
+    }
 }
 
 fn text_of(value: ValueRef<'_>) -> Option<String> {

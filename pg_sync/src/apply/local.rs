@@ -13,6 +13,7 @@ use crate::edge::query::{self, Input, InputColumn};
 use crate::edge::session::{self, as_owner};
 use crate::error::SyncError;
 use crate::metadata::Metadata;
+use crate::ruled::{self, Registers};
 use crate::sites;
 
 /// A row as it is here.
@@ -24,6 +25,8 @@ pub(super) struct Local {
     pub(super) metadata: Option<Metadata>,
     /// What merge works with.
     pub(super) state: RowState,
+    /// Registers of a live row.
+    pub(super) registers: Registers,
 }
 
 /// Rows by table.
@@ -102,11 +105,15 @@ pub(super) fn read(incoming: &Incoming, which: &[usize]) -> Result<HashMap<usize
             for row in &found.rows {
                 let place = row.attribute(1).map_or(-1, codec::to_i64);
                 let Ok(place) = usize::try_from(place) else { continue };
-                let metadata = Metadata::from_tuple(row, 2);
+                let after = i16::try_from(table.columns.len()).unwrap_or(i16::MAX).saturating_add(7);
+                let metadata = Metadata::from_tuple(row, 2).map(|found| found.with_registers(row, after));
                 let exists = row.attribute(6).is_some_and(codec::to_bool);
-                let values = exists.then(|| row.values.get(6..).unwrap_or_default().to_vec());
+                let values =
+                    exists.then(|| row.values.iter().skip(6).take(table.columns.len()).copied().collect());
                 let state = state(table, metadata.as_ref(), exists, own)?;
-                locals.insert(place, Local { values, metadata, state });
+                let packed = metadata.as_ref().filter(|_| exists).map(|found| found.registers.as_slice());
+                let registers = ruled::unpack(table, packed.unwrap_or_default())?;
+                locals.insert(place, Local { values, metadata, state, registers });
             }
         }
         Ok(locals)
@@ -140,15 +147,16 @@ pub(super) fn mark_tellable(incoming: &Incoming, mut lost: Vec<LostOf>) -> Vec<L
     lost
 }
 
-/// place, alive, hlc, site, cols, whether the row exists, its columns.
+/// place, alive, hlc, site, cols, whether the row exists, its columns; of a ruled table, registers.
 fn read_sql(table: &Tracked) -> String {
     let columns: String = table.columns.iter().map(|column| format!(", d.{}", column.quoted())).collect();
     let first = table.key.first().map(crate::catalog::Column::quoted).unwrap_or_default();
     let parts = (1..)
         .zip(&table.key)
         .map(|(place, column): (usize, _)| format!("m.key_{place} {} s.key_{place}", column.equality));
+    let registers = if table.ruled.rules.are_plain() { "" } else { ", m.registers" };
     format!(
-        "select s.place, m.alive, m.hlc, m.site, m.cols, d.{first} is not null{columns} \
+        "select s.place, m.alive, m.hlc, m.site, m.cols, d.{first} is not null{columns}{registers} \
          from cloudsync_rows as s left join {} as m on {} left join {} as d on {}",
         table.metadata(),
         parts.collect::<Vec<_>>().join(" and "),

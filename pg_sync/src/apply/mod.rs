@@ -10,6 +10,7 @@ mod decide;
 mod incoming;
 mod local;
 pub(crate) mod parked;
+mod ruled;
 mod write;
 
 use std::collections::BTreeSet;

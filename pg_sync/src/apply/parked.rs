@@ -27,7 +27,13 @@ pub(super) fn read(
     let Some(bytes) = as_owner(|| stored(table, &row.row_key)) else { return Ok(values) };
     for (place, _stamp, value) in known_cells(table, state, &bytes)? {
         if let Some(column) = table.columns.get(place) {
-            values.insert(place, Expected { value: column.codec.datum(value), sent: None });
+            let value = match value {
+                ValueRef::Blob(register) if table.ruled.is_register(column.column_id()) => {
+                    Some(codec::bytea(register))
+                }
+                value => column.codec.datum(value),
+            };
+            values.insert(place, Expected { value, sent: None });
         }
     }
     Ok(values)
@@ -129,12 +135,23 @@ pub(super) fn add_cells(
     let mut places = places.to_vec();
     places.sort_unstable();
     places.dedup();
+    let registers: BTreeMap<usize, Vec<u8>> = places
+        .iter()
+        .filter_map(|place| {
+            let is_register = table.ruled.is_register(table.columns.get(*place)?.column_id());
+            Some((*place, codec::to_bytes(parked.get(place)?.value.filter(|_| is_register)?)))
+        })
+        .collect();
     let cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = places
         .iter()
         .filter_map(|place| {
             let column = table.columns.get(*place)?;
             let stamp = state.cell(column.column_id())?;
-            Some((*place, Some(stamp), column.codec.value(parked.get(place)?.value)))
+            let value = match registers.get(place) {
+                Some(register) => ValueRef::Blob(register),
+                None => column.codec.value(parked.get(place)?.value),
+            };
+            Some((*place, Some(stamp), value))
         })
         .collect();
     let first = cells.iter().find_map(|(_, stamp, _)| *stamp).unwrap_or(Stamp::ZERO);

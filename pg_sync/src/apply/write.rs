@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use pgrx::pg_sys::{self, Datum};
 use shared_format::payload::PayloadBuilder;
-use shared_format::{RowKind, SiteId};
+use shared_format::{RowKind, RowRegisters, SiteId, ValueRef};
 
 use super::decide::{Decision, LostCell, Write, decide};
 use super::incoming::{Incoming, IncomingRow};
@@ -55,13 +55,7 @@ fn carry_out(incoming: &Incoming, decided: &[Decided<'_>]) -> Result<(), Stop> {
     let ordinals = ordinals(decided);
     let mut stage = Stage::new(ordinals.clone(), incoming.here);
     for one in decided {
-        stage.add(
-            one.table.table_id,
-            &one.table.key,
-            &one.table.columns,
-            one.row.row_key.clone(),
-            staged(one),
-        );
+        stage.add(one.table, one.row.row_key.clone(), staged(one));
     }
     let standing = Standing::begin(stage);
     write_data(incoming, decided);
@@ -127,12 +121,24 @@ fn staged(one: &Decided<'_>) -> Staged {
     let places = 0..one.table.columns.len();
     let carried = places.clone().map(|place| decision.asked.contains_key(&place)).collect();
     let unasked = |place: usize| {
+        if let Some(value) = default_of(one, place) {
+            return Expected { value: Some(value), sent: None };
+        }
         let held = one.local.values.as_ref().filter(|_| decision.write == Write::Update);
         Expected { value: held.and_then(|values| values.get(place).copied().flatten()), sent: None }
     };
     let expected =
         places.map(|place| decision.asked.get(&place).cloned().unwrap_or_else(|| unasked(place))).collect();
-    Staged::new(asked, carried, expected, one.local.metadata.clone(), decision.state.clone())
+    let full = RowRegisters { state: decision.state.clone(), registers: decision.registers.clone() };
+    let travels = decision.travels.clone();
+    Staged::new(asked, carried, travels, expected, one.local.metadata.clone(), full)
+}
+
+/// What a new row holds in a register column that nobody asks for: that is no write of anybody.
+fn default_of(one: &Decided<'_>, place: usize) -> Option<Datum> {
+    let column = one.table.columns.get(place).filter(|_| one.decision.write != Write::Update)?;
+    let default = one.table.ruled.default_of(column.column_id());
+    column.codec.stored_datum(default)
 }
 
 /// What rows of one statement have in common, in the order of statements: deletions last, rank, table, kind,
@@ -327,8 +333,16 @@ fn tell_parked(decided: &[Decided<'_>]) {
             changes.row(RowKind::Deleted, decision.state.life_stamp(), &parked::key(table, row), &[]);
         }
         if !decision.newly_parked.is_empty() {
-            let places = &decision.newly_parked;
-            parked::add_cells(&mut changes, table, row, &decision.state, &decision.parked, places);
+            let is_register = |place: usize| decision.travels.iter().any(|(known, _, _)| *known == place);
+            let places: Vec<usize> =
+                decision.newly_parked.iter().copied().filter(|place| !is_register(*place)).collect();
+            if !places.is_empty() {
+                parked::add_cells(&mut changes, table, row, &decision.state, &decision.parked, &places);
+            }
+            for (place, stamp, part) in &decision.travels {
+                let cell = (*place, None, ValueRef::Blob(&part.encode()));
+                changes.row(RowKind::Cells, *stamp, &parked::key(table, row), &[cell]);
+            }
         }
         payload.push(changes);
     }

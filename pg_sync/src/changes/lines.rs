@@ -43,7 +43,7 @@ impl Lines {
     }
 
     fn push(&mut self, changed: &Changed) -> Result<(), SyncError> {
-        let Changed { table, key, state, number, values } = changed;
+        let Changed { table, key, state, number, values, .. } = changed;
         let pk = encode_key(key.iter().map(Value::as_ref));
         let alive = if state.is_alive() { ALIVE } else { DELETED };
         let mut line = |name: &str, value: Option<String>, stamp: Stamp, seq: usize| {

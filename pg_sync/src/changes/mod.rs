@@ -9,11 +9,11 @@ pub(crate) mod lines;
 pub(crate) mod payloads;
 mod rows;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use pgrx::pg_sys::{self, Datum};
-use shared_format::{Hlc, RowState, Value, decode_key, encode_key};
+use shared_format::{ColumnId, Hlc, RowState, Value, decode_key, encode_key};
 
 use crate::apply::{key_columns, parked, same_key};
 use crate::catalog::{self, Tracked};
@@ -23,7 +23,7 @@ use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
-use crate::sites;
+use crate::{ruled, sites};
 
 /// Rows that are read at a time.
 const BATCH_ROWS: i32 = 200;
@@ -45,6 +45,8 @@ pub(crate) struct Changed {
     pub(crate) number: i64,
     /// By place, every column of a live row; otherwise what is parked beside it.
     pub(crate) values: Vec<(usize, Value)>,
+    /// Registers that travel in place of the values of a live row.
+    pub(crate) registers: BTreeMap<ColumnId, Value>,
 }
 
 /// A table that is walked through.
@@ -137,7 +139,9 @@ impl Walk {
             let key: Vec<Value> =
                 table.key.iter().zip(key).map(|(c, datum)| c.codec.value(*datum).to_owned_value()).collect();
             let row_key = encode_key(key.iter().map(Value::as_ref));
-            let metadata = Metadata::from_tuple(row, 2).unwrap_or_else(|| baseline(self.own));
+            let after = i16::try_from(table.key.len()).unwrap_or(i16::MAX).saturating_add(6);
+            let metadata = Metadata::from_tuple(row, 2).map(|found| found.with_registers(row, after));
+            let metadata = metadata.unwrap_or_else(|| baseline(self.own));
             let state = as_owner(|| metadata.state(table))?;
             let values = match values.get(&place) {
                 Some(values) if state.is_alive() => Some((0..).zip(values.iter().cloned()).collect()),
@@ -146,7 +150,9 @@ impl Walk {
             };
             if let Some(values) = values {
                 let number = row.attribute(1).map_or(0, codec::to_i64);
-                self.ready.push_back(Changed { table: Rc::clone(table), key, state, number, values });
+                let registers = ruled::sent(&ruled::unpack(table, &metadata.registers)?);
+                let table = Rc::clone(table);
+                self.ready.push_back(Changed { table, key, state, number, values, registers });
             }
             part.after = Some(row_key);
         }
@@ -195,13 +201,14 @@ impl Walk {
 /// newest that the statement knows, by far less than 2^20.
 fn known_sql(table: &Tracked, names: &[String], bound: &str) -> String {
     format!(
-        "select n.number, m.alive, m.hlc, m.site, m.cols, {keys} from {metadata} as m \
+        "select n.number, m.alive, m.hlc, m.site, m.cols, {keys}{registers} from {metadata} as m \
          cross join lateral (select $2 - (($2 - m.xmin::text::bigint + 1048576) & 4294967295) + 1048576 as number \
          where $5 is not null) as n \
          where n.number > $3 and n.number <= $4 and (m.hlc > 0 or m.cols is not null or m.alive) and {bound} \
          order by {keys} limit $1",
         keys = names.join(", "),
         metadata = table.metadata(),
+        registers = if table.ruled.rules.are_plain() { "" } else { ", m.registers" },
     )
 }
 
@@ -231,7 +238,13 @@ fn tracked_from(table: &Tracked) -> i64 {
 
 /// Metadata of a row that was there before: see DESIGN section 4.
 pub(crate) fn baseline(own: i32) -> Metadata {
-    Metadata { alive: true, hlc: Hlc::BASELINE_CENTRE.to_sql(), site: own, cols: Vec::new() }
+    Metadata {
+        alive: true,
+        hlc: Hlc::BASELINE_CENTRE.to_sql(),
+        site: own,
+        cols: Vec::new(),
+        registers: Vec::new(),
+    }
 }
 
 fn key_of(table: &Tracked, row: &Tuple) -> Vec<Option<Datum>> {

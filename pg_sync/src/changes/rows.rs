@@ -31,7 +31,8 @@ impl Rows {
         let state = &changed.state;
         let cell = |(place, value): &(usize, Value)| {
             let column = changed.table.columns.get(*place)?;
-            Some((*place, state.cell(column.column_id()), value.clone()))
+            let id = column.column_id();
+            Some((*place, state.cell(id), changed.registers.get(&id).unwrap_or(value).clone()))
         };
         let cells: Vec<(usize, Option<Stamp>, Value)> = changed.values.iter().filter_map(cell).collect();
         let refs = cells.iter().map(|(place, stamp, value)| (*place, *stamp, value.as_ref()));

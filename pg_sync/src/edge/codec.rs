@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use schema_mapping::to_postgres_text;
-use shared_format::ValueRef;
+use shared_format::{Value, ValueRef};
 
 use crate::error::{SyncError, or_raise};
 
@@ -177,6 +177,26 @@ impl Codec {
         let text = input_text(value);
         let datum = self.input.call(text.as_deref());
         text.map(|_| datum)
+    }
+
+    /// The value of a literal, for the simple types whose values SQLite stores alike.
+    pub(crate) fn literal(&self, text: &str) -> Option<Value> {
+        match self.form {
+            Form::Int2 | Form::Int4 | Form::Int8 => text.parse().ok().map(Value::Integer),
+            Form::Float4 | Form::Float8 => text.parse().ok().map(Value::Real),
+            Form::Text => Some(Value::Text(text.to_owned())),
+            Form::Bool
+            | Form::Bytea
+            | Form::Numeric
+            | Form::TimestampTz
+            | Form::Timestamp
+            | Form::Date
+            | Form::Time
+            | Form::Uuid
+            | Form::Json
+            | Form::Jsonb
+            | Form::Other => None,
+        }
     }
 
     /// Makes a datum from a value that a column of this type holds already, without a domain's checks.

@@ -190,6 +190,31 @@ pub(crate) fn as_owner<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
+/// Runs `body` with the rights of the owner of a table, whom its policies do not bind, as a cascade does.
+pub(crate) fn as_user<T>(user: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
+    let (mut former, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: both are valid for writing.
+    unsafe { pg_sys::GetUserIdAndSecContext(&raw mut former, &raw mut context) };
+    let bits = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS;
+    // SAFETY: the oid is that of a role; the old one comes back in the drop, or by the abort.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, (context.cast_unsigned() | bits).cast_signed()) };
+    let _part = UserPart { user: former, context };
+    body()
+}
+
+/// Puts the user back when dropped.
+struct UserPart {
+    user: pg_sys::Oid,
+    context: i32,
+}
+
+impl Drop for UserPart {
+    fn drop(&mut self) {
+        // SAFETY: puts back what was found.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
+    }
+}
+
 /// A part that runs under other settings, the role among them: the drop puts back what its begin found, and
 /// takes away what anybody set since.
 pub(crate) struct RolePart {

@@ -19,12 +19,17 @@ select
   coalesce(a.attcollation, 0::pg_catalog.oid),
   t.enabled,
   r.relkind operator(pg_catalog.=) 'p',
-  t.client_name
+  t.client_name,
+  c.delimiter,
+  pg_catalog.pg_get_expr(v.adbin, v.adrelid)
 from cloudsync.tables as t
 join cloudsync.columns as c on c.table_id operator(pg_catalog.=) t.table_id
 join pg_catalog.pg_class as r on r.oid operator(pg_catalog.=) t.relation::pg_catalog.oid
 left join pg_catalog.pg_attribute as a
   on a.attrelid operator(pg_catalog.=) t.relation::pg_catalog.oid
   and a.attnum operator(pg_catalog.=) c.column_id
+left join pg_catalog.pg_attrdef as v
+  on v.adrelid operator(pg_catalog.=) a.attrelid
+  and v.adnum operator(pg_catalog.=) a.attnum
 where $1 is null or t.table_id operator(pg_catalog.=) $1
 order by t.table_id, c.key_position, c.column_id
