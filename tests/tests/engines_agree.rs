@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use shared_format::payload::encode_frame;
-use shared_format::unpack_cells;
+use shared_format::{ColumnRule, KeptRegister, unpack_cells, unpack_registers};
 use tempfile::TempDir;
 use tests::client::Client;
 use tests::places;
@@ -54,6 +54,9 @@ struct Table {
     /// Its key, as SQL that makes it from a number below [`KEYS`].
     key: &'static [&'static str],
     columns: &'static [Column],
+    /// How its rows merge, and columns that do not merge as plain values.
+    algorithm: &'static str,
+    rules: &'static [(&'static str, ColumnRule, &'static str)],
     /// Its rows in a form that both engines print alike.
     show_postgres: &'static str,
     show_sqlite: &'static str,
@@ -90,6 +93,8 @@ const TYPED: Table = Table {
         Column { name: "x", values: &["'12.50'", "'9'", "'-0.5000'", "'10'", "null"] },
         Column { name: "b", values: &["x''", "x'00ff10'", "x'61'", "null"] },
     ],
+    algorithm: "cls",
+    rules: &[],
     show_postgres: "select id, t, n, 'real ' || r, yes, u,
         to_char(at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), j, x, encode(b, 'hex')
         from typed order by id",
@@ -103,11 +108,100 @@ const PAIR: Table = Table {
     sqlite: "create table pair (a integer not null, b text not null, v text, primary key (b, a))",
     key: &["b", "a"],
     columns: &[Column { name: "v", values: &["'one'", "'two'", "null"] }],
+    algorithm: "cls",
+    rules: &[],
     show_postgres: "select b, a, v from pair order by b, a",
     show_sqlite: "select b, a, v from pair order by b, a",
 };
 
-const TABLES: [&Table; 2] = [&TYPED, &PAIR];
+/// The rule of a column, and as users write it.
+const NOTE_RULES: &[(&str, ColumnRule, &str)] = &[
+    ("likes", ColumnRule::Counter, "counter"),
+    ("best", ColumnRule::Max, "max"),
+    ("least", ColumnRule::Min, "min"),
+    ("at", ColumnRule::Max, "max"),
+    ("low", ColumnRule::Lww, "group:range"),
+    ("high", ColumnRule::Lww, "group:range"),
+];
+
+/// A text by lines: `ColumnRule` has its delimiter in a string that a constant cannot hold.
+const BLOCKS: [(&str, ColumnRule, &str); 1] = [("body", ColumnRule::Lww, "block")];
+
+const NOTE: Table = Table {
+    name: "note",
+    postgres: "create table note (id text primary key, title text, likes bigint default 0, best bigint,
+        least text, at timestamptz, body text default 'one', low integer, high integer)",
+    sqlite: "create table note (id text primary key not null, title text, likes integer default 0, best integer,
+        least text, at text, body text default 'one', low integer, high integer)",
+    key: &["id"],
+    columns: &[
+        Column { name: "title", values: &["'a'", "'b'", "null"] },
+        Column { name: "likes", values: &["1", "-7", "9223372036854775807", "null"] },
+        Column { name: "best", values: &["5", "7", "-3", "1000", "null"] },
+        Column { name: "least", values: &["'b'", "'a'", "'ä'", "''", "null"] },
+        Column {
+            name: "at",
+            values: &["'2026-11-22T07:04:56.789012Z'", "'1969-12-31T23:59:59.999999Z'", "null"],
+        },
+        Column {
+            name: "body",
+            values: &["'one'", "'one\ntwo'", "'zero\none\nthree'", "'two\none'", "''", "null"],
+        },
+        Column { name: "low", values: &["1", "2"] },
+        Column { name: "high", values: &["3", "4"] },
+    ],
+    algorithm: "cls",
+    rules: NOTE_RULES,
+    show_postgres: "select id, title, likes, best, least,
+        to_char(at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), replace(body, chr(10), '/'), low, high
+        from note order by id",
+    show_sqlite: "select id, title, likes, best, least, at, replace(body, char(10), '/'), low, high
+        from note order by id",
+};
+
+/// The same of a table whose deletions stand for good.
+const KEPT: Table = Table {
+    name: "kept",
+    postgres: "create table kept (id text primary key, title text, likes bigint)",
+    sqlite: "create table kept (id text primary key not null, title text, likes integer)",
+    key: &["id"],
+    columns: &[
+        Column { name: "title", values: &["'a'", "'b'", "null"] },
+        Column { name: "likes", values: &["1", "2", "3"] },
+    ],
+    algorithm: "dws",
+    rules: &[("likes", ColumnRule::Counter, "counter")],
+    show_postgres: "select id, title, likes from kept order by id",
+    show_sqlite: "select id, title, likes from kept order by id",
+};
+
+const WHOLE: Table = Table {
+    name: "whole",
+    postgres: "create table whole (id text primary key, x integer, y text)",
+    sqlite: "create table whole (id text primary key not null, x integer, y text)",
+    key: &["id"],
+    columns: &[
+        Column { name: "x", values: &["1", "2", "null"] },
+        Column { name: "y", values: &["'a'", "'b'", "null"] },
+    ],
+    algorithm: "aws",
+    rules: &[],
+    show_postgres: "select id, x, y from whole order by id",
+    show_sqlite: "select id, x, y from whole order by id",
+};
+
+const EVENT: Table = Table {
+    name: "event",
+    postgres: "create table event (id text primary key, x integer, y text)",
+    sqlite: "create table event (id text primary key not null, x integer, y text)",
+    algorithm: "gos",
+    show_postgres: "select id, x, y from event order by id",
+    show_sqlite: "select id, x, y from event order by id",
+    ..WHOLE
+};
+
+const PLAIN: [&Table; 2] = [&TYPED, &PAIR];
+const RULED: [&Table; 4] = [&NOTE, &KEPT, &WHOLE, &EVENT];
 
 impl Table {
     /// The key of a number, one literal for each of its columns.
@@ -180,8 +274,8 @@ impl Replica {
         Self::Database(database.session())
     }
 
-    fn create(&self) {
-        for table in TABLES {
+    fn create(&self, tables: &[&Table]) {
+        for table in tables {
             match self {
                 Self::File(client) => client.run(table.sqlite),
                 Self::Database(session) => session.run(table.postgres),
@@ -189,27 +283,36 @@ impl Replica {
         }
     }
 
-    fn track(&self) {
-        for table in TABLES {
+    fn track(&self, tables: &[&Table]) {
+        for table in tables {
+            let (name, algorithm) = (table.name, table.algorithm);
             match self {
                 Self::File(client) => {
-                    client.run(&format!("select cloudsync_init('{}', 'cls', 1)", table.name))
+                    client.run(&format!("select cloudsync_init('{name}', '{algorithm}', 1)"))
                 }
                 Self::Database(session) => {
-                    session.run(&format!("select cloudsync_init('public.{}')", table.name))
+                    session.run(&format!("select cloudsync_init('public.{name}', '{algorithm}')"));
+                }
+            }
+            for (column, _, rule) in table.rules.iter().chain(BLOCKS.iter().filter(|_| name == "note")) {
+                let sql = format!("select cloudsync_set_column('{name}', '{column}', 'algo', '{rule}')");
+                match self {
+                    Self::File(client) => client.run(&sql),
+                    Self::Database(session) => session.run(&sql),
                 }
             }
         }
     }
 
+    /// Writes, or is refused: a table may only grow, or know that the key is dead for good.
     fn write(&self, sql: &str) {
         match self {
             Self::File(client) => {
-                client.run(sql);
+                drop(client.try_rows(sql));
                 // A coarse clock: writes of several sites, and of two files with one site id, get equal clocks.
                 client.run("update cloudsync_log set ms = ms - ms % 20000 where ms is not null");
             }
-            Self::Database(session) => session.run(&sql.replace("x'", "'\\x")),
+            Self::Database(session) => drop(session.try_rows(&sql.replace("x'", "'\\x"))),
         }
     }
 
@@ -298,7 +401,31 @@ fn stamps_in_database(session: &Session, table: &Table) -> Vec<String> {
          join cloudsync.columns c on c.table_id = {id} and m.cols[2 * c.column_id - 1] is not null
          join cloudsync.site_dictionary s on s.ordinal = m.cols[2 * c.column_id]"
     )));
+    if !table.rules.is_empty() {
+        let names = format!("select column_id, name from cloudsync.columns where table_id = {id}");
+        let names = split(&session.rows(&names));
+        let sql = format!(
+            "select {key}, encode(m.registers, 'hex') from cloudsync.meta_{id} m
+             where m.alive and m.registers is not null"
+        );
+        stamps.extend(session.rows(&sql).iter().flat_map(|row| registers(table, &names, row)));
+    }
     stamps
+}
+
+/// The registers of a row, each as the rule of its column reads and writes it again.
+fn registers(table: &Table, names: &BTreeMap<String, String>, row: &str) -> Vec<String> {
+    let (key, packed) = row.rsplit_once('|').expect("a key and bytes");
+    let packed = from_hex(packed);
+    let packed = unpack_registers(&packed).expect("the replica packed them");
+    let shown = packed.into_iter().map(|(column, bytes)| {
+        let name = &names[&column.get().to_string()];
+        let rule = table.rules.iter().find(|(known, _, _)| known == name);
+        let rule = rule.map_or(ColumnRule::Block { delimiter: "\n".into() }, |(_, rule, _)| rule.clone());
+        let kept = KeptRegister::decode(&rule, bytes).expect("the replica encoded it");
+        format!("{key}|{name}|{:?}", kept.register)
+    });
+    shown.collect()
 }
 
 fn stamps_in_file(client: &Client, table: &Table) -> Vec<String> {
@@ -323,6 +450,7 @@ fn stamps_in_file(client: &Client, table: &Table) -> Vec<String> {
     for row in
         client.rows(&format!("select {key}, hex(m.cols) from {name}_cloudsync m where cols is not null"))
     {
+        stamps.extend(registers(table, &columns, &row));
         let (key, packed) = row.rsplit_once('|').expect("a key and bytes");
         for (column, hlc, ordinal) in unpack_cells(&from_hex(packed)).expect("the file packed them") {
             let name = &columns[&column.get().to_string()];
@@ -333,49 +461,51 @@ fn stamps_in_file(client: &Client, table: &Table) -> Vec<String> {
 }
 
 fn pairs(client: &Client, sql: &str) -> BTreeMap<String, String> {
-    let rows = client.rows(sql);
+    split(&client.rows(sql))
+}
+
+fn split(rows: &[String]) -> BTreeMap<String, String> {
     rows.iter().filter_map(|row| row.split_once('|')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
 }
 
-/// Three sites with files, a copy of one of them that kept its site id, and a database.
-fn authors(home: &Path, dice: &mut Dice) -> Vec<Replica> {
+/// Three sites with files and a database; of plain tables also a copy of a file that kept its site id.
+fn authors(home: &Path, dice: &mut Dice, tables: &[&Table], has_twin: bool) -> Vec<Replica> {
     let mut authors = Vec::new();
     for name in ["a", "b", "c"] {
         let author = Replica::file(home, name);
-        author.create();
+        author.create(tables);
+        let Replica::File(client) = &author else { unreachable!("a file was made") };
         if name == "a" {
             // Rows that were there before the table was tracked.
             for number in 0..2 {
-                let insert = "insert into typed (id, t) values";
-                if let Replica::File(client) = &author {
-                    client.run(&format!("{insert} ('k{number}', 'seed')"));
-                }
+                let (table, column) = (tables[0], &tables[0].columns[0]);
+                client.run(&format!(
+                    "insert into {} (id, {}) values ('k{number}', 'seed')",
+                    table.name, column.name
+                ));
             }
         }
-        author.track();
-        if let Replica::File(client) = &author {
-            let offset = i64::try_from(dice.below(40)).expect("a few seconds") * 1_000 - 20_000;
-            client.run(&format!(
-                "insert or replace into cloudsync_settings values ('clock_offset_ms', {offset})"
-            ));
+        author.track(tables);
+        let offset = i64::try_from(dice.below(40)).expect("a few seconds") * 1_000 - 20_000;
+        client
+            .run(&format!("insert or replace into cloudsync_settings values ('clock_offset_ms', {offset})"));
+        if name == "a" && has_twin {
+            client.run(&format!("vacuum into '{}'", home.join("twin.sqlite").display()));
+            authors.push(Replica::file(home, "twin"));
         }
         authors.push(author);
     }
-    if let Replica::File(client) = &authors[0] {
-        client.run(&format!("vacuum into '{}'", home.join("twin.sqlite").display()));
-    }
-    authors.push(Replica::file(home, "twin"));
     let database = Replica::database("author");
-    database.create();
-    database.track();
+    database.create(tables);
+    database.track(tables);
     authors.push(database);
     authors
 }
 
-fn play(seed: u64) {
+fn play(seed: u64, tables: &[&Table], has_twin: bool) {
     let mut dice = Dice(seed | 1);
     let home: TempDir = places::scratch("engines");
-    let authors = authors(home.path(), &mut dice);
+    let authors = authors(home.path(), &mut dice, tables, has_twin);
     let mut told = vec!["0".to_owned(); authors.len()];
     let mut payloads: Vec<Vec<u8>> = Vec::new();
     for _ in 0..STEPS {
@@ -384,7 +514,8 @@ fn play(seed: u64) {
             0 if !payloads.is_empty() => authors[at].apply(&payloads[dice.below(payloads.len())]),
             1 => payloads.extend(authors[at].tell(&mut told[at])),
             _ => {
-                let table = TABLES[usize::from(dice.below(4) == 0)];
+                // Most writes go to the first table.
+                let table = tables[dice.below(tables.len()).min(dice.below(tables.len()))];
                 let sql = table.write(&mut dice);
                 authors[at].write(&sql);
             }
@@ -400,8 +531,8 @@ fn play(seed: u64) {
         ("another database", Replica::database("other")),
     ];
     for (name, reader) in &readers {
-        reader.create();
-        reader.track();
+        reader.create(tables);
+        reader.track(tables);
         let mut order: Vec<usize> = (0..payloads.len()).collect();
         order.extend((0..payloads.len() / 4).map(|_| dice.below(payloads.len())));
         dice.shuffle(&mut order);
@@ -411,7 +542,7 @@ fn play(seed: u64) {
         assert_eq!(reader.refused(), Vec::<String>::new(), "rows that {name} refused");
     }
     let [(_, first), others @ ..] = &readers;
-    for table in TABLES {
+    for table in tables {
         let (values, stamps) = (first.values(table), first.stamps(table));
         for (name, reader) in others {
             check(&values, &reader.values(table), &format!("values of {} in {name}", table.name));
@@ -437,11 +568,20 @@ fn seeds(count: u64) -> Vec<u64> {
     given.map_or_else(|| (0..count).map(|n| now * 1_000 + n).collect(), |seed| vec![seed])
 }
 
-#[test]
-fn equal_sets_of_changes_give_equal_values_and_metadata() {
+fn play_all(tables: &[&Table], has_twin: bool) {
     for seed in seeds(2) {
         // Shown only when the test fails.
         eprintln!("SEED={seed}");
-        play(seed);
+        play(seed, tables, has_twin);
     }
+}
+
+#[test]
+fn equal_sets_of_changes_give_equal_values_and_metadata() {
+    play_all(&PLAIN, true);
+}
+
+#[test]
+fn so_they_do_under_every_algorithm() {
+    play_all(&RULED, false);
 }
