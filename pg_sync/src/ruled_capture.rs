@@ -135,7 +135,7 @@ impl Capture {
         let write = match row.image {
             None if !full.state.is_alive() => return Ok(true),
             None => LocalWrite::Delete,
-            Some(_) if updated => LocalWrite::Update(&written),
+            Some(_) if updated && !self.lacks_registers(&full) => LocalWrite::Update(&written),
             Some(_) => LocalWrite::Create,
         };
         self.check_dead(row, &full.state)?;
@@ -157,6 +157,14 @@ impl Capture {
 
     fn places(&self) -> impl Iterator<Item = (usize, ColumnId)> {
         self.table.columns.iter().map(catalog::Column::column_id).enumerate()
+    }
+
+    /// Whether nobody knows what a register of the row started from: it came in by a way that fires no trigger. Then
+    /// the row begins anew.
+    fn lacks_registers(&self, full: &RowRegisters) -> bool {
+        let is_missing =
+            |id: ColumnId| !full.registers.contains_key(&id) && full.state.cell(id) != Some(Stamp::ZERO);
+        full.state.is_alive() && self.table.ruled.rules.registers().any(|(id, _)| is_missing(id))
     }
 
     fn baseline(&self) -> RowRegisters {

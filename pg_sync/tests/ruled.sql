@@ -57,6 +57,15 @@ select cloudsync_set_column('posts', 'likes', 'algo', 'lww');
 select cloudsync_set_column('posts', 'title', 'algo', 'max');
 select cloudsync_set_column('posts', 'low', 'algo', null);
 select cloudsync_set_column('posts', 'low', 'algo', 'group:range');
+\echo == another type of the key takes the registers along
+alter table posts alter column id type varchar(40);
+update posts set likes = likes + 1, best = 1 where id = 'p';
+select likes, best from posts where id = 'p';
+select metadata('posts');
+\echo == a row whose register nobody knows begins anew
+update cloudsync.meta_1 set registers = null where key_1 = 'p';
+update posts set likes = likes + 1 where id = 'p';
+select metadata('posts');
 \echo == deletion and another life
 delete from posts where id = 'p';
 insert into posts (id, likes) values ('p', 1);

@@ -134,10 +134,11 @@ begin
   join pg_attribute as a on a.attrelid = t.relation and a.attnum = k.attnum
   where t.table_id = create_metadata.table_id;
   execute format(
-    'create table cloudsync.meta_%s (%s, alive boolean not null, hlc bigint not null, '
-    'site integer not null, cols bigint[], primary key (%s)) with (fillfactor = 80)',
+    'create table cloudsync.meta_%1$s (%2$s, alive boolean not null, hlc bigint not null, '
+    'site integer not null, cols bigint[]%4$s, primary key (%3$s)) with (fillfactor = 80)',
     create_metadata.table_id, v_keys,
-    cloudsync.spell(create_metadata.table_id, true, 'key_{n}', ', '));
+    cloudsync.spell(create_metadata.table_id, true, 'key_{n}', ', '),
+    case when cloudsync.is_ruled(create_metadata.table_id) then ', registers bytea' else '' end);
 end
 $metadata$;
 
