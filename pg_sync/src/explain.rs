@@ -6,14 +6,13 @@ use schema_mapping::to_sqlite;
 use serde_json::{Map, Value as Json, json};
 use shared_format::{RowState, SiteId, Stamp, ValueRef, encode_key};
 
-use crate::apply::{key_columns, key_json};
+use crate::apply::key_json;
 use crate::catalog::{self, Tracked};
-use crate::changes::{as_caller, baseline};
+use crate::changes::{as_caller, baseline, metadata_of};
 use crate::edge::codec;
-use crate::edge::query::{self, Argument, Input};
+use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, as_owner};
 use crate::error::SyncError;
-use crate::metadata::Metadata;
 use crate::sites;
 
 /// Milliseconds from 1970 to 2000, where Postgres begins to count.
@@ -39,7 +38,7 @@ pub(crate) fn explain(relation: pg_sys::Oid, key: &[Option<String>]) -> Result<J
     let has_policies = query::read("select pg_catalog.row_security_active($1)", &[Argument::oid(relation)]);
     let is_hidden = !is_present && has_policies.first().is_some_and(codec::to_bool);
     let own = as_owner(sites::self_ordinal);
-    let known = if is_hidden { None } else { as_owner(|| metadata(&table, &key)) };
+    let known = if is_hidden { None } else { as_owner(|| metadata_of(&table, &key)) };
     let state = match known.or_else(|| is_present.then(|| baseline(own))) {
         Some(metadata) => as_owner(|| metadata.state(&table))?,
         None => RowState::unseen(),
@@ -83,21 +82,6 @@ fn stamp_json(stamp: Stamp, own: SiteId) -> Json {
         "site": stamp.site.to_string(),
         "own": stamp.site == own,
     })
-}
-
-fn metadata(table: &Tracked, key: &[Option<Datum>]) -> Option<Metadata> {
-    let matching: Vec<String> = (1..)
-        .zip(&table.key)
-        .map(|(place, column): (usize, _)| format!("m.key_{place} {} s.key_{place}", column.equality))
-        .collect();
-    let sql = format!(
-        "select m.alive, m.hlc, m.site, m.cols from {} as m, cloudsync_rows as s where {}",
-        table.metadata(),
-        matching.join(" and "),
-    );
-    let input = Input { columns: key_columns(table), rows: vec![key.to_vec()] };
-    let found = query::read_with_rows(&sql, &[], &input);
-    found.rows.first().and_then(|row| Metadata::from_tuple(row, 1))
 }
 
 /// Why uploads of the row were refused, for who may know of uploads to this table.

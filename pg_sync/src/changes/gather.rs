@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use pgrx::pg_sys::Datum;
 use shared_format::{Hlc, RowKind, SiteId, Stamp, Value, ValueRef, decode_key};
 
 use super::lines::LIFE;
 use super::rows::Rows;
+use super::{as_caller, metadata_of};
 use crate::catalog::{self, Tracked};
 use crate::edge::session::as_owner;
 use crate::error::SyncError;
+use crate::ruled::{self, Registers};
 
 /// One line, as far as a payload needs it.
 pub(crate) struct Line<'a> {
@@ -75,22 +78,51 @@ impl Gathered {
                 frames.extend(rows.finish().unwrap_or_default());
             }
             let (_, rows) = open.get_or_insert_with(|| (name, Rows::new(table)));
-            row.push(table, &key, rows)?;
+            row.push(table, &key, &registers(table, &key)?, rows)?;
         }
         frames.extend(open.and_then(|(_, rows)| rows.finish()).unwrap_or_default());
         Ok((!frames.is_empty()).then_some(frames))
     }
 }
 
+/// The registers of a row that the caller may see; none where there are none, or where it is gone.
+fn registers(table: &Tracked, key: &[Value]) -> Result<Registers, SyncError> {
+    if !table.ruled.rules.have_registers() {
+        return Ok(Registers::new());
+    }
+    let datums: Vec<Option<Datum>> =
+        table.key.iter().zip(key).map(|(column, part)| column.codec.stored_datum(part.as_ref())).collect();
+    if as_caller(table, std::slice::from_ref(&datums)).is_empty() {
+        return Ok(Registers::new());
+    }
+    match as_owner(|| metadata_of(table, &datums)) {
+        Some(found) => ruled::unpack(table, &found.registers),
+        None => Ok(Registers::new()),
+    }
+}
+
 impl Cells {
     /// Adds the row: a creation with its cells, a deletion and what is newer, or cells alone.
-    fn push(&self, table: &Tracked, key: &[Value], rows: &mut Rows) -> Result<(), SyncError> {
+    fn push(
+        &self,
+        table: &Tracked,
+        key: &[Value],
+        registers: &Registers,
+        rows: &mut Rows,
+    ) -> Result<(), SyncError> {
         let mut cells: Vec<(usize, Stamp, Value)> = Vec::with_capacity(self.cells.len());
         for (name, stamp, text) in &self.cells {
             let place = table.columns.iter().position(|column| column.name == *name);
             let found = place.and_then(|place| Some((place, table.columns.get(place)?)));
             let (place, column) = found
                 .ok_or_else(|| SyncError::NoColumn { table: table.name.clone(), column: name.clone() })?;
+            // A line shows what a user sees; what travels is the register behind it.
+            let id = column.column_id();
+            let kept = registers.get(&id);
+            if let Some((kept, greatest)) = kept.and_then(|kept| Some((kept, kept.register.greatest()?))) {
+                cells.push((place, greatest, Value::Blob(kept.register.encode())));
+                continue;
+            }
             let datum = column.codec.datum(text.as_deref().map_or(ValueRef::Null, ValueRef::Text));
             cells.push((place, *stamp, column.codec.value(datum).to_owned_value()));
         }

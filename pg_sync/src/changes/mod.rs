@@ -296,3 +296,21 @@ fn parked_values(
     let cells = parked::known_cells(table, state, &bytes)?;
     Ok(cells.into_iter().map(|(place, _, value)| (place, value.to_owned_value())).collect())
 }
+
+/// Metadata of one row, with its registers. Runs as the owner.
+pub(crate) fn metadata_of(table: &Tracked, key: &[Option<Datum>]) -> Option<Metadata> {
+    let matching: Vec<String> = (1..)
+        .zip(&table.key)
+        .map(|(place, column): (usize, _)| format!("m.key_{place} {} s.key_{place}", column.equality))
+        .collect();
+    let sql = format!(
+        "select m.alive, m.hlc, m.site, m.cols{} from {} as m, cloudsync_rows as s where {}",
+        if table.ruled.rules.are_plain() { "" } else { ", m.registers" },
+        table.metadata(),
+        matching.join(" and "),
+    );
+    let input = Input { columns: key_columns(table), rows: vec![key.to_vec()] };
+    let found = query::read_with_rows(&sql, &[], &input);
+    let row = found.rows.first()?;
+    Metadata::from_tuple(row, 1).map(|found| found.with_registers(row, 5))
+}
