@@ -183,6 +183,11 @@ values (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || u
 -- Numbers that order the leaders of the hub.
 create sequence cloudsync.fence;
 
+-- Rights on functions of the server that were taken from everybody.
+create table cloudsync.revoked_functions (
+  signature text primary key
+);
+
 -- A dump carries all of it; the restored database then takes a new site id by itself.
 select pg_catalog.pg_extension_config_dump('cloudsync.site_dictionary', 'where ordinal <> 0');
 select pg_catalog.pg_extension_config_dump('cloudsync.site_ordinal', '');

@@ -1,10 +1,5 @@
 -- DROP EXTENSION: what does not go by itself is given back before, so that the user's tables are left as they were.
 
--- Rights on functions of the server that were taken from everybody.
-create table cloudsync.revoked_functions (
-  signature text primary key
-);
-
 -- Called by the command itself, before it drops anything: whether ours is among the extensions, only the library sees.
 create function cloudsync.leave() returns event_trigger
 language c volatile
