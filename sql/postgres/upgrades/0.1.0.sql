@@ -1,7 +1,7 @@
 -- From 0.1.0: what has changed of tables that were there, and public functions that went. New tables, and all other
 -- functions, are made from their own files. pg_sync/tests/servers/upgrade.sh shows what is missing here.
 alter table cloudsync.self drop constraint self_ordinal_fkey;
-alter table cloudsync.columns drop constraint columns_table_id_fkey;
+alter table cloudsync.columns drop constraint columns_table_id_fkey, add column delimiter text;
 alter table cloudsync.parked drop constraint parked_table_id_fkey;
 
 alter table cloudsync.tables
