@@ -136,7 +136,9 @@ pub fn merge_with<V: RowValues>(
     match rules.table {
         TableAlgorithm::Cls => merge_columns(local, incoming, rules, values, &|_| true),
         TableAlgorithm::Dws if incoming.kind == RowKind::Deleted || is_dead(local) => {
-            Ok(without_registers(bury(local, incoming)))
+            // The registers go with the row.
+            let replaces_registers = local.is_alive();
+            Ok(RulesPlan { replaces_registers, ..without_registers(bury(local, incoming)) })
         }
         TableAlgorithm::Dws => merge_columns(local, incoming, rules, values, &|_| true),
         TableAlgorithm::Gos if incoming.kind != RowKind::Created => {

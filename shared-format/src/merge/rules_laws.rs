@@ -157,7 +157,7 @@ impl Replica {
         if plan.state.is_alive() {
             self.parked.clear();
         } else {
-            self.row.registers.clear();
+            assert!(self.row.registers.is_empty(), "registers go with their row: {change:?} on {before:?}");
             self.parked.retain(|column, _| plan.state.cell(*column).is_some());
         }
         self.row.state = plan.state;
