@@ -39,16 +39,18 @@ begin
 end
 $check$;
 
--- A capture function as it is to be: that of a disabled table stamps and tells nobody.
-create function cloudsync.for_capture(table_id integer, definition text)
+-- A capture function as it is to be: that of a disabled table stamps and tells nobody. The names of a user's columns
+-- stand in the body, so it is quoted as a literal: a dollar quote could be ended by one of them.
+create function cloudsync.for_capture(table_id integer, head text, body text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  select case
-    when t.enabled then for_capture.definition
-    else replace(for_capture.definition, 'cloudsync.emit(', 'cloudsync.hold_back(')
-  end
+  select for_capture.head || ' as ' || quote_literal(
+    case
+      when t.enabled then for_capture.body
+      else replace(for_capture.body, 'cloudsync.emit(', 'cloudsync.hold_back(')
+    end)
   from cloudsync.tables as t
   where t.table_id = for_capture.table_id;
 end;
@@ -101,14 +103,16 @@ declare
   v_ruled boolean := cloudsync.is_ruled(create_capture_function.table_id);
 begin
   execute cloudsync.for_capture(create_capture_function.table_id, format(
-    $function$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
+    $head$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres'
 set timezone = 'UTC'
-set extra_float_digits = 1
-as $capture$
+set extra_float_digits = 1$head$,
+    create_capture_function.operation,
+    create_capture_function.table_id), format(
+    $body$
 #variable_conflict use_variable
 declare
   v_table cloudsync.tables;
@@ -133,7 +137,7 @@ begin
   end if;
   return null;
 end
-$capture$$function$,
+$body$,
     create_capture_function.operation,
     create_capture_function.table_id,
     cloudsync.spell_check(create_capture_function.table_id, create_capture_function.operation),
@@ -178,10 +182,11 @@ set search_path = pg_catalog, pg_temp
 as $create$
 begin
   execute cloudsync.for_capture(create_truncate_function.table_id, format(
-    $function$create or replace function cloudsync.capture_truncate_%1$s() returns trigger
+    $head$create or replace function cloudsync.capture_truncate_%1$s() returns trigger
 language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $capture$
+set search_path = pg_catalog, pg_temp$head$,
+    create_truncate_function.table_id), format(
+    $body$
 #variable_conflict use_variable
 declare
   v_table cloudsync.tables;
@@ -200,7 +205,7 @@ begin
   end if;
   return null;
 end
-$capture$$function$,
+$body$,
     create_truncate_function.table_id,
     cloudsync.spell_check(create_truncate_function.table_id, 'truncate'),
     format(
