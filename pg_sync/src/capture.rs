@@ -56,6 +56,8 @@ server_functions! {
     stage_unchanged, pg_finfo_stage_unchanged, unchanged;
     retyped_columns, pg_finfo_retyped_columns, retyped;
     leave, pg_finfo_leave, left;
+    stage_insert, pg_finfo_stage_insert, insert;
+    stage_inserted, pg_finfo_stage_inserted, inserted;
 }
 
 /// One call by the server.
@@ -230,6 +232,30 @@ fn outcome(call: &Call) -> Datum {
         Some(tuple::booleans(&outcome.carried)),
     ];
     tuple::to_result(call.0, &values)
+}
+
+fn insert(call: &Call) -> Datum {
+    let image = call.record(1, "image");
+    let Some(metadata) = or_raise(stage::insert_outcome(call.integer(0, "table_id"), &image)) else {
+        return call.null();
+    };
+    let values = [
+        Some(Datum::from(1)),
+        Some(Datum::from(metadata.alive)),
+        Some(Datum::from(metadata.hlc)),
+        Some(Datum::from(metadata.site)),
+        metadata.cols_datum(),
+        None,
+    ];
+    tuple::to_result(call.0, &values)
+}
+
+fn inserted(call: &Call) -> Datum {
+    let written = codec::to_i64(required(call.argument(1), "written"));
+    match stage::insert_ended(call.integer(0, "table_id"), written) {
+        Some(left) => Datum::from(left),
+        None => call.null(),
+    }
 }
 
 fn unchanged(call: &Call) -> Datum {

@@ -17,6 +17,8 @@ use crate::edge::codec::Codec;
 use crate::edge::memory::Context;
 use crate::edge::session;
 use crate::edge::tuple::Tuple;
+use crate::emit::{Emitted, Emitter};
+use crate::error::SyncError;
 use crate::metadata::Metadata;
 use crate::ruled::{self, Misplaced, TableRules};
 
@@ -110,9 +112,25 @@ type Stored = (RowKind, Vec<bool>);
 
 struct StagedTable {
     columns: Vec<(i16, ColumnId, Codec)>,
-    key_codecs: Vec<Codec>,
+    key: Vec<(i16, Codec)>,
     rules: TableRules,
     rows: HashMap<Vec<u8>, Staged>,
+    inserted: Inserted,
+}
+
+/// What one statement inserted, of which the trigger asks row by row.
+struct Inserted {
+    /// An empty one, for the next statement.
+    start: Box<dyn Fn() -> Emitter>,
+    emitter: Option<Emitter>,
+    offered: i64,
+    taken: i64,
+}
+
+impl Inserted {
+    fn forget(&mut self) {
+        (self.emitter, self.offered, self.taken) = (None, 0, 0);
+    }
 }
 
 /// The rows of one try.
@@ -120,6 +138,8 @@ pub(crate) struct Stage {
     tables: HashMap<i32, StagedTable>,
     ordinals: HashMap<SiteId, i32>,
     site: SiteId,
+    /// The subtransaction that it lives in: with that one it is gone.
+    made_in: u32,
     /// Holds copies of stored values.
     memory: Context,
 }
@@ -131,16 +151,18 @@ thread_local! {
 impl Stage {
     /// An empty stage; `ordinals` knows every site that may be written, `site` is our own.
     pub(crate) fn new(ordinals: HashMap<SiteId, i32>, site: SiteId) -> Self {
-        Self { tables: HashMap::new(), ordinals, site, memory: Context::new(c"cloudsync stage") }
+        let made_in = session::subtransaction_id();
+        Self { tables: HashMap::new(), ordinals, site, made_in, memory: Context::new(c"cloudsync stage") }
     }
 
     /// Adds a row.
     pub(crate) fn add(&mut self, table: &Tracked, row_key: Vec<u8>, row: Staged) {
         let staged = self.tables.entry(table.table_id).or_insert_with(|| StagedTable {
             columns: table.columns.iter().map(|c| (c.id, c.column_id(), c.codec.clone())).collect(),
-            key_codecs: table.key.iter().map(|column| column.codec.clone()).collect(),
+            key: table.key.iter().map(|column| (column.id, column.codec.clone())).collect(),
             rules: table.ruled.clone(),
             rows: HashMap::new(),
+            inserted: Inserted { start: emitter(table), emitter: None, offered: 0, taken: 0 },
         });
         staged.rows.insert(row_key, row);
     }
@@ -187,11 +209,11 @@ pub(crate) fn unseen() -> HashSet<(i32, Vec<u8>)> {
 
 fn with_row<T>(table: i32, key: &Tuple, body: impl FnOnce(&mut StageView<'_>) -> T) -> Option<T> {
     STAGE.with_borrow_mut(|stage| {
-        let Stage { tables, ordinals, site, memory } = stage.as_mut()?;
-        let StagedTable { columns, key_codecs, rules, rows } = tables.get_mut(&table)?;
-        let parts = key_codecs.iter().zip(&key.values).map(|(codec, value)| codec.value(*value));
+        let Stage { tables, ordinals, site, made_in, memory } = stage.as_mut()?;
+        let StagedTable { columns, key: codecs, rules, rows, .. } = tables.get_mut(&table)?;
+        let parts = codecs.iter().zip(&key.values).map(|((_, codec), value)| codec.value(*value));
         let row = rows.get_mut(&encode_key(parts.collect::<Vec<ValueRef<'_>>>()))?;
-        Some(body(&mut StageView { row, columns, rules, ordinals, site: *site, memory }))
+        Some(body(&mut StageView { row, columns, rules, ordinals, site: *site, made_in: *made_in, memory }))
     })
 }
 
@@ -212,11 +234,80 @@ pub(crate) fn outcome(table: i32, key: &Tuple, image: Option<&Tuple>) -> Option<
     with_row(table, key, |view| view.outcome(image))?
 }
 
+fn emitter(table: &Tracked) -> Box<dyn Fn() -> Emitter> {
+    let (number, incarnation, version) = (table.number(), table.incarnation, table.version);
+    let columns: Vec<i16> = table.columns.iter().map(|column| column.id).collect();
+    Box::new(move || Emitter::new(number, incarnation, version, columns.clone()))
+}
+
+/// The short way for a row that apply inserted and that no other statement has touched: what its metadata becomes,
+/// the message begun. None for any other row. `image` is the row as it was inserted; whatever wrote it since would
+/// have passed a capture trigger, and the stage would know.
+pub(crate) fn insert_outcome(table: i32, image: &Tuple) -> Result<Option<Metadata>, SyncError> {
+    let key = STAGE.with_borrow_mut(|stage| {
+        let staged = stage.as_mut()?.tables.get_mut(&table)?;
+        staged.inserted.offered += 1;
+        let key = staged.key.iter();
+        let (values, types) =
+            key.map(|(id, _)| (image.attribute(*id), image.attribute_type(*id).unwrap_or_default())).unzip();
+        Some(Tuple { values, types })
+    });
+    let Some(key) = key else { return Ok(None) };
+    let is_untouched = |view: &mut StageView<'_>| {
+        let is_first = view.row.asked == Asked::Whole && !view.row.progress.consumed;
+        if is_first { view.outcome(Some(image)) } else { None }
+    };
+    let Some(outcome) = with_row(table, &key, is_untouched).flatten() else { return Ok(None) };
+    let emitter = STAGE.with_borrow_mut(|stage| {
+        let inserted = &mut stage.as_mut()?.tables.get_mut(&table)?.inserted;
+        inserted.taken += 1;
+        Some(inserted.emitter.take().unwrap_or_else(|| (inserted.start)()))
+    });
+    let Some(mut emitter) = emitter else { return Ok(None) };
+    let Outcome { kind, metadata, carried, ruled: None } = outcome else { return Ok(None) };
+    emitter.row(&Emitted {
+        kind,
+        hlc: metadata.hlc,
+        site: metadata.site,
+        cols: &metadata.cols,
+        carried: Some(&carried),
+        key: &key,
+        image,
+    })?;
+    STAGE.with_borrow_mut(|stage| {
+        if let Some(staged) = stage.as_mut().and_then(|stage| stage.tables.get_mut(&table)) {
+            staged.inserted.emitter = Some(emitter);
+        }
+    });
+    Ok(Some(metadata))
+}
+
+/// Ends the short way of one statement, which wrote the metadata of so many rows: sends what was begun and returns
+/// how many rows are left to the long way. None when other metadata was found than the merge saw.
+pub(crate) fn insert_ended(table: i32, written: i64) -> Option<i64> {
+    let (emitter, offered, taken) = STAGE.with_borrow_mut(|stage| {
+        let inserted = &mut stage.as_mut()?.tables.get_mut(&table)?.inserted;
+        let ended = (inserted.emitter.take(), inserted.offered, inserted.taken);
+        inserted.forget();
+        Some(ended)
+    })?;
+    if let Some(mut emitter) = emitter {
+        emitter.finish();
+    }
+    (written == taken).then(|| offered.saturating_sub(taken))
+}
+
 /// Goes back to what was before a subtransaction that is being rolled back.
 pub(crate) fn subtransaction_aborted(id: u32) {
     STAGE.with_borrow_mut(|stage| {
-        let tables = stage.iter_mut().flat_map(|stage| stage.tables.values_mut());
-        for row in tables.flat_map(|table| table.rows.values_mut()) {
+        let Some(stage) = stage else { return };
+        for table in stage.tables.values_mut() {
+            table.inserted.forget();
+        }
+        if id <= stage.made_in {
+            return;
+        }
+        for row in stage.tables.values_mut().flat_map(|table| table.rows.values_mut()) {
             while let Some((_, before)) = row.undo.pop_if(|(made_in, _)| *made_in >= id) {
                 row.progress = before;
             }
@@ -230,14 +321,17 @@ struct StageView<'a> {
     rules: &'a TableRules,
     ordinals: &'a HashMap<SiteId, i32>,
     site: SiteId,
+    made_in: u32,
     memory: &'a Context,
 }
 
 impl StageView<'_> {
     fn outcome(&mut self, image: Option<&Tuple>) -> Option<Outcome> {
-        let before = self.row.progress.clone();
-        let first = !before.consumed;
-        self.row.undo.push((session::subtransaction_id(), before));
+        let first = !self.row.progress.consumed;
+        let running = session::subtransaction_id();
+        if running != self.made_in {
+            self.row.undo.push((running, self.row.progress.clone()));
+        }
         self.row.progress.consumed = true;
         if let Some(written) = self.row.progress.written.take() {
             self.row.progress.seen = Some(written);
@@ -289,7 +383,7 @@ impl StageView<'_> {
             .zip(&self.row.progress.expected)
             .map(|(column, expected)| differs(&column.2, image.attribute(column.0), expected))
             .collect();
-        self.remember(image);
+        self.remember(image, &differs);
         if !self.row.progress.full.state.is_alive() {
             // Deleted as asked, and made again by a trigger of the table.
             self.write_local(LocalWrite::Create, wall, Some(image));
@@ -338,12 +432,13 @@ impl StageView<'_> {
     }
 
     /// From now on the row as it is stored is what is expected.
-    fn remember(&mut self, image: &Tuple) {
-        let columns = self.columns;
-        let copies = self.memory.run(|| {
-            columns.iter().map(|column| column.2.copy(image.attribute(column.0))).collect::<Vec<_>>()
-        });
-        self.row.progress.expected = copies.into_iter().map(|value| Expected { value, sent: None }).collect();
+    fn remember(&mut self, image: &Tuple, differs: &[bool]) {
+        let (columns, memory) = (self.columns, self.memory);
+        let expected = columns.iter().zip(differs).zip(&mut self.row.progress.expected);
+        for ((column, _), expected) in expected.filter(|((_, differs), _)| **differs) {
+            let value = memory.run(|| column.2.copy(image.attribute(column.0)));
+            *expected = Expected { value, sent: None };
+        }
     }
 }
 

@@ -148,6 +148,18 @@ create function cloudsync.stage_unchanged(
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'stage_unchanged';
 
+-- The short way for rows that apply inserted: what the metadata of one becomes, its message begun; null for a row
+-- that is not staged, or that another statement has touched.
+create function cloudsync.stage_insert(table_id integer, image record) returns cloudsync.staged_row
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'stage_insert';
+
+-- Ends the short way of a statement that wrote so many rows of metadata, and sends their messages. Returns how many
+-- rows were not taken, or null when other metadata stood there than the merge saw.
+create function cloudsync.stage_inserted(table_id integer, written bigint) returns bigint
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'stage_inserted';
+
 -- The hub's.
 
 create function cloudsync.definitions() returns bytea

@@ -327,13 +327,49 @@ begin atomic
     cloudsync.spell(spell_slow.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '));
 end;
 
+-- The short way of the staged path, for rows that apply inserted and that no other statement has touched: each row
+-- of the transition table is then the current one. Ends the trigger when no row is left to the long way.
+create function cloudsync.spell_staged_insert(table_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select format(
+    $statement$with written as (
+      insert into cloudsync.meta_%1$s as m (%2$s, alive, hlc, site, cols)
+      select %3$s, (c.staged).alive, (c.staged).hlc, (c.staged).site, (c.staged).cols
+      from (select %4$s, cloudsync.stage_insert(%1$s, coalesce(n.*)) as staged from cloudsync_new as n offset 0) as c
+      where (c.staged).kind is not null
+      on conflict (%2$s) do update
+      set alive = excluded.alive, hlc = excluded.hlc, site = excluded.site, cols = excluded.cols
+      where cloudsync.stage_unchanged(%1$s, row(%5$s), m.alive, m.hlc, m.site, m.cols)
+      returning 1
+    )
+    select cloudsync.stage_inserted(%1$s, count(*)) into v_left from written;
+    if v_left is null then
+      raise exception 'metadata of %% changed while apply was writing', tg_relid::regclass
+        using errcode = 'CS001';
+    elsif v_left = 0 then
+      return null;
+    end if;
+    $statement$,
+    spell_staged_insert.table_id,
+    cloudsync.spell(spell_staged_insert.table_id, true, 'key_{n}', ', '),
+    cloudsync.spell(spell_staged_insert.table_id, true, 'c.key_{n}', ', '),
+    cloudsync.spell(spell_staged_insert.table_id, true, 'n.{name} as key_{n}', ', '),
+    cloudsync.spell(spell_staged_insert.table_id, true, 'm.key_{n}', ', '));
+end;
+
 -- Rows that apply wrote: the stage knows what was asked and what merge decided.
 create function cloudsync.spell_staged(table_id integer, operation text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  select format(
+  select case spell_staged.operation
+    when 'insert' then cloudsync.spell_staged_insert(spell_staged.table_id)
+    else ''
+  end || format(
     $statement$%1$s, c as materialized (
       select r.*, s.kind, s.alive, s.hlc, s.site, s.cols, s.carried
       from r

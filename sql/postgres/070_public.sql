@@ -141,8 +141,8 @@ end;
 
 -- Merges a payload (a file, or bare bytes) with the caller's rights. Returns how many rows
 -- changed; refused rows are warned of and kept in cloudsync.rejected. Deferred constraints are
--- checked here, row by row if need be, by SET CONSTRAINTS ALL IMMEDIATE: that setting stays for
--- the rest of the caller's transaction, since Postgres tells nobody what it was before.
+-- checked here, row by row if need be, unless some are open already; what the caller's transaction
+-- defers, it goes on to defer.
 create function @extschema@.cloudsync_payload_apply(payload bytea) returns bigint
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'payload_apply_wrapper';

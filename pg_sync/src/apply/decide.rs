@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use schema_mapping::to_postgres_text;
 use shared_format::{
     CellOutcome, ColumnId, Incoming as Merged, Plan, Register, RowState, RowWrite, SiteId, Stamp, merge,
+    merge_unseen,
 };
 
 use super::author::Author;
@@ -92,6 +93,10 @@ pub(super) fn decide(
     parked: BTreeMap<usize, Expected>,
     (author, here): (Author, SiteId),
 ) -> Result<Decision, SyncError> {
+    let is_plain = table.ruled.rules.are_plain();
+    if is_plain && let Some(decision) = decide_unseen(row, local, &parked, author) {
+        return Ok(decision);
+    }
     let mut draft = Draft {
         table,
         local,
@@ -108,13 +113,40 @@ pub(super) fn decide(
         here,
         lost: BTreeMap::new(),
     };
-    let is_plain = table.ruled.rules.are_plain();
     for change in &row.changes {
         let restamped = draft.author.restamped(change, &draft.state, draft.here);
         let change = restamped.as_ref().unwrap_or(change);
         if is_plain { draft.merge(change)? } else { draft.merge_by_rules(change)? }
     }
     Ok(draft.finish())
+}
+
+/// The short way for a creation of a row that was never here.
+fn decide_unseen(
+    row: &IncomingRow,
+    local: &Local,
+    parked: &BTreeMap<usize, Expected>,
+    author: Author,
+) -> Option<Decision> {
+    let [change] = row.changes.as_slice() else { return None };
+    let is_unseen = local.metadata.is_none() && local.values.is_none() && parked.is_empty();
+    if !is_unseen || !author.speaks_for(change.stamp.site) {
+        return None;
+    }
+    let (kind, stamp) = (change.kind, change.stamp);
+    let state = merge_unseen(&Merged { kind, stamp, cells: &change.cells, uncarried: &change.uncarried })?;
+    Some(Decision {
+        write: Write::Insert,
+        state,
+        asked: change.values.iter().cloned().collect(),
+        parked: BTreeMap::new(),
+        newly_parked: Vec::new(),
+        buried: false,
+        changed: true,
+        lost: Vec::new(),
+        registers: Registers::new(),
+        travels: Vec::new(),
+    })
 }
 
 impl Draft<'_> {

@@ -1,7 +1,5 @@
 //! Incoming rows in the form of our tables: columns by our ids, values as datums of the column's type.
 
-use std::collections::HashMap;
-
 use pgrx::pg_sys::Datum;
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Payload, TableDefinition};
@@ -10,6 +8,7 @@ use shared_format::{
 };
 
 use super::author::Author;
+use super::constraints::Constraints;
 use super::{REFUSALS_MAX, Refusal, Refused, permanent};
 use crate::catalog::Tracked;
 use crate::edge::session::as_owner;
@@ -93,6 +92,8 @@ pub(super) struct Incoming {
     pub(super) author: Author,
     /// This database.
     pub(super) here: SiteId,
+    /// How deferred constraints are checked.
+    pub(super) constraints: Constraints,
 }
 
 impl Incoming {
@@ -139,9 +140,16 @@ pub(super) fn read(
 ) -> Result<Incoming, SyncError> {
     let definitions = payload.definitions()?;
     let ranks = ranks(&tables);
-    let mut incoming =
-        Incoming { tables, rows: Vec::new(), ranks, refusals: Vec::new(), skipped: Vec::new(), author, here };
-    let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::new();
+    let mut incoming = Incoming {
+        tables,
+        rows: Vec::new(),
+        ranks,
+        refusals: Vec::new(),
+        skipped: Vec::new(),
+        author,
+        here,
+        constraints: Constraints::find(author),
+    };
     for changes in payload.changes() {
         let definition = definitions
             .iter()
@@ -150,10 +158,18 @@ pub(super) fn read(
                     == (changes.table(), changes.incarnation(), changes.version())
             })
             .ok_or(SyncError::MissingDefinition { table: changes.table(), version: changes.version() })?;
-        read_changes(&mut incoming, &changes, definition, &mut places)?;
+        read_changes(&mut incoming, &changes, definition)?;
     }
     let number = |row: &IncomingRow| incoming.tables.get(row.table).map(|table| table.table_id);
     incoming.rows.sort_by(|a, b| (number(a), &a.row_key).cmp(&(number(b), &b.row_key)));
+    // Changes of one row stand beside each other now, in the order of the payload.
+    incoming.rows.dedup_by(|later, row| {
+        let is_same = (later.table, &later.row_key) == (row.table, &row.row_key);
+        if is_same {
+            row.changes.append(&mut later.changes);
+        }
+        is_same
+    });
     Ok(incoming)
 }
 
@@ -169,12 +185,15 @@ fn read_changes(
     incoming: &mut Incoming,
     changes: &Changes<'_>,
     definition: &TableDefinition,
-    places: &mut HashMap<(usize, Vec<u8>), usize>,
 ) -> Result<(), SyncError> {
     let mapping = map(incoming, changes, definition)?;
     let mut rows = changes.rows();
     let mut raws = Vec::with_capacity(changes.row_count());
     while let Some(row) = rows.next_row()? {
+        let (found, wanted) = (row.key.len(), definition.key.len());
+        if found != wanted {
+            return Err(SyncError::KeyShape { table: definition.name.clone(), found, wanted });
+        }
         let cells = row.cells.iter().map(|cell| (cell.column, cell.stamp, cell.value)).collect();
         raws.push(Raw { kind: row.kind, stamp: row.stamp, key: row.key.clone(), cells });
     }
@@ -209,21 +228,10 @@ fn read_changes(
     for row in converted {
         match row {
             Err(refusal) => incoming.refuse(refusal),
-            Ok(row) => add(incoming, row, places),
+            Ok(row) => incoming.rows.push(row),
         }
     }
     Ok(())
-}
-
-/// Joins changes of one row.
-fn add(incoming: &mut Incoming, row: IncomingRow, places: &mut HashMap<(usize, Vec<u8>), usize>) {
-    let place = (row.table, row.row_key.clone());
-    if let Some(known) = places.get(&place).and_then(|at| incoming.rows.get_mut(*at)) {
-        known.changes.extend(row.changes);
-    } else {
-        places.insert(place, incoming.rows.len());
-        incoming.rows.push(row);
-    }
 }
 
 /// Finds our table and columns by name; the inner error is why there is none.
@@ -263,7 +271,7 @@ fn map(
                 SyncError::UnknownColumn { table: definition.name.clone(), column: id.get() }
             })?;
         let place = table.columns.iter().position(|column| column.name == known.name);
-        let skipped = (definition.name.clone(), known.name.clone());
+        let skipped = (storable(&definition.name), storable(&known.name));
         if place.is_none() && !incoming.skipped.contains(&skipped) {
             incoming.skipped.push(skipped);
         }
@@ -319,12 +327,17 @@ fn text_of(value: ValueRef<'_>) -> Option<String> {
 
 fn refusal(table: &str, raw: &Raw<'_>, sqlstate: String, message: String) -> Refusal {
     Refusal {
-        table: table.to_owned(),
+        table: storable(table),
         row_key: encode_key(raw.key.iter().copied()),
         key: to_json(&raw.key),
         sqlstate,
-        message,
+        message: storable(&message),
     }
+}
+
+/// Text of a client in a form that can be told and stored: no text of Postgres has a zero byte.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// A key as people and clients read it; bytes as {"blob": "<hex>"}.
@@ -338,7 +351,7 @@ pub(crate) fn to_json(key: &[ValueRef<'_>]) -> Json {
             json!({ "blob": v.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
         }
         other => match schema_mapping::to_postgres_text(other) {
-            Ok(Some(text)) => json!(text),
+            Ok(Some(text)) => json!(storable(&text)),
             Ok(None) | Err(_) => Json::Null,
         },
     };

@@ -17,7 +17,7 @@ use crate::ruled::{self, Registers};
 use crate::sites;
 
 /// A row as it is here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Local {
     /// Values of the columns beside the key; None when there is no row.
     pub(super) values: Option<Vec<Option<Datum>>>,
@@ -58,9 +58,10 @@ pub(crate) fn same_key(table: &Tracked, left: &str, right: &str) -> String {
     parts.collect::<Vec<_>>().join(" and ")
 }
 
-/// Locks the rows that the caller may update, in the order of their keys.
-pub(super) fn lock(incoming: &Incoming, which: &[usize]) {
+/// Locks the rows that the caller may update, in the order of their keys. Says whether it locked any.
+fn lock(incoming: &Incoming, which: &[usize]) -> bool {
     let user = session::current_user();
+    let mut is_locked = false;
     for (table, rows) in by_table(incoming, which) {
         let Some(table) = incoming.tables.get(table) else { continue };
         let rights = [pg_sys::ACL_SELECT, pg_sys::ACL_UPDATE];
@@ -75,8 +76,9 @@ pub(super) fn lock(incoming: &Incoming, which: &[usize]) {
             same_key(table, "d", "s"),
             key.join(", "),
         );
-        query::run_with_rows(&sql, &[], &keys(incoming, table, &rows));
+        is_locked |= query::run_with_rows(&sql, &[], &keys(incoming, table, &rows)).count > 0;
     }
+    is_locked
 }
 
 fn keys(incoming: &Incoming, table: &Tracked, rows: &[usize]) -> Input {
@@ -94,7 +96,21 @@ fn keys(incoming: &Incoming, table: &Tracked, rows: &[usize]) -> Input {
     Input { columns, rows: rows.iter().filter_map(row).collect() }
 }
 
-/// Reads rows and metadata, also what the caller may not see.
+/// What is here of the rows; those that are here are locked, and then read again.
+pub(super) fn locked(incoming: &Incoming, which: &[usize]) -> Result<HashMap<usize, Local>, SyncError> {
+    let mut locals = read(incoming, which)?;
+    let is_here = |at: &usize| locals.get(at).is_some_and(|local| local.values.is_some());
+    let here: Vec<usize> = which.iter().copied().filter(is_here).collect();
+    if !here.is_empty() && lock(incoming, &here) {
+        for at in &here {
+            locals.remove(at);
+        }
+        locals.extend(read(incoming, &here)?);
+    }
+    Ok(locals)
+}
+
+/// Reads rows and metadata, also what the caller may not see. Of a row that was never here there is nothing.
 pub(super) fn read(incoming: &Incoming, which: &[usize]) -> Result<HashMap<usize, Local>, SyncError> {
     as_owner(|| {
         let own = sites::self_ordinal();
@@ -147,7 +163,8 @@ pub(super) fn mark_tellable(incoming: &Incoming, mut lost: Vec<LostOf>) -> Vec<L
     lost
 }
 
-/// place, alive, hlc, site, cols, whether the row exists, its columns; of a ruled table, registers.
+/// place, alive, hlc, site, cols, whether the row exists, its columns; of a ruled table, registers. Of rows that have
+/// data or metadata.
 fn read_sql(table: &Tracked) -> String {
     let columns: String = table.columns.iter().map(|column| format!(", d.{}", column.quoted())).collect();
     let first = table.key.first().map(crate::catalog::Column::quoted).unwrap_or_default();
@@ -157,7 +174,8 @@ fn read_sql(table: &Tracked) -> String {
     let registers = if table.ruled.rules.are_plain() { "" } else { ", m.registers" };
     format!(
         "select s.place, m.alive, m.hlc, m.site, m.cols, d.{first} is not null{columns}{registers} \
-         from cloudsync_rows as s left join {} as m on {} left join {} as d on {}",
+         from cloudsync_rows as s left join {} as m on {} left join {} as d on {} \
+         where m.alive is not null or d.{first} is not null",
         table.metadata(),
         parts.collect::<Vec<_>>().join(" and "),
         table.scan(),

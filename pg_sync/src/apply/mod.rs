@@ -6,6 +6,7 @@
 
 mod author;
 mod conflicts;
+mod constraints;
 mod decide;
 mod incoming;
 mod local;
@@ -28,6 +29,7 @@ use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
 use crate::error::SyncError;
 use crate::{sites, stage};
 pub(crate) use author::Author;
+use constraints::Constraints;
 pub(crate) use incoming::to_json as key_json;
 use incoming::{Incoming, IncomingRow};
 pub(crate) use local::{key_columns, same_key};
@@ -126,6 +128,8 @@ impl Applied {
 
 /// Why a try ended without an error of the server.
 enum Stop {
+    /// It would have worked.
+    Rehearsed,
     /// Rows are not as the merge saw them.
     Changed,
     /// A policy or a trigger kept a write from its row.
@@ -321,14 +325,28 @@ fn refusal(incoming: &Incoming, at: usize, refused: Refused) -> Refusal {
 /// Applies some rows in one savepoint, reading and merging again while they change under it. The outer error
 /// is ours; the inner one is why the database refuses them.
 fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refused>, SyncError> {
-    for _ in 0..ATTEMPTS_MAX {
+    let mut is_rehearsal = incoming.constraints == Constraints::Rehearsed;
+    let mut attempts = 0;
+    while attempts < ATTEMPTS_MAX {
+        attempts += 1;
+        let checks = is_rehearsal || incoming.constraints == Constraints::Checked;
+        let attempt = || match write::attempt(incoming, which, checks) {
+            Ok(_) if is_rehearsal => Err(Stop::Rehearsed),
+            tried => tried,
+        };
         // What a try reads goes with it: by halves a payload may be tried many times.
         let memory = Context::new(c"cloudsync try");
-        let tried = memory.run(|| subtransaction(|| write::attempt(incoming, which)));
+        let tried = memory.run(|| subtransaction(attempt));
         drop(memory);
         match tried {
             Ok(settled) => return Ok(Ok(settled)),
-            Err(RolledBack::GaveUp(Stop::Changed)) => {}
+            Err(RolledBack::GaveUp(Stop::Changed)) => {
+                is_rehearsal = incoming.constraints == Constraints::Rehearsed;
+            }
+            Err(RolledBack::GaveUp(Stop::Rehearsed)) => {
+                is_rehearsal = false;
+                attempts -= 1;
+            }
             Err(RolledBack::GaveUp(Stop::Broken(error))) => return Err(error),
             Err(RolledBack::GaveUp(Stop::Hidden(message))) => {
                 return Ok(Err(Refused { sqlstate: "42501".into(), message: message.into() }));
@@ -336,7 +354,9 @@ fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refuse
             Err(RolledBack::GaveUp(Stop::Denied(message))) => {
                 return Ok(Err(Refused { sqlstate: "42501".into(), message }));
             }
-            Err(RolledBack::Raised(caught)) if caught.sqlstate == "CS001" => {}
+            Err(RolledBack::Raised(caught)) if caught.sqlstate == "CS001" => {
+                is_rehearsal = incoming.constraints == Constraints::Rehearsed;
+            }
             Err(RolledBack::Raised(caught)) => return Ok(Err(permanent(caught))),
         }
     }

@@ -10,7 +10,7 @@ use shared_format::{RowKind, RowRegisters, SiteId, ValueRef};
 use super::decide::{Decision, LostCell, Write, decide};
 use super::incoming::{Incoming, IncomingRow};
 use super::local::{self, Local};
-use super::{Settled, Stop, parked};
+use super::{Settled, Stop, constraints, parked};
 use crate::catalog::Tracked;
 use crate::edge::codec;
 use crate::edge::query::{self, Input, InputColumn};
@@ -38,19 +38,18 @@ pub(super) struct LostOf {
     pub(super) is_tellable: bool,
 }
 
-/// Applies some rows; an error means that nothing of it may stay.
-pub(super) fn attempt(incoming: &Incoming, which: &[usize]) -> Result<Settled, Stop> {
-    local::lock(incoming, which);
-    let locals = local::read(incoming, which)?;
+/// Applies some rows; an error means that nothing of it may stay. `checks` is whether deferred constraints are.
+pub(super) fn attempt(incoming: &Incoming, which: &[usize], checks: bool) -> Result<Settled, Stop> {
+    let locals = local::locked(incoming, which)?;
     let (decided, lost) = decide_all(incoming, which, locals)?;
     if !decided.is_empty() {
-        carry_out(incoming, &decided)?;
+        carry_out(incoming, &decided, checks)?;
     }
     let changed = i64::try_from(decided.len()).unwrap_or(i64::MAX);
     Ok(Settled { changed, lost: local::mark_tellable(incoming, lost) })
 }
 
-fn carry_out(incoming: &Incoming, decided: &[Decided<'_>]) -> Result<(), Stop> {
+fn carry_out(incoming: &Incoming, decided: &[Decided<'_>], checks: bool) -> Result<(), Stop> {
     check_rights(decided)?;
     let ordinals = ordinals(decided);
     let mut stage = Stage::new(ordinals.clone(), incoming.here);
@@ -60,7 +59,9 @@ fn carry_out(incoming: &Incoming, decided: &[Decided<'_>]) -> Result<(), Stop> {
     let standing = Standing::begin(stage);
     write_data(incoming, decided);
     as_owner(|| write_metadata(decided, &ordinals))?;
-    query::run("set constraints all immediate", &[]);
+    if checks {
+        query::run(constraints::CHECK, &[]);
+    }
     check_seen(decided)?;
     drop(standing);
     as_owner(|| tell_parked(decided));
@@ -75,8 +76,9 @@ fn decide_all<'a>(
     let mut decided = Vec::with_capacity(which.len());
     let mut lost = Vec::new();
     for at in which {
-        let (Some(row), Some(local)) = (incoming.rows.get(*at), locals.remove(at)) else { continue };
+        let Some(row) = incoming.rows.get(*at) else { continue };
         let table = incoming.table(row);
+        let local = locals.remove(at).unwrap_or_default();
         let parked = parked::read(table, row, &local.state)?;
         let mut decision = decide(table, row, &local, parked, (incoming.author, incoming.here))?;
         lost.extend(decision.lost.drain(..).map(|cell| LostOf { row: *at, cell, is_tellable: false }));

@@ -174,6 +174,7 @@ fn register(input: &Input) -> Registered {
     // SAFETY: ended by the drop, or with its memory context.
     let store = unsafe { pg_sys::tuplestore_begin_heap(false, false, WORK_KIB) };
     for row in &input.rows {
+        assert_eq!(row.len(), input.columns.len(), "a row has a value for each column");
         let mut datums: Vec<Datum> = row.iter().map(|value| value.unwrap_or(Datum::null())).collect();
         let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
         // SAFETY: a row has one datum of the right type per column; the store copies them.
