@@ -70,13 +70,19 @@ set search_path = pg_catalog, pg_temp
 as $adopt$
 declare
   v_table cloudsync.tables;
+  v_moved boolean;
 begin
   perform cloudsync.lock_registry();
   perform cloudsync.forget_dropped_tables();
   for v_table in select t.* from cloudsync.tables as t order by t.table_id loop
+    v_moved := cloudsync.move_columns(v_table.table_id);
+    if v_moved and cloudsync.is_ruled(v_table.table_id) then
+      -- Registers name columns by their ids as well: such rows begin anew.
+      perform cloudsync.resync_table(v_table.table_id, null);
+    end if;
     update cloudsync.tables as t
     set incarnation = cloudsync.new_incarnation(),
-      version = t.version + cloudsync.move_columns(t.table_id)::integer,
+      version = t.version + v_moved::integer,
       tracked_from = pg_current_xact_id()::text::bigint,
       suspended_since = null,
       attributes = c.relnatts
