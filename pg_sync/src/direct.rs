@@ -45,6 +45,7 @@ fn capture_rows(firing: &Firing, operation: Operation, plan: &Plan) -> Outcome {
         wall: session::wall_ms() << 16,
         memory: Context::new(c"cloudsync capture"),
         key: Vec::with_capacity(table.key.len()),
+        metadata_is: Expected::Unknown,
     };
     let done = match operation {
         Operation::Insert => firing.new_rows().map(|new| work.inserted(new)),
@@ -70,6 +71,18 @@ struct Work<'a> {
     memory: Context,
     /// Key of the present row.
     key: Vec<Datum>,
+    metadata_is: Expected,
+}
+
+/// Whether the rows of a statement had metadata before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// The first one shows.
+    Unknown,
+    /// Those that were inserted until now had not, so the next one is not looked for first.
+    Absent,
+    /// Some had: rows that were deleted once.
+    Mixed,
 }
 
 /// What happened to a row.
@@ -135,8 +148,12 @@ impl Work<'_> {
     /// Stamps and emits one row; false when it is for the general functions.
     fn row(&mut self, change: Change<'_>, image: &Rows) -> bool {
         self.memory.reset();
+        if self.metadata_is == Expected::Absent {
+            self.metadata.expect_many();
+        }
         for _try in 0..TRIES {
-            let found = self.metadata.find(&self.key);
+            let hopeful = self.metadata_is == Expected::Absent;
+            let found = if hopeful { None } else { self.metadata.find(&self.key) };
             if found.as_ref().is_some_and(|found| found.own) {
                 return false;
             }
@@ -148,9 +165,13 @@ impl Work<'_> {
             });
             match (written, &found) {
                 (Written::Done, _) => {
+                    if found.is_none() && kind == RowKind::Created && self.metadata_is == Expected::Unknown {
+                        self.metadata_is = Expected::Absent;
+                    }
                     self.emit(kind, stamp, change, image);
                     return true;
                 }
+                (Written::Raced, None) if hopeful => self.metadata_is = Expected::Mixed,
                 // Whoever made it has not committed: the general functions wait for that.
                 (Written::Raced, None) => return false,
                 (Written::Raced, Some(_)) => {}

@@ -135,6 +135,8 @@ pub(crate) struct MetadataTable {
     slot: *mut pg_sys::TupleTableSlot,
     keys: Vec<pg_sys::ScanKeyData>,
     index_info: *mut pg_sys::IndexInfo,
+    /// Keeps the page at hand that the last row went to.
+    bulk: pg_sys::BulkInsertState,
 }
 
 impl MetadataTable {
@@ -176,7 +178,16 @@ impl MetadataTable {
             key
         };
         let keys = (1..).zip(&layout.comparisons).map(key).collect();
-        Self { relation, index, scan, slot, keys, index_info: std::ptr::null_mut() }
+        let (index_info, bulk) = (std::ptr::null_mut(), std::ptr::null_mut());
+        Self { relation, index, scan, slot, keys, index_info, bulk }
+    }
+
+    /// Prepares for many inserts.
+    pub(crate) fn expect_many(&mut self) {
+        if self.bulk.is_null() {
+            // SAFETY: given back by the drop, or by the abort.
+            self.bulk = unsafe { pg_sys::GetBulkInsertState() };
+        }
     }
 
     /// Reads the newest version of the row with this key.
@@ -273,7 +284,8 @@ impl MetadataTable {
         }
     }
 
-    /// Stores a row that `find` did not find.
+    /// Stores a row. It is asked for a row that `find` did not find, and after one of those for others that are
+    /// expected to be new as well.
     pub(crate) fn insert(&self, key: &[Datum], stored: &Stored) -> Written {
         let tuple = self.form(key, stored);
         // Nobody decodes metadata: without its copy for logical decoding it costs decoders nothing.
@@ -281,7 +293,7 @@ impl MetadataTable {
         // SAFETY: reads and marks session state.
         let command = unsafe { pg_sys::GetCurrentCommandId(true) };
         // SAFETY: the tuple was formed for this relation.
-        unsafe { pg_sys::heap_insert(self.relation.0, tuple, command, options, std::ptr::null_mut()) };
+        unsafe { pg_sys::heap_insert(self.relation.0, tuple, command, options, self.bulk) };
         if self.insert_into_index(key, tuple, false) {
             return Written::Done;
         }
@@ -334,6 +346,10 @@ impl MetadataTable {
 impl Drop for MetadataTable {
     fn drop(&mut self) {
         if !std::thread::panicking() {
+            if !self.bulk.is_null() {
+                // SAFETY: made by `expect_many`.
+                unsafe { pg_sys::FreeBulkInsertState(self.bulk) };
+            }
             // SAFETY: made by `open`, ended once; the relations close after it.
             unsafe { pg_sys::index_endscan(self.scan) };
             // SAFETY: as above.
