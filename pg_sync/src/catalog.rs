@@ -154,7 +154,12 @@ pub(crate) fn quote(name: &str) -> String {
 
 /// Reads one table. Runs as the owner.
 pub(crate) fn table(table_id: i32) -> Result<Tracked, SyncError> {
-    read(Some(table_id)).into_iter().next().ok_or(SyncError::NotTracked(table_id))
+    read(Some(table_id), query::run).into_iter().next().ok_or(SyncError::NotTracked(table_id))
+}
+
+/// Reads one table as the active snapshot shows it. Runs as the owner.
+pub(crate) fn table_in_snapshot(table_id: i32) -> Result<Tracked, SyncError> {
+    read(Some(table_id), query::read).into_iter().next().ok_or(SyncError::NotTracked(table_id))
 }
 
 /// Reads the table of a relation. Runs as the owner.
@@ -166,12 +171,12 @@ pub(crate) fn of_relation(relation: pg_sys::Oid) -> Result<Tracked, SyncError> {
 
 /// Reads all tables, by number. Runs as the owner.
 pub(crate) fn tables() -> Vec<Tracked> {
-    read(None)
+    read(None, query::run)
 }
 
-fn read(table_id: Option<i32>) -> Vec<Tracked> {
+fn read(table_id: Option<i32>, run: fn(&str, &[Argument]) -> query::Output) -> Vec<Tracked> {
     let argument = Argument::of(pg_sys::INT4OID, table_id.map(pg_sys::Datum::from));
-    let rows = query::run(include_str!("../../sql/postgres/library/read_table.sql"), &[argument]).rows;
+    let rows = run(include_str!("../../sql/postgres/library/read_table.sql"), &[argument]).rows;
     let mut tables: Vec<Tracked> = Vec::new();
     for row in &rows {
         let table_id = integer(row, 1);

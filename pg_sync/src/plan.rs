@@ -72,12 +72,22 @@ pub(crate) fn of(firing: &Firing, table_id: i32) -> Option<Rc<Plan>> {
 
 /// Makes a plan. Runs as the owner.
 fn make(firing: &Firing, table_id: i32) -> Option<Plan> {
-    let table = catalog::table(table_id).ok()?;
+    // The first call for it in a restored database changes the registry.
+    let ordinal = sites::self_ordinal();
+    let site = sites::site(ordinal)?;
+    // Read now, because later nothing runs as the owner.
+    emit::read_secret();
+    session::with_newest_snapshot(|| read(firing, table_id, ordinal, site))
+}
+
+/// Reads the registry as it is now: a plan outlives the transaction, which may see an older one.
+fn read(firing: &Firing, table_id: i32, ordinal: i32, site: SiteId) -> Option<Plan> {
+    let table = catalog::table_in_snapshot(table_id).ok()?;
     // A partition may have its columns in other places.
     let attributes = firing.attributes();
     let count = i32::try_from(attributes.len()).unwrap_or(i32::MAX);
     let arguments = [Argument::integer(table_id), Argument::oid(firing.relation()), Argument::integer(count)];
-    let is_captured = query::run(include_str!("../../sql/postgres/library/is_captured.sql"), &arguments);
+    let is_captured = query::read(include_str!("../../sql/postgres/library/is_captured.sql"), &arguments);
     if !is_captured.first().is_some_and(codec::to_bool)
         || !table.is_plain()
         || !session::is_named(table.relation, &table.schema, &table.name)
@@ -94,10 +104,6 @@ fn make(firing: &Firing, table_id: i32) -> Option<Plan> {
     }
     let key: Vec<pg_sys::Oid> = table.key.iter().map(|column| column.codec.type_oid()).collect();
     let layout = Layout::of(&format!("meta_{table_id}"), &key)?;
-    let ordinal = sites::self_ordinal();
-    let site = sites::site(ordinal)?;
-    // Read now, because later nothing runs as the owner.
-    emit::read_secret();
     let last = table.key.iter().chain(&table.columns).map(|column| column.id).max().unwrap_or(0);
     Some(Plan {
         ids: table.columns.iter().map(|column| column.id).collect(),

@@ -13,6 +13,9 @@ use super::tuple;
 /// Attributes of a metadata table after its key: alive, hlc, site, cols.
 const AFTER_KEY: usize = 4;
 
+/// Columns of a key: the server's `INDEX_MAX_KEYS` as everybody builds it; a longer one has no layout.
+const KEY_COLUMNS: usize = 32;
+
 /// What is known of a metadata table: looked up once for many statements.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -30,7 +33,7 @@ impl Layout {
         let name = CString::new(name).ok()?;
         // SAFETY: as above.
         let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
-        if oid == pg_sys::InvalidOid {
+        if oid == pg_sys::InvalidOid || key.len() > KEY_COLUMNS {
             return None;
         }
         let open = Opened::table(oid, pg_sys::AccessShareLock);
@@ -242,12 +245,16 @@ impl MetadataTable {
     }
 
     fn form(&self, key: &[Datum], stored: &Stored) -> pg_sys::HeapTuple {
-        let mut values = Vec::with_capacity(key.len() + AFTER_KEY);
-        values.extend_from_slice(key);
         let cols = (!stored.cols.is_empty()).then(|| tuple::bigints(&stored.cols));
-        values.extend([Datum::from(stored.alive), Datum::from(stored.hlc), Datum::from(stored.site)]);
-        values.push(cols.unwrap_or(Datum::null()));
-        let mut nulls = vec![false; values.len()];
+        let stamps = [
+            Datum::from(stored.alive),
+            Datum::from(stored.hlc),
+            Datum::from(stored.site),
+            cols.unwrap_or(Datum::null()),
+        ];
+        let mut values = [Datum::null(); KEY_COLUMNS + AFTER_KEY];
+        values.iter_mut().zip(key.iter().chain(&stamps)).for_each(|(to, from)| *to = *from);
+        let mut nulls = [false; KEY_COLUMNS + AFTER_KEY];
         nulls[key.len() + AFTER_KEY - 1] = cols.is_none();
         // SAFETY: the relation is open.
         let shape = unsafe { (*self.relation.0).rd_att };
@@ -262,8 +269,9 @@ impl MetadataTable {
         } else {
             self.index_info
         };
-        let mut values = key.to_vec();
-        let mut nulls = vec![false; key.len()];
+        let mut values = [Datum::null(); KEY_COLUMNS];
+        values.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
+        let mut nulls = [false; KEY_COLUMNS];
         let unique = if updated {
             pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
         } else {

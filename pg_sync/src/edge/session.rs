@@ -95,6 +95,18 @@ pub(crate) fn identity() -> (u64, u32, pg_sys::Oid) {
     (system, timeline, database)
 }
 
+/// Runs `body` in a snapshot of what is committed now, and of what this transaction has done.
+pub(crate) fn with_newest_snapshot<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: we run inside a transaction; the snapshot is copied by the push.
+    let newest = unsafe { pg_sys::GetLatestSnapshot() };
+    // SAFETY: popped below, or by the abort.
+    unsafe { pg_sys::PushActiveSnapshot(newest) };
+    let result = body();
+    // SAFETY: takes back what was pushed.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
 /// Whether the server is a standby.
 pub(crate) fn in_recovery() -> bool {
     // SAFETY: reads shared state.
