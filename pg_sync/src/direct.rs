@@ -14,6 +14,7 @@ use crate::edge::session;
 use crate::edge::trigger::{Firing, Operation, Rows};
 use crate::emit::Emitter;
 use crate::plan::Plan;
+use crate::too_large;
 
 /// What was done with a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,9 +231,9 @@ impl Work<'_> {
                 Change::Deleted => false,
             };
             let columns = table.columns.iter().enumerate().filter(|(place, _)| carried(*place));
-            let cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = columns
-                .map(|(place, column)| (place, None, column.codec.value(image.attribute(column.id))))
-                .collect();
+            let cells = too_large::read(
+                columns.map(|(place, column)| (place, None, &column.codec, image.attribute(column.id))),
+            );
             emitter.alike(kind, stamp, &key, &cells);
         });
     }

@@ -17,6 +17,7 @@ use crate::edge::session;
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::sites;
+use crate::too_large::{self, Cell as SentCell, LeftOut};
 
 /// Bytes of rows in one message: see DESIGN section 6.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -77,7 +78,7 @@ impl Emitter {
         let life = stamp(&mut self.sites, self.table, row.hlc, row.site)?;
         let key: Vec<ValueRef<'_>> =
             self.key_codecs.iter().zip(&row.key.values).map(|(codec, part)| codec.value(*part)).collect();
-        let mut cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = Vec::new();
+        let mut stored = Vec::new();
         let mut first = None;
         if row.kind != RowKind::Deleted {
             for (index, (id, codec)) in self.columns.iter().zip(&self.column_codecs).enumerate() {
@@ -91,15 +92,22 @@ impl Emitter {
                 let default =
                     if row.kind == RowKind::Cells { *first.get_or_insert(own.unwrap_or(life)) } else { life };
                 let own = Some(own.unwrap_or(life)).filter(|own| *own != default);
-                cells.push((index, own, codec.value(row.image.attribute(*id))));
+                stored.push((index, own, codec, row.image.attribute(*id)));
             }
+        }
+        let (cells, left) = too_large::read(stored.into_iter());
+        if !left.is_empty() {
+            too_large::report(self.table, &self.ids, &key, &left);
+        }
+        self.rows += 1;
+        if row.kind == RowKind::Cells && !left.is_empty() && cells.is_empty() {
+            return Ok(());
         }
         let builder = self.builder.get_or_insert_with(|| {
             ChangesBuilder::new(self.table, self.incarnation, self.version, key.len(), &self.ids)
         });
         builder.row(row.kind, first.unwrap_or(life), &key, &cells);
         let is_full = builder.byte_len() >= MESSAGE_BYTES;
-        self.rows += 1;
         if is_full {
             self.flush();
         }
@@ -112,14 +120,20 @@ impl Emitter {
         kind: RowKind,
         stamp: Stamp,
         key: &[ValueRef<'_>],
-        cells: &[(usize, Option<Stamp>, ValueRef<'_>)],
+        (cells, left): &(Vec<SentCell<'_>>, Vec<LeftOut>),
     ) {
+        self.rows += 1;
+        if !left.is_empty() {
+            too_large::report(self.table, &self.ids, key, left);
+            if kind == RowKind::Cells && cells.is_empty() {
+                return;
+            }
+        }
         let builder = self.builder.get_or_insert_with(|| {
             ChangesBuilder::new(self.table, self.incarnation, self.version, key.len(), &self.ids)
         });
         builder.row(kind, stamp, key, cells);
         let is_full = builder.byte_len() >= MESSAGE_BYTES;
-        self.rows += 1;
         if is_full {
             self.flush();
         }

@@ -29,5 +29,6 @@ mod settings;
 mod sites;
 mod snapshot;
 mod stage;
+mod too_large;
 mod tracking;
 mod upload;

@@ -5,7 +5,7 @@
 //! cloudsync_owner with row security off, so that a filtered scan is an error.
 
 use shared_format::payload::{ChangesBuilder, PayloadBuilder};
-use shared_format::{Hlc, RowKind, RowState, Stamp, Value, ValueRef, decode_key, encode_key};
+use shared_format::{Hlc, RowKind, RowState, Stamp, ValueRef, decode_key, encode_key};
 
 use crate::apply::parked;
 use crate::catalog::{self, Tracked};
@@ -14,7 +14,7 @@ use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
-use crate::{ruled, sites};
+use crate::{ruled, sites, too_large};
 
 /// Rows read from the server at once, so that wide rows do not gather in memory.
 const ROWS_AT_ONCE: i32 = 200;
@@ -95,15 +95,21 @@ fn add(
     let key: Vec<ValueRef<'_>> =
         (5..).zip(&table.key).map(|(at, column)| column.codec.value(row.attribute(at))).collect();
     let registers = ruled::sent(&ruled::unpack(table, &metadata.registers)?);
-    let mut cells = Vec::new();
+    let mut stored = Vec::new();
     if metadata.alive {
         let first = 5 + i16::try_from(table.key.len()).unwrap_or(i16::MAX);
         for (index, (at, column)) in (first..).zip(&table.columns).enumerate() {
             let own = state.cell(column.column_id());
             if own != Some(Stamp::ZERO) {
-                let register = registers.get(&column.column_id()).map(Value::as_ref);
-                cells.push((index, own, register.unwrap_or_else(|| column.codec.value(row.attribute(at)))));
+                stored.push((index, own, &column.codec, row.attribute(at)));
             }
+        }
+    }
+    let (mut cells, _) = too_large::read(stored.into_iter());
+    for (place, _, value) in &mut cells {
+        let column = table.columns.get(*place);
+        if let Some(register) = column.and_then(|column| registers.get(&column.column_id())) {
+            *value = register.as_ref();
         }
     }
     let kind = if metadata.alive { RowKind::Created } else { RowKind::Deleted };

@@ -23,7 +23,7 @@ select author.payload(true) as deleted \gset
 select cloudsync_cleanup('author.t');
 select cloudsync_init('t');
 \echo == nothing yet
-select cloudsync_status() - 'version' - 'siteId' - 'dbVersion' - 'tables' = '{"slots": [], "sites": 0, "parked": 0, "skipped": 0, "rejected": 0, "conflicts": 0, "oldestSite": null}';
+select cloudsync_status() - 'version' - 'siteId' - 'dbVersion' - 'tables' = '{"slots": [], "sites": 0, "tooLarge": 0, "parked": 0, "skipped": 0, "rejected": 0, "conflicts": 0, "oldestSite": null}';
 select cloudsync_status() ->> 'version' = cloudsync_version(), cloudsync_status() ->> 'siteId' = encode(cloudsync_siteid(), 'hex'), (cloudsync_status() ->> 'dbVersion')::bigint between 3 and cloudsync_db_version();
 \echo == a slot that nobody reads keeps what was written
 select pg_create_logical_replication_slot('pg_sync_reports', 'pg_sync') is not null;

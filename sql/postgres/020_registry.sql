@@ -82,6 +82,16 @@ create table cloudsync.partitions (
   table_id integer not null
 );
 
+-- Cells that were written and are too large to travel: others do not have these values.
+create table cloudsync.too_large (
+  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  row_key jsonb not null,
+  column_id smallint not null,
+  bytes bigint not null,
+  seen_at timestamptz not null default clock_timestamp(),
+  primary key (table_id, row_key, column_id)
+);
+
 -- What is served: clients keep what they have of a table that is not in a snapshot.
 create view cloudsync.tracked_tables as
 select t.table_id, t.schema_name as schema, t.table_name as name
@@ -199,6 +209,7 @@ select pg_catalog.pg_extension_config_dump('cloudsync.table_schemas', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_settings', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.announced_definitions', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.partitions', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.too_large', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.table_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.rejection_number', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.conflicts', '');

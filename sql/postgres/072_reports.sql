@@ -52,6 +52,7 @@ begin atomic
       ) order by r.slot_name), '[]')
       from pg_replication_slots as r
       where r.database = current_database() and r.plugin = 'pg_sync') end,
+    'tooLarge', (select count(*) from cloudsync.too_large as l join seen as s on s.table_id = l.table_id),
     'sites', case when may.see_all then (select count(*) from cloudsync.sites) end,
     'oldestSite', case when may.see_all then (
       select jsonb_build_object('site', encode(o.site, 'hex'), 'acknowledged', o.acked, 'seenAt', o.seen_at)

@@ -168,6 +168,27 @@ impl Codec {
         }
     }
 
+    /// Bytes that a stored value takes up when it is unpacked, at no cost where it is not packed.
+    pub(crate) fn unpacked_bytes(&self, datum: Datum) -> usize {
+        if self.length != -1 {
+            return 0;
+        }
+        let header: *const pg_sys::varlena = datum.cast_mut_ptr();
+        // SAFETY: the type has a variable length, so the datum points at such a header.
+        if unsafe { pgrx::varlena::varatt_is_4b_u(header) } {
+            // SAFETY: as above, and the length is in the header.
+            return unsafe { pgrx::varlena::varsize_4b(header) }.saturating_sub(pg_sys::VARHDRSZ);
+        }
+        // SAFETY: as above.
+        let is_short = unsafe { pgrx::varlena::varatt_is_1b(header) };
+        // SAFETY: as above.
+        if is_short && !unsafe { pgrx::varlena::varatt_is_1b_e(header) } {
+            return 0;
+        }
+        // SAFETY: as above; reads the header only.
+        unsafe { pg_sys::toast_raw_datum_size(datum) }.saturating_sub(pg_sys::VARHDRSZ)
+    }
+
     /// Makes a datum of this type, by the type's input function where nothing simpler is exact. Raises what
     /// the input function raises. A domain's checks are code of a user: never called as the owner.
     pub(crate) fn datum(&self, value: ValueRef<'_>) -> Option<Datum> {

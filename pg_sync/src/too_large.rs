@@ -1,0 +1,107 @@
+//! Values that are too large to travel: the write stands, the value is left out of what is sent, and that is told to
+//! the writer and kept in `cloudsync.too_large`. The rest of the row travels.
+
+use pgrx::pg_sys::Datum;
+use pgrx::warning;
+use shared_format::{ColumnId, Stamp, ValueRef};
+
+use crate::apply::key_json;
+use crate::edge::codec::Codec;
+use crate::edge::query::{self, Argument};
+use crate::edge::session::as_owner;
+
+/// Bytes of one cell: see DESIGN section 15.
+const CELL_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Bytes of all cells of a row, which travels in one piece: see DESIGN section 15.
+const ROW_BYTES_MAX: usize = 40 * 1024 * 1024;
+
+/// A cell as payloads take it: its place, its own stamp, its value.
+pub(crate) type Cell<'a> = (usize, Option<Stamp>, ValueRef<'a>);
+
+/// A cell that does not travel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeftOut {
+    place: usize,
+    bytes: usize,
+}
+
+/// Reads the cells of a row, and leaves out what is too large. A value that is beyond the limit as it is stored is not
+/// even unpacked: its text form might be more than the server can hold.
+pub(crate) fn read<'a>(
+    stored: impl Iterator<Item = (usize, Option<Stamp>, &'a Codec, Option<Datum>)>,
+) -> (Vec<Cell<'a>>, Vec<LeftOut>) {
+    let mut cells = Vec::new();
+    let mut left = Vec::new();
+    let mut total = 0_usize;
+    for (place, own, codec, datum) in stored {
+        let unpacked = datum.map_or(0, |datum| codec.unpacked_bytes(datum));
+        if unpacked > CELL_BYTES_MAX {
+            left.push(LeftOut { place, bytes: unpacked });
+            continue;
+        }
+        let value = codec.value(datum);
+        let bytes = byte_len(value);
+        if bytes > CELL_BYTES_MAX {
+            left.push(LeftOut { place, bytes });
+            continue;
+        }
+        total = total.saturating_add(bytes);
+        cells.push((place, own, value));
+    }
+    while total > ROW_BYTES_MAX {
+        let Some(at) = (0..cells.len()).max_by_key(|at| cells.get(*at).map(|cell| byte_len(cell.2))) else {
+            break;
+        };
+        let (place, _, value) = cells.remove(at);
+        let bytes = byte_len(value);
+        total = total.saturating_sub(bytes);
+        left.push(LeftOut { place, bytes });
+    }
+    (cells, left)
+}
+
+fn byte_len(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Text(text) | ValueRef::Numeric(text) | ValueRef::Json(text) | ValueRef::Jsonb(text) => {
+            text.len()
+        }
+        ValueRef::Other { type_name, text } => type_name.len().saturating_add(text.len()),
+        ValueRef::Blob(bytes) | ValueRef::RawText(bytes) => bytes.len(),
+        ValueRef::Null
+        | ValueRef::Integer(_)
+        | ValueRef::Real(_)
+        | ValueRef::Boolean(_)
+        | ValueRef::TimestampTz(_)
+        | ValueRef::Timestamp(_)
+        | ValueRef::Date(_)
+        | ValueRef::Time(_)
+        | ValueRef::Uuid(_) => 0,
+    }
+}
+
+/// Tells the writer, and keeps it.
+pub(crate) fn report(table: u32, columns: &[ColumnId], key: &[ValueRef<'_>], left: &[LeftOut]) {
+    let key = key_json(key).to_string();
+    for LeftOut { place, bytes } in left {
+        let column = columns.get(*place).map_or(0, |column| i32::from(column.get()));
+        let arguments = [
+            Argument::integer(table.cast_signed()),
+            Argument::text(&key),
+            Argument::integer(column),
+            Argument::bigint(i64::try_from(*bytes).unwrap_or(i64::MAX)),
+        ];
+        let sql = include_str!("../../sql/postgres/library/keep_too_large.sql");
+        let names = as_owner(|| query::run(sql, &arguments));
+        let name = |number| {
+            let row = names.rows.first();
+            row.and_then(|row| row.attribute(number)).map(crate::edge::codec::to_text).unwrap_or_default()
+        };
+        warning!(
+            "a value of column {} of table {} is too large to be synced: {bytes} bytes, limits are {CELL_BYTES_MAX} and \
+             {ROW_BYTES_MAX} for all of a row",
+            name(1),
+            name(2)
+        );
+    }
+}

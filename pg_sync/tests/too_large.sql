@@ -1,0 +1,50 @@
+-- Values up to 32 MiB travel; larger ones are kept and reported, and the rest of their row travels.
+\ir include/metadata.psql
+\ir include/messages.psql
+create table t (id integer primary key, note text, data bytea, more text);
+alter table t alter column data set storage external;
+select cloudsync_init('t');
+-- Sizes and hashes: what is read back from messages a second reader would unpack for minutes.
+create function told() returns setof text language sql volatile as $$
+  select concat_ws(' ', (array['cells', 'created', 'deleted'])[(message.vector(p.payload, m.at, 4, 1))[1]::integer + 1],
+    (select string_agg(coalesce(length(message.bytes(p.payload, v, 3))::text || ' ' || left(md5(message.bytes(p.payload, v, 3)), 6), '-'), ', ' order by place)
+     from unnest(message.tables(p.payload, m.at, 13)) with ordinality as u (v, place)))
+  from pg_logical_slot_get_binary_changes('messages_' || current_database(), null, null) with ordinality as c (lsn, xid, data, place),
+    message.bodies(c.data) with ordinality as b (body, place), substr(b.body, 42) as p (payload),
+    unnest(message.tables(p.payload, message.number(p.payload, 0, 4)::integer, 2)) as m (at)
+  order by c.place, b.place
+$$;
+select told() is not null;
+\echo == at the limit
+insert into t values (1, 'at the limit', decode(repeat('01', 33554432), 'hex'), repeat('x', 6000000));
+select told(), left(md5(data), 6), left(md5(more), 6) from t;
+\echo == stored elsewhere, and not touched: it does not travel
+update t set note = 'small' where id = 1;
+select told();
+\echo == beyond it: by each way of capture
+insert into t values (2, 'too large', decode(repeat('02', 33554433), 'hex'), 'rest');
+update t set data = decode(repeat('03', 33554433), 'hex') where id = 1;
+begin;
+update t set note = 'one' where id = 2;
+update t set note = 'two', data = decode(repeat('04', 33554434), 'hex') where id = 2;
+commit;
+set session_replication_role = replica;
+update t set more = repeat('y', 33554440) where id = 2;
+reset session_replication_role;
+select told();
+select metadata('t');
+select length(data), length(more) from t order by id;
+select t.table_name, l.row_key, l.column_id, l.bytes from cloudsync.too_large as l join cloudsync.tables as t using (table_id) order by 2, 3;
+\echo == a row that is too large as a whole: its largest value stays behind
+insert into t values (3, 'sum', decode(repeat('05', 30000000), 'hex'), repeat('z', 20000000));
+select told();
+select row_key, column_id, bytes from cloudsync.too_large where row_key = '[3]';
+\echo == a snapshot leaves out the same
+select length(payload) between 20000000 and 42000000, row_count from cloudsync.snapshot_part(1, false, null, 10);
+\echo == small again, it travels; gone, nobody is told of it
+update t set data = '\x00' where id = 1;
+delete from t where id = 2;
+select told();
+select cloudsync_cleanup('t');
+select count(*) from cloudsync.too_large;
+select pg_drop_replication_slot(:'slot');
