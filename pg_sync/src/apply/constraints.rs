@@ -27,7 +27,8 @@ pub(super) enum Constraints {
 impl Constraints {
     /// How those of this database are to be checked.
     pub(super) fn find(author: Author) -> Self {
-        let sql = "select from pg_catalog.pg_constraint as c where c.condeferrable limit 1";
+        let sql = "select from pg_catalog.pg_constraint as c where c.condeferrable \
+                   and c.connamespace operator(pg_catalog.<>) 'cloudsync'::pg_catalog.regnamespace limit 1";
         if as_owner(|| query::run(sql, &[])).count == 0 {
             return Self::Unchecked;
         }
