@@ -95,6 +95,15 @@ impl Tracked {
         Err(SyncError::Moved(self.name.clone()))
     }
 
+    /// The role that owns the table.
+    pub(crate) fn owner(&self) -> pg_sys::Oid {
+        let sql = "select c.relowner::pg_catalog.int8 from pg_catalog.pg_class as c
+            where c.oid operator(pg_catalog.=) $1";
+        let found = query::run(sql, &[Argument::oid(self.relation)]);
+        let number = found.first().map(codec::to_i64).and_then(|number| u32::try_from(number).ok());
+        number.map_or(pg_sys::InvalidOid, pg_sys::Oid::from)
+    }
+
     /// The name of its metadata table.
     pub(crate) fn metadata(&self) -> String {
         format!("cloudsync.meta_{}", self.table_id)

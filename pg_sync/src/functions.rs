@@ -77,6 +77,11 @@ fn apply_upload(
 }
 
 #[pg_extern]
+fn replay(payload: &[u8]) -> TableIterator<'static, (name!(changed, i64), name!(refused, i64))> {
+    TableIterator::once(or_raise(apply::replay(payload)))
+}
+
+#[pg_extern]
 fn init_by_name(table_name: Option<&str>, algorithm: Option<&str>, flags: Option<i32>) -> String {
     let table_name = required(table_name, "table");
     or_raise(tracking::check_flags(flags));

@@ -39,10 +39,30 @@ struct Known {
     is_new: bool,
 }
 
+impl Known {
+    /// Whether the site shows a token that is not the one known here.
+    fn may_be_adopted(&self, request: &Request<'_>) -> bool {
+        request.token.is_some_and(|token| token.len() == 16 && (self.is_new || token != self.token))
+            && (self.is_new || self.upload_id != request.upload_id)
+    }
+}
+
 /// Applies an upload, or says why not. Errors that may pass are raised.
 pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
     let site = check(request)?;
-    let known = as_owner(|| lock_site(request));
+    let mut known = as_owner(|| {
+        // Notices first when this database has become another: its sites may be ahead of it then.
+        sites::self_ordinal();
+        lock_site(request)
+    });
+    if known.may_be_adopted(request)
+        && let Some(acked) = as_owner(|| adopt_site(request, known.is_new))
+    {
+        let token = request.token.unwrap_or_default().to_vec();
+        // A row made just now has the upload that is only to be judged.
+        let upload_id = if known.is_new { Vec::new() } else { known.upload_id };
+        known = Known { acked, token, upload_id, is_new: false, ..known };
+    }
     let refuse = |status: &str, detail: Option<String>| {
         if known.is_new {
             as_owner(|| forget_site(request));
@@ -144,6 +164,20 @@ fn confirm_rejections(request: &Request<'_>) {
     let Some(seen) = request.rejected_seen else { return };
     let arguments = [Argument::bytea(request.site), Argument::bigint(seen)];
     as_owner(|| query::run(include_str!("../../sql/postgres/library/confirm_rejections.sql"), &arguments));
+}
+
+/// Takes the site's word for its token, if what is known of it may be too old; gives its number.
+fn adopt_site(request: &Request<'_>, is_new: bool) -> Option<i64> {
+    let found = query::run(
+        include_str!("../../sql/postgres/library/adopt_uploader.sql"),
+        &[
+            Argument::bytea(request.site),
+            Argument::bytea(request.token?),
+            Argument::bigint(request.first),
+            Argument::boolean(is_new),
+        ],
+    );
+    found.first().map(codec::to_i64)
 }
 
 fn forget_site(request: &Request<'_>) {

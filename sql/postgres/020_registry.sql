@@ -143,7 +143,18 @@ create table cloudsync.sites (
   token bytea not null check (octet_length(token) = 16),
   upload_id bytea not null,
   accepted_hlc bigint not null default 0,
-  seen_at timestamptz not null default clock_timestamp()
+  seen_at timestamptz not null default clock_timestamp(),
+  generation integer not null default 0
+);
+
+-- One row for each time after which this database may lack what it once had: it became a copy of itself on
+-- another timeline ('failover'), or was restored on purpose ('restore'). Until a site was heard of since, its
+-- number and token may be older than what the site was told.
+create table cloudsync.generations (
+  generation integer primary key,
+  cause text not null check (cause in ('failover', 'restore')),
+  tag uuid not null default gen_random_uuid(),
+  began_at timestamptz not null default clock_timestamp()
 );
 
 -- Rows that the database refused, kept until their site has confirmed that it knows.
@@ -218,4 +229,5 @@ select pg_catalog.pg_extension_config_dump('cloudsync.fence', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.parked', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.skipped_columns', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.sites', '');
+select pg_catalog.pg_extension_config_dump('cloudsync.generations', '');
 select pg_catalog.pg_extension_config_dump('cloudsync.rejected', '');

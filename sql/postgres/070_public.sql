@@ -169,7 +169,11 @@ begin
     'definitions()',
     'snapshot_part(integer, boolean, bytea, integer)',
     'message_key()',
-    'apply_upload(bytea, bytea, bytea, bigint, bigint, bytea, text, text, bigint)'
+    'apply_upload(bytea, bytea, bytea, bigint, bigint, bytea, text, text, bigint)',
+    'replay(bytea)',
+    'begin_generation(text)',
+    'restored()',
+    'site_acked(bytea)'
   ] loop
     execute format('grant execute on function cloudsync.%s to %I', v_function, cloudsync_grant_hub.role);
   end loop;

@@ -32,6 +32,8 @@ revoke all on all functions in schema cloudsync from public;
 -- The owners of tables attach it; it checks for which table it runs.
 grant execute on function cloudsync.capture() to public;
 revoke all on function @extschema@.cloudsync_grant_hub(text) from public;
+revoke all on function @extschema@.cloudsync_restored() from public;
+alter function @extschema@.cloudsync_restored() owner to cloudsync_owner;
 
 -- Whoever changes a table asks which triggers its partitions need.
 grant execute on function cloudsync.partition_commands(name) to public;

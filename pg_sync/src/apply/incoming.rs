@@ -108,10 +108,10 @@ impl Incoming {
         self.refusals.push(refusal);
     }
 
-    /// Rows in the order in which they most likely succeed: parents first, then deletions, children first.
-    pub(super) fn by_dependence(&self) -> Vec<usize> {
+    /// These rows in the order in which they most likely succeed: parents first, then deletions, children first.
+    pub(super) fn by_dependence(&self, which: &[usize]) -> Vec<usize> {
         let rank = |row: &IncomingRow| self.ranks.get(row.table).copied().unwrap_or(0);
-        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        let mut order = which.to_vec();
         order.sort_by_key(|at| {
             self.rows.get(*at).map(|row| {
                 let rank = i64::try_from(rank(row)).unwrap_or(0);

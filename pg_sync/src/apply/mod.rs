@@ -14,9 +14,9 @@ pub(crate) mod parked;
 mod ruled;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use pgrx::warning;
+use pgrx::{pg_sys, warning};
 use serde_json::Value as Json;
 use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{Hlc, SiteId, Stamp};
@@ -24,7 +24,7 @@ use shared_format::{Hlc, SiteId, Stamp};
 use crate::catalog;
 use crate::edge::memory::Context;
 use crate::edge::query::{self, Argument};
-use crate::edge::session::{self, as_owner};
+use crate::edge::session::{self, RolePart, as_owner};
 use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
 use crate::error::SyncError;
 use crate::{sites, stage};
@@ -255,15 +255,56 @@ pub(crate) fn run(payload: &Payload<'_>, author: Author) -> Result<Applied, Sync
         ..Applied::default()
     };
     let all: Vec<usize> = (0..incoming.rows.len()).collect();
-    if all.is_empty() {
-        return Ok(applied);
-    }
-    match settle(&incoming, &all)? {
-        Ok(settled) => applied.count(&incoming, settled),
-        // A single row is tried again too: another transaction may have created it since it was read.
-        Err(_) => without_the_refused(&incoming, &mut applied)?,
-    }
+    apply_rows(&incoming, &all, &mut applied)?;
     Ok(applied)
+}
+
+fn apply_rows(incoming: &Incoming, which: &[usize], applied: &mut Applied) -> Result<(), SyncError> {
+    if which.is_empty() {
+        return Ok(());
+    }
+    match settle(incoming, which)? {
+        Ok(settled) => applied.count(incoming, settled),
+        // A single row is tried again too: another transaction may have created it since it was read.
+        Err(_) => without_the_refused(incoming, which, applied)?,
+    }
+    Ok(())
+}
+
+/// Merges again what this database, or the one that it was copied from, had committed before: as the owners of
+/// the tables, since whoever wrote it had the right to. Returns how many rows changed and how many were refused.
+pub(crate) fn replay(bytes: &[u8]) -> Result<(i64, i64), SyncError> {
+    if stage::is_standing() {
+        return Err(SyncError::Nested);
+    }
+    let mut incoming =
+        incoming::read(&Payload::parse(bytes)?, as_owner(catalog::tables), Author::Trusted, here())?;
+    hold(&incoming)?;
+    let mut applied = Applied { refusals: std::mem::take(&mut incoming.refusals), ..Applied::default() };
+    let mut rows: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    let mut owners: HashMap<usize, u32> = HashMap::new();
+    for (at, row) in (0..).zip(&incoming.rows) {
+        let read = || as_owner(|| incoming.table(row).owner()).to_u32();
+        rows.entry(*owners.entry(row.table).or_insert_with(read)).or_default().push(at);
+    }
+    // Users' triggers run in it: no setting of theirs stays.
+    let _part = RolePart::begin();
+    let unread = applied.refusals.len();
+    // Twice, where rows of one owner may wait for those of another.
+    for _ in 0..rows.len().min(2) {
+        applied.refusals.truncate(unread);
+        for (owner, which) in &rows {
+            session::as_user(pg_sys::Oid::from(*owner), || apply_rows(&incoming, which, &mut applied))?;
+        }
+        if applied.refusals.len() == unread {
+            break;
+        }
+    }
+    for refusal in &applied.refusals {
+        let Refusal { table, sqlstate, message, .. } = refusal;
+        warning!("a row of table {table} could not be brought back: {sqlstate} {message}");
+    }
+    Ok((applied.changed, i64::try_from(applied.refusals.len()).unwrap_or(i64::MAX)))
 }
 
 /// Keeps the tables of the payload from being changed while it is applied. One that was changed since the
@@ -281,9 +322,9 @@ fn hold(incoming: &Incoming) -> Result<(), SyncError> {
 
 /// Halves what the database refuses until the rows are found that it refuses alone. They are tried once more
 /// after the rest, because a later row may be what they wait for.
-fn without_the_refused(incoming: &Incoming, applied: &mut Applied) -> Result<(), SyncError> {
+fn without_the_refused(incoming: &Incoming, which: &[usize], applied: &mut Applied) -> Result<(), SyncError> {
     let mut failed = Vec::new();
-    halve(incoming, &incoming.by_dependence(), applied, &mut failed)?;
+    halve(incoming, &incoming.by_dependence(which), applied, &mut failed)?;
     let again: Vec<usize> = failed.iter().map(|(at, _)| *at).collect();
     let mut refused = Vec::new();
     if !again.is_empty() {

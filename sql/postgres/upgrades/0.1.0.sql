@@ -19,3 +19,5 @@ alter table cloudsync.tables alter column client_name set not null;
 
 drop function @extschema@.cloudsync_init(text, text);
 drop function @extschema@.cloudsync_init(regclass, text);
+
+alter table cloudsync.sites add column generation integer not null default 0;
