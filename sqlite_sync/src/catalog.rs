@@ -268,6 +268,21 @@ fn begin_baseline(connection: &Connection, table: &TrackedTable) -> Result<()> {
     Ok(())
 }
 
+/// Makes the rows that were there before a table was tracked unsent again, unless the server has them: their entry
+/// lies behind its number.
+pub(crate) fn send_baseline_after(
+    connection: &Connection,
+    table: &TrackedTable,
+    acked: log::DbVersion,
+) -> Result<()> {
+    if table.baseline.is_none_or(|baseline| baseline <= acked.get()) {
+        return Ok(());
+    }
+    let sql = "select exists (select 1 from main.cloudsync_log where tbl = ?1 and cols = ?2)";
+    let is_unsent: bool = connection.query_row(sql, params![table.id, log::BASELINE], |row| row.get(0))?;
+    if is_unsent { Ok(()) } else { begin_baseline(connection, table) }
+}
+
 /// The row key up to which baseline rows were put into uploads.
 pub(crate) fn baseline_after(connection: &Connection, table: u32) -> Result<Option<Vec<Value>>> {
     let sql = "select baseline_after from main.cloudsync_tables where id = ?1";

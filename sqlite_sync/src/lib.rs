@@ -28,6 +28,7 @@ mod outbox;
 mod parked;
 mod register_cells;
 mod rejected;
+mod resend;
 mod restamp;
 mod schema;
 mod settings;

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use rusqlite::{Connection, params};
 use shared_format::payload::{Payload, decode_frame};
-use shared_format::{RowKind, Value, encode_key};
+use shared_format::{RowKind, Stamp, Value, encode_key};
 
 use super::buried::{self, Edited, Edits};
 use super::incoming::{Change, Mappings};
@@ -19,6 +19,7 @@ use super::{FRAME, Source, TriggersOff, foreign_keys};
 use crate::catalog::Replica;
 use crate::changes::read_row;
 use crate::error::{Doing, Reading, Result};
+use crate::fold::fold;
 use crate::gap;
 use crate::log::{self, ColumnSet};
 use crate::metadata;
@@ -41,6 +42,38 @@ pub(crate) fn begin(replica: &Replica<'_>) -> Result<()> {
         settings::store(connection, Setting::Expired, &Value::Null)?;
     }
     settings::store(connection, Setting::Rebase, &Value::Integer(i64::from(is_wanted)))
+}
+
+/// Lets a snapshot win over everything here that is not unsent: the server was set back on purpose, so what it has
+/// is older than what was received from it. Rows of clock zero lose against any, and deletions are forgotten.
+pub(crate) fn yield_to_snapshot(replica: &mut Replica<'_>) -> Result<()> {
+    let connection = replica.connection;
+    fold(replica)?;
+    let nobody = replica.sites.ordinal(connection, Stamp::ZERO.site)?;
+    for table in replica.tables.clone() {
+        let unsent = unsent(replica, &table)?;
+        let sql = format!("select {} from {}", table.log_key(""), table.metadata());
+        let mut keys = Vec::new();
+        collect(connection, &sql, &table, &|pk| unsent.contains(pk), &mut keys)?;
+        let place = table.key.len() + 1;
+        let is_key = table.log_key_is(1);
+        let alive = format!(
+            "update {} set hlc = 0, site = ?{place}, cols = null where {is_key} and alive = 1",
+            table.metadata()
+        );
+        for key in keys {
+            let mut values = binds(&key);
+            let nobody = Value::Integer(i64::from(nobody));
+            values.push(Bind(nobody.as_ref()));
+            let mut statement = connection.prepare_cached(&alive)?;
+            let found = statement.execute(rusqlite::params_from_iter(values)).doing("yield to a snapshot")?;
+            if found == 0 {
+                metadata::forget(connection, &table, &key)?;
+                parked::forget_cells(connection, &table, &encode_key(refs(&key)))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether anything is here that a snapshot could lack.

@@ -12,7 +12,8 @@ use super::{Network, Server};
 use crate::apply::rebase;
 use crate::catalog::Replica;
 use crate::error::{Error, Result};
-use crate::log;
+use crate::log::{self, DbVersion};
+use crate::resend::resend_after;
 use crate::restamp::{Reason, restamp_unsent};
 use crate::settings::{self, Setting};
 use crate::sql::{Unit, check_interrupt, wall_ms};
@@ -49,6 +50,8 @@ enum Way {
     Restamp(Reason),
     /// A snapshot before anything else.
     Rebase,
+    /// What was acknowledged after a number, once more.
+    Resend(DbVersion),
 }
 
 /// What is asked for.
@@ -170,6 +173,10 @@ impl Answer {
             }),
             // With status 410, to an upload or a download: the cursor is behind the horizon of DESIGN section 4.
             Some("cursor_expired") => Way::Rebase,
+            Some("out_of_order") => match number("acked").map(DbVersion::new) {
+                Some(acked) if acked < log::acknowledged(connection)? => Way::Resend(acked),
+                Some(_) | None => return Err(self.refused(ask)),
+            },
             _other => return Err(self.refused(ask)),
         };
         concessions.0 += 1;
@@ -184,6 +191,7 @@ impl Answer {
         if is_current {
             match way {
                 Way::Rebase => rebase::expire(connection)?,
+                Way::Resend(acked) => resend_after(&mut replica, acked)?,
                 Way::Restamp(reason) => {
                     restamp_unsent(&mut replica, reason)?;
                     if matches!(reason, Reason::SiteConflict) {

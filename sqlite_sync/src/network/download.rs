@@ -15,7 +15,9 @@ use crate::apply::{Source, apply, foreign_keys, rebase};
 use crate::catalog::Replica;
 use crate::connection::Applying;
 use crate::error::{Error, Result};
+use crate::log::DbVersion;
 use crate::parked;
+use crate::resend::resend_after;
 use crate::schema;
 use crate::settings::{self, Setting};
 use crate::sql::{Unit, check_interrupt};
@@ -46,12 +48,39 @@ struct Gathered {
     cursor: Option<String>,
 }
 
+/// What became of what the server had, when another came in its place.
+#[derive(Clone, Copy, Debug, Default)]
+struct Loss {
+    /// The number up to which the server has what this file sent.
+    acked: Option<DbVersion>,
+    /// What the snapshot lacks or has older was undone on purpose.
+    is_restored: bool,
+}
+
+impl Loss {
+    fn read(answer: &Answer) -> Self {
+        let acked = answer.response.header("cloudsync-acked").and_then(|number| number.parse().ok());
+        let is_restored = answer.response.header("cloudsync-restored") == Some("true");
+        Self { acked: acked.map(DbVersion::new), is_restored }
+    }
+
+    /// Makes unsent what the server has to be given again, and forgets what it undid.
+    fn take_in(self, replica: &mut Replica<'_>) -> Result<()> {
+        if self.is_restored {
+            return rebase::yield_to_snapshot(replica);
+        }
+        self.acked.map_or(Ok(()), |acked| resend_after(replica, acked))
+    }
+}
+
 /// Frames of one source that lie together.
 #[derive(Debug)]
 struct Part {
     source: Source,
     /// Whether it is the first of a snapshot.
     begins: bool,
+    /// What the server lost or undid, told at the begin of the snapshot that shows it.
+    loss: Loss,
     frames: Vec<u8>,
 }
 
@@ -69,11 +98,19 @@ impl Gathered {
     }
 
     /// Adds frames; of one source they lie together.
-    fn add(&mut self, source: Source, begins: bool, frames: &[u8]) {
+    fn add(&mut self, source: Source, frames: &[u8]) {
         match self.parts.last_mut() {
-            Some(last) if last.source == source && !begins => last.frames.extend_from_slice(frames),
-            _other => self.parts.push(Part { source, begins, frames: frames.to_vec() }),
+            Some(last) if last.source == source => last.frames.extend_from_slice(frames),
+            _other => {
+                let (begins, loss) = (false, Loss::default());
+                self.parts.push(Part { source, begins, loss, frames: frames.to_vec() });
+            }
         }
+    }
+
+    /// Begins a snapshot.
+    fn begin_snapshot(&mut self, loss: Loss) {
+        self.parts.push(Part { source: Source::Snapshot, begins: true, loss, frames: Vec::new() });
     }
 }
 
@@ -145,7 +182,7 @@ impl Network {
                 }
                 204 => {
                     if begins_snapshot(&answer) {
-                        gathered.add(Source::Snapshot, true, &[]);
+                        gathered.begin_snapshot(Loss::read(&answer));
                     }
                     let cursor = answer.response.header("cloudsync-cursor").map(String::from);
                     gathered.cursor = cursor.or(gathered.cursor);
@@ -220,7 +257,10 @@ fn gather(answer: &Answer, ask: &Ask<'_>, gathered: &mut Gathered) -> Result<boo
         _other => return Err(wrong("Cloudsync-Complete")),
     };
     let cursor = response.header("cloudsync-cursor").ok_or_else(|| wrong("Cloudsync-Cursor"))?;
-    gathered.add(source, begins_snapshot(answer), &response.body);
+    if begins_snapshot(answer) {
+        gathered.begin_snapshot(Loss::read(answer));
+    }
+    gathered.add(source, &response.body);
     gathered.cursor = Some(cursor.to_owned());
     Ok(is_complete)
 }
@@ -239,13 +279,14 @@ fn take_in(
         return Ok(());
     }
     if gathered.parts.is_empty() && has_refused {
-        gathered.add(Source::Log, false, &[]);
+        gathered.add(Source::Log, &[]);
     }
     let unit = Unit::begin(connection)?;
     let mut replica = Replica::current(connection)?;
     answer.keep_clock(connection)?;
     for part in gathered.parts.drain(..) {
         if part.begins {
+            part.loss.take_in(&mut replica)?;
             rebase::begin(&replica)?;
         } else if part.source == Source::Log && rebase::is_on(connection)? {
             received.rows += rebase::finish(&mut replica)?;
