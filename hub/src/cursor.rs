@@ -56,6 +56,16 @@ pub struct SnapshotId {
     pub build: u64,
 }
 
+impl Cursor {
+    /// The epoch that it belongs to.
+    #[must_use]
+    pub const fn epoch(&self) -> EpochId {
+        match self {
+            Cursor::Log { epoch, .. } | Cursor::Snapshot { epoch, .. } => *epoch,
+        }
+    }
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,13 +1,14 @@
-//! Epochs: one life of the log each, and the rules that say when a server and a slot still belong to it.
+//! Epochs: one life of the log each, and whether a server still belongs to one.
 //!
 //! Invariant: within one epoch, LSNs are comparable, so that nothing is skipped by a comparison of places that
-//! have nothing to do with each other. The rules are pure; ingest asks them at every connect.
+//! have nothing to do with each other. When an epoch has to end is decided in `ground`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::lineage::{Ended, Fork, Lineage};
 use crate::position::{Lsn, Position};
 
 /// The output plugin that a slot of ours uses.
@@ -60,8 +61,8 @@ impl fmt::Display for EpochId {
 pub struct ServerIdentity {
     /// The system identifier, as `IDENTIFY_SYSTEM` prints it.
     pub system: String,
-    /// The timeline; it grows with each promotion of a standby.
-    pub timeline: u32,
+    /// Its timelines; one more with each promotion of a standby.
+    pub lineage: Lineage,
     /// The oid of the database.
     pub database_oid: u32,
 }
@@ -77,6 +78,27 @@ pub struct Epoch {
     pub start: Lsn,
     /// A payload of the table definitions that the first messages may refer to.
     pub definitions: Vec<u8>,
+    /// Why it was opened.
+    pub reason: EpochReason,
+    /// Names the newest restore on purpose of the database; empty when there was none.
+    pub restored: String,
+}
+
+/// Why an epoch was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EpochReason {
+    /// It is the first of its database.
+    #[default]
+    First,
+    /// A table has to be read anew by everybody.
+    Reload,
+    /// The slot was lost in some way.
+    Slot,
+    /// The server lacks what the one before had.
+    Failover,
+    /// The server was set back on purpose.
+    Restore,
 }
 
 /// The epoch object as it lies in the store.
@@ -87,9 +109,15 @@ struct EpochText {
     tag: u32,
     system: String,
     timeline: u32,
+    #[serde(default)]
+    timelines_before: Vec<Ended>,
     database_oid: u32,
     start_lsn: String,
     definitions: String,
+    #[serde(default)]
+    reason: EpochReason,
+    #[serde(default)]
+    restored: String,
 }
 
 /// The number in `EpochText::format`.
@@ -110,10 +138,13 @@ impl Epoch {
             number: self.id.number,
             tag: self.id.tag,
             system: self.server.system.clone(),
-            timeline: self.server.timeline,
+            timeline: self.server.lineage.current(),
+            timelines_before: self.server.lineage.ended().to_vec(),
             database_oid: self.server.database_oid,
             start_lsn: self.start.to_string(),
             definitions: hex(&self.definitions),
+            reason: self.reason,
+            restored: self.restored.clone(),
         };
         serde_json::to_vec_pretty(&text).expect("an epoch is plain text and numbers")
     }
@@ -129,75 +160,47 @@ impl Epoch {
             id: EpochId { number: text.number, tag: text.tag },
             server: ServerIdentity {
                 system: text.system,
-                timeline: text.timeline,
+                lineage: Lineage::new(text.timelines_before, text.timeline),
                 database_oid: text.database_oid,
             },
             start: text.start_lsn.parse()?,
             definitions: unhex(&text.definitions).ok_or(Error::EpochObject { part: "definitions" })?,
+            reason: text.reason,
+            restored: text.restored,
         })
     }
 
-    /// Whether the log of this server goes on from this epoch.
-    pub fn check_server(&self, found: &ServerIdentity) -> Result<()> {
-        let ServerIdentity { system, timeline, database_oid } = &self.server;
+    /// How the log of this server relates to this epoch; a server that cannot follow it is an error.
+    pub fn fork_of(&self, found: &ServerIdentity) -> Result<Fork> {
+        let ServerIdentity { system, lineage, database_oid } = &self.server;
         let differ = |what, found: String, wanted: String| {
             Err(Error::EpochMismatch { what, found, wanted, epoch: self.id.number })
         };
         if found.system != *system {
             return differ("system identifier", found.system.clone(), system.clone());
         }
-        if found.timeline != *timeline {
-            return differ("timeline", found.timeline.to_string(), timeline.to_string());
-        }
         if found.database_oid != *database_oid {
             return differ("database oid", found.database_oid.to_string(), database_oid.to_string());
         }
-        Ok(())
-    }
-}
-
-/// What Postgres says about our slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Its output plugin.
-    pub plugin: String,
-    /// Up to where it never sends again.
-    pub confirmed: Lsn,
-    /// Postgres removed WAL that the slot needs.
-    pub lost: bool,
-}
-
-/// What to do about the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotStep {
-    /// Nothing is there yet: make the slot, then open epoch one where it begins.
-    Create,
-    /// The slot is there, but the hub died before it opened an epoch: open it where the slot stands.
-    OpenEpochAt(Lsn),
-    /// Go on.
-    Continue,
-}
-
-/// Decides whether a slot still belongs to the newest epoch, whose log ends at `stored` in the store.
-pub fn check_slot(name: &str, slot: Option<&Slot>, stored: Option<Lsn>) -> Result<SlotStep> {
-    let Some(slot) = slot else {
-        return match stored {
-            None => Ok(SlotStep::Create),
-            Some(_) => Err(Error::SlotMissing { slot: name.to_owned() }),
-        };
-    };
-    if slot.plugin != PLUGIN {
-        return Err(Error::SlotPlugin { slot: name.to_owned(), found: slot.plugin.clone() });
-    }
-    if slot.lost {
-        return Err(Error::SlotLost { slot: name.to_owned() });
-    }
-    match stored {
-        None => Ok(SlotStep::OpenEpochAt(slot.confirmed)),
-        Some(stored) if slot.confirmed > stored => {
-            Err(Error::SlotAhead { slot: name.to_owned(), confirmed: slot.confirmed, stored })
+        match found.lineage.fork_from(lineage) {
+            fork @ (Fork::Same | Fork::At(_)) => Ok(fork),
+            Fork::Behind | Fork::Unrelated => {
+                differ("timeline", found.lineage.current().to_string(), lineage.current().to_string())
+            }
         }
-        Some(_) => Ok(SlotStep::Continue),
+    }
+
+    /// Whether the log of this server goes on from this epoch.
+    pub fn check_server(&self, found: &ServerIdentity) -> Result<()> {
+        match self.fork_of(found)? {
+            Fork::Same => Ok(()),
+            Fork::At(_) | Fork::Behind | Fork::Unrelated => Err(Error::EpochMismatch {
+                what: "timeline",
+                found: found.lineage.current().to_string(),
+                wanted: self.server.lineage.current().to_string(),
+                epoch: self.id.number,
+            }),
+        }
     }
 }
 
@@ -223,15 +226,31 @@ mod tests {
     fn epoch() -> Epoch {
         Epoch {
             id: EpochId::new(2, 0xfeed_0001),
-            server: ServerIdentity { system: "7412".to_owned(), timeline: 1, database_oid: 16384 },
+            server: ServerIdentity {
+                system: "7412".to_owned(),
+                lineage: Lineage::new(vec![Ended { timeline: 1, end: 0x15_0000_0000 }], 2),
+                database_oid: 16384,
+            },
             start: Lsn::new(0x16_B374_8000),
             definitions: vec![0, 0x7f, 0xff],
+            reason: EpochReason::Failover,
+            restored: "c0ffee".to_owned(),
         }
     }
 
     #[test]
     fn an_epoch_reads_back() {
         assert_eq!(Epoch::decode(&epoch().encode()).unwrap(), epoch());
+    }
+
+    #[test]
+    fn an_epoch_of_before_reasons_were_kept_is_read() {
+        let text = String::from_utf8(epoch().encode()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let is_new = |line: &&&str| line.contains("\"reason\"") || line.contains("\"restored\"");
+        let old: String = lines.iter().filter(|line| !is_new(line)).copied().collect();
+        let read = Epoch::decode(old.replace("007fff\",", "007fff\"").as_bytes()).unwrap();
+        assert_eq!((read.reason, read.restored.as_str()), (EpochReason::First, ""));
     }
 
     #[test]
@@ -260,30 +279,12 @@ mod tests {
         };
         for (server, what) in [
             (other(|server| server.system = "9".to_owned()), "system identifier"),
-            (other(|server| server.timeline = 2), "timeline"),
+            (other(|server| server.lineage = Lineage::first(1)), "timeline"),
+            (other(|server| server.lineage = Lineage::first(7)), "timeline"),
             (other(|server| server.database_oid = 5), "database oid"),
         ] {
             let error = wanted.check_server(&server).unwrap_err();
             assert!(matches!(error, Error::EpochMismatch { what: found, .. } if found == what), "{error}");
         }
-    }
-
-    #[test]
-    fn a_slot_goes_on_only_where_the_store_ends() {
-        let slot =
-            |confirmed| Slot { plugin: PLUGIN.to_owned(), confirmed: Lsn::new(confirmed), lost: false };
-        let check = |slot: Option<Slot>, stored: Option<u64>| {
-            check_slot("cloudsync_1", slot.as_ref(), stored.map(Lsn::new))
-        };
-        assert_eq!(check(None, None).unwrap(), SlotStep::Create);
-        assert_eq!(check(Some(slot(7)), None).unwrap(), SlotStep::OpenEpochAt(Lsn::new(7)));
-        assert_eq!(check(Some(slot(7)), Some(7)).unwrap(), SlotStep::Continue);
-        assert_eq!(check(Some(slot(7)), Some(8)).unwrap(), SlotStep::Continue);
-        assert!(matches!(check(None, Some(1)), Err(Error::SlotMissing { .. })));
-        assert!(matches!(check(Some(slot(9)), Some(8)), Err(Error::SlotAhead { .. })));
-        let lost = Slot { lost: true, ..slot(1) };
-        assert!(matches!(check(Some(lost), Some(8)), Err(Error::SlotLost { .. })));
-        let foreign = Slot { plugin: "pgoutput".to_owned(), ..slot(1) };
-        assert!(matches!(check(Some(foreign), Some(8)), Err(Error::SlotPlugin { .. })));
     }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::http::problem::ProblemKind;
-use crate::position::{Lsn, Position};
+use crate::position::Position;
 
 /// The result of anything in the hub that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -109,36 +109,6 @@ pub enum Error {
     EpochTaken {
         /// The epoch's number.
         epoch: u32,
-    },
-    /// The slot is gone, though the store holds an epoch that came from it.
-    #[error("slot {slot} is missing, though the store holds its log: changes may have been lost")]
-    SlotMissing {
-        /// The slot's name.
-        slot: String,
-    },
-    /// Postgres removed WAL that the slot had not sent yet.
-    #[error("slot {slot} is lost: Postgres removed WAL that was not sent yet")]
-    SlotLost {
-        /// The slot's name.
-        slot: String,
-    },
-    /// The slot was moved by somebody else, or made anew.
-    #[error("slot {slot} is confirmed up to {confirmed}, the store ends at {stored}")]
-    SlotAhead {
-        /// The slot's name.
-        slot: String,
-        /// Where the slot stands.
-        confirmed: Lsn,
-        /// Where the store ends.
-        stored: Lsn,
-    },
-    /// The slot was made for another output plugin.
-    #[error("slot {slot} uses output plugin {found}, wanted pg_sync")]
-    SlotPlugin {
-        /// The slot's name.
-        slot: String,
-        /// The plugin found.
-        found: String,
     },
     /// Another hub reads the slot.
     #[error("slot {slot} is in use")]
@@ -274,6 +244,17 @@ pub enum Error {
     /// The operating system gives no random bytes.
     #[error("operating system gives no random bytes")]
     RandomBytes,
+    /// Another node has opened a later epoch than the one that this one leads.
+    #[error("epoch {epoch} is superseded by epoch {newest}: another node leads, on another server")]
+    EpochSuperseded {
+        /// The epoch that this node led.
+        epoch: u32,
+        /// The newest one.
+        newest: u32,
+    },
+    /// The server is a standby: nothing can be written there, and its log is another's.
+    #[error("postgres is a standby, wanted the server that takes writes")]
+    Standby,
     /// A task ended without an answer.
     #[error("task {task} ended without an answer")]
     TaskEnded {
@@ -296,10 +277,8 @@ impl Error {
             | Error::StoreS3 { .. }
             | Error::EpochMismatch { .. }
             | Error::EpochTaken { .. }
-            | Error::SlotMissing { .. }
-            | Error::SlotLost { .. }
-            | Error::SlotAhead { .. }
-            | Error::SlotPlugin { .. }
+            | Error::EpochSuperseded { .. }
+            | Error::Standby
             | Error::SlotActive { .. }
             | Error::ReplicationConnect { .. }
             | Error::ReplicationClosed(_)
@@ -332,6 +311,35 @@ impl Error {
             | Error::RandomBytes
             | Error::TaskEnded { .. } => ProblemKind::Internal,
         }
+    }
+
+    /// Whether the same statement may succeed later.
+    #[must_use]
+    pub fn mends_by_itself(&self) -> bool {
+        match self {
+            Error::Postgres(error) => {
+                error.as_db_error().is_none_or(|refused| mends_by_itself(refused.code().code()))
+            }
+            other => other.http_status() == ProblemKind::Unavailable,
+        }
+    }
+
+    /// Whether the server went away, or another may answer in its place.
+    #[must_use]
+    pub fn is_lost_connection(&self) -> bool {
+        if let Error::Postgres(error) = self {
+            return error.as_db_error().is_none_or(|refused| refused.code().code().starts_with("57P"));
+        }
+        matches!(self, Error::ReplicationClosed(_) | Error::ReplicationConnect { .. } | Error::Standby)
+    }
+
+    /// Whether what Postgres decoded is what cannot be used, so that the same place fails again.
+    #[must_use]
+    pub fn is_of_the_log(&self) -> bool {
+        if let Error::ReplicationRefused { command, sqlstate, .. } = self {
+            return *command == "stream" && !mends_by_itself(sqlstate);
+        }
+        matches!(self, Error::PluginFrame { .. } | Error::Format(_) | Error::UnknownDefinition { .. })
     }
 
     /// The error with all its causes on one line, for the log.

@@ -71,6 +71,12 @@ impl Keys {
         format!("{}{fence:016x}", self.idle_markers(epoch))
     }
 
+    /// When the server was started that an epoch was last led on.
+    #[must_use]
+    pub fn server_start(&self, epoch: u32) -> String {
+        format!("{}/{epoch:010}/server-start", self.root)
+    }
+
     /// Folder of one epoch's snapshots.
     #[must_use]
     pub fn snapshots(&self, epoch: u32) -> String {

@@ -11,10 +11,17 @@ use prometheus::{
 };
 
 use crate::error::{Error, Result};
+use crate::ground::Cause;
 use crate::ingest::Skip;
 
 /// Bounds of the latency histograms, in seconds: from a fast local write to the slowest answer still given.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+const SEGMENTS_WRITTEN: &str = "Segments written to the store.";
+const LONG_POLLS: &str = "Downloads that wait for something new.";
+const EPOCHS_OPENED: &str = "Epochs opened because the one before could not go on, by cause.";
+const REPLAYED_ROWS: &str = "Rows of the store merged into Postgres again, by outcome.";
+const FENCED: &str = "1 while this node is attached to a server that is not the centre.";
 
 /// All metrics of one hub; clones share them.
 #[derive(Clone, Debug)]
@@ -31,6 +38,9 @@ pub struct Metrics {
     ingest_lag_bytes: IntGaugeVec,
     segments_written: IntCounterVec,
     messages_skipped: IntCounterVec,
+    epochs_opened: IntCounterVec,
+    replayed_rows: IntCounterVec,
+    fenced: IntGaugeVec,
     store: StoreMetrics,
 }
 
@@ -48,6 +58,10 @@ pub struct DatabaseMetrics {
     uploads: IntCounterVec,
     downloads: IntCounterVec,
     messages_skipped: IntCounterVec,
+    epochs_opened: IntCounterVec,
+    replayed_rows: IntCounterVec,
+    /// 1 while this node is attached to a server that is not the centre any more.
+    pub fenced: IntGauge,
     /// Rows that Postgres refused, counted when first refused.
     pub rejected_rows: IntCounter,
     /// Bytes of upload bodies as received, compressed.
@@ -80,6 +94,19 @@ impl DatabaseMetrics {
     /// Counts one message in the WAL that was not taken, by the reason.
     pub fn count_message_skipped(&self, reason: &'static str) {
         self.messages_skipped.with_label_values(&[self.name.as_str(), reason]).inc();
+    }
+
+    /// Counts an epoch that was opened because the one before could not go on.
+    pub fn count_epoch(&self, cause: &'static str) {
+        self.epochs_opened.with_label_values(&[self.name.as_str(), cause]).inc();
+    }
+
+    /// Counts rows that were merged into Postgres again, and those that it refused.
+    pub fn count_replayed(&self, changed: i64, refused: i64) {
+        for (outcome, rows) in [("changed", changed), ("refused", refused)] {
+            let counter = self.replayed_rows.with_label_values(&[self.name.as_str(), outcome]);
+            counter.inc_by(u64::try_from(rows).unwrap_or(0));
+        }
     }
 }
 
@@ -165,11 +192,7 @@ impl Metrics {
                 "Bytes of download bodies sent.",
                 database,
             )?,
-            long_polls_open: make.gauge(
-                "cloudsync_long_polls_open",
-                "Downloads that wait for something new.",
-                database,
-            )?,
+            long_polls_open: make.gauge("cloudsync_long_polls_open", LONG_POLLS, database)?,
             apply_seconds: make.histogram(
                 "cloudsync_apply_seconds",
                 "Time that Postgres takes to apply an upload.",
@@ -185,16 +208,23 @@ impl Metrics {
                 "WAL between the stored position and the newest LSN known.",
                 database,
             )?,
-            segments_written: make.counter(
-                "cloudsync_segments_written_total",
-                "Segments written to the store.",
-                database,
-            )?,
+            segments_written: make.counter("cloudsync_segments_written_total", SEGMENTS_WRITTEN, database)?,
             messages_skipped: make.counter(
                 "cloudsync_messages_skipped_total",
                 "Messages in the WAL that were not taken, by reason.",
                 &["database", "reason"],
             )?,
+            epochs_opened: make.counter(
+                "cloudsync_epochs_opened_total",
+                EPOCHS_OPENED,
+                &["database", "cause"],
+            )?,
+            replayed_rows: make.counter(
+                "cloudsync_replayed_rows_total",
+                REPLAYED_ROWS,
+                &["database", "outcome"],
+            )?,
+            fenced: make.gauge("cloudsync_fenced", FENCED, database)?,
             store: StoreMetrics::make(&make)?,
             registry,
         })
@@ -214,11 +244,20 @@ impl Metrics {
         for skip in Skip::ALL {
             self.messages_skipped.with_label_values(&[name, skip.reason()]);
         }
+        for cause in Cause::LABELS {
+            self.epochs_opened.with_label_values(&[name, cause]);
+        }
+        for outcome in ["changed", "refused"] {
+            self.replayed_rows.with_label_values(&[name, outcome]);
+        }
         DatabaseMetrics {
             name: name.to_owned(),
             uploads: self.uploads.clone(),
             downloads: self.downloads.clone(),
             messages_skipped: self.messages_skipped.clone(),
+            epochs_opened: self.epochs_opened.clone(),
+            replayed_rows: self.replayed_rows.clone(),
+            fenced: self.fenced.with_label_values(&label),
             rejected_rows: self.rejected_rows.with_label_values(&label),
             received_bytes: self.received_bytes.with_label_values(&label),
             sent_bytes: self.sent_bytes.with_label_values(&label),
@@ -269,6 +308,9 @@ mod tests {
             "cloudsync_ingest_lag_bytes{database=\"demo\"} 0",
             "cloudsync_segments_written_total{database=\"demo\"} 0",
             "cloudsync_messages_skipped_total{database=\"demo\",reason=\"mac\"} 1",
+            "cloudsync_epochs_opened_total{cause=\"slot_missing\",database=\"demo\"} 0",
+            "cloudsync_replayed_rows_total{database=\"demo\",outcome=\"changed\"} 0",
+            "cloudsync_fenced{database=\"demo\"} 0",
             "cloudsync_store_errors_total{operation=\"put\"} 1",
             "cloudsync_store_seconds_count{operation=\"put\"} 1",
         ] {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -66,6 +66,11 @@ impl Hub {
 
     fn log(&self) -> PathBuf {
         self.home.path().join("hub.log")
+    }
+
+    /// Returns the directory that the hub keeps its objects in.
+    pub fn store_directory(&self) -> &Path {
+        self.store.directory.as_ref().expect("the store is a directory").path()
     }
 
     /// Starts the process without waiting for anything.

@@ -3,6 +3,8 @@
 //! Postgres finds its libraries and extensions relative to its own binary, so copies of the binaries beside
 //! links to everything else make a server that takes the extension from `dist/` without touching the system.
 
+mod copies;
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
@@ -17,6 +19,8 @@ use crate::places;
 use crate::process::{Launch, Process, Signal, new_log};
 use crate::sql::Session;
 use crate::wait;
+
+pub use copies::{Backup, Recovery};
 
 /// Password of every role of a private cluster: connections are checked with SCRAM, as in production.
 pub const PASSWORD: &str = "private-cluster";

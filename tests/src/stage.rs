@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::hub::{API_KEY, Hub};
 use crate::object_store::StoreKind;
 use crate::places;
-use crate::postgres::{Cluster, Database, Durability};
+use crate::postgres::{Backup, Cluster, Database, Durability, Recovery};
 use crate::process::Signal;
 use crate::sql::Session;
 use crate::wait;
@@ -160,8 +160,23 @@ impl Stage {
         }
     }
 
-    fn cluster(&self) -> &Cluster {
+    /// Returns the server of a stage that has one to itself.
+    pub fn cluster(&self) -> &Cluster {
         self.own_cluster.as_ref().expect("only a stage with a cluster of its own touches the server")
+    }
+
+    /// Lets a copy take the place of the server, which has ended.
+    pub fn replace_cluster(&mut self, copy: Cluster) {
+        let gone =
+            self.own_cluster.take().expect("only a stage with a cluster of its own touches the server");
+        self.own_cluster = Some(copy.in_place_of(&gone));
+        self.postgres = self.database.session();
+    }
+
+    /// Sets the server, which was stopped, back to a base backup.
+    pub fn restore(&mut self, backup: &Backup, recovery: Recovery) {
+        self.cluster().restore(backup, recovery);
+        self.postgres = self.database.session();
     }
 
     /// Syncs every client until it has sent all it has and seen all that Postgres had then.

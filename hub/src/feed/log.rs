@@ -216,7 +216,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::epoch::ServerIdentity;
+    use crate::epoch::{EpochReason, ServerIdentity};
+    use crate::lineage::Lineage;
 
     fn at(commit_end: u64) -> Position {
         Position::new(Lsn::new(commit_end), Lsn::new(1))
@@ -225,9 +226,11 @@ mod tests {
     fn epoch(number: u32) -> Epoch {
         Epoch {
             id: EpochId::new(number, 7),
-            server: ServerIdentity { system: "1".to_owned(), timeline: 1, database_oid: 5 },
+            server: ServerIdentity { system: "1".to_owned(), lineage: Lineage::first(1), database_oid: 5 },
             start: Lsn::new(10),
             definitions: Vec::new(),
+            reason: EpochReason::First,
+            restored: String::new(),
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::config::DatabaseConfig;
 use crate::cursor::{Cursor, SnapshotId};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, EpochId, EpochReason};
 use crate::error::{Error, Result};
 use crate::ingest::archive::Archive;
 use crate::ingest::{Ingest, IngestStatus};
@@ -44,6 +44,7 @@ pub struct Feed {
     ingest: Arc<Ingest>,
     reader: Reader,
     refresh: Refresh,
+    archive: Archive,
     snapshots: Snapshots,
     shutdown: watch::Receiver<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -60,6 +61,20 @@ pub struct ChangesAnswer {
     pub complete: bool,
     /// The frames are this part of a snapshot, counted from 0; None when they are of the log.
     pub part: Option<u32>,
+    /// Whether the client's place was in another epoch.
+    pub moved: Moved,
+}
+
+/// What became of the epoch of a client's place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Moved {
+    /// It is the newest, or the client had no place.
+    #[default]
+    No,
+    /// Another came after it; the database may lack what the client was told that it has.
+    On,
+    /// The database was restored on purpose since: what it lacks is undone.
+    Restored,
 }
 
 /// What a feed is doing.
@@ -117,12 +132,14 @@ impl Feed {
             log: Arc::clone(&log),
             metrics: metrics.database(&name),
             status: Mutex::new(IngestStatus::default()),
+            stuck: Mutex::default(),
             shutdown: shutdown.clone(),
         });
         let task = tokio::spawn(Arc::clone(&ingest).run());
         Arc::new(Feed {
             reader: Reader::new(Arc::clone(&log), archive.clone()),
-            refresh: Refresh::new(Arc::clone(&log), archive),
+            refresh: Refresh::new(Arc::clone(&log), archive.clone()),
+            archive,
             log,
             ingest,
             snapshots,
@@ -143,7 +160,7 @@ impl Feed {
     /// What the feed is doing.
     #[must_use]
     pub fn status(&self) -> FeedStatus {
-        let IngestStatus { connected, leading, problem } = self.ingest.status();
+        let IngestStatus { connected, leading, problem, verified: _ } = self.ingest.status();
         let place = |(end, _bytes): (Position, u64)| end.commit_end.to_string();
         FeedStatus {
             connected,
@@ -152,6 +169,29 @@ impl Feed {
             position: self.log.end().map(place),
             problem,
         }
+    }
+
+    /// Refuses to write to a server that is not known to be the centre.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.ingest.status().verified {
+            return Ok(());
+        }
+        let reason = "postgres is not known to be the server that the log comes from";
+        Err(Error::Unavailable { reason: reason.to_owned() })
+    }
+
+    /// Whether the database was restored on purpose in an epoch behind this one, up to the newest.
+    async fn was_restored_since(&self, at: EpochId, newest: &Epoch) -> Result<bool> {
+        if newest.reason == EpochReason::Restore {
+            return Ok(true);
+        }
+        for number in at.number().saturating_add(1)..newest.id.number() {
+            let epoch = self.archive.epoch(number).await?;
+            if epoch.is_none_or(|epoch| epoch.reason == EpochReason::Restore) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is new since a cursor; without anything new, waits for it.
@@ -172,7 +212,12 @@ impl Feed {
             Some(Cursor::Snapshot { epoch: at, snapshot, part }) if at == epoch.id => {
                 self.snapshot(Some((snapshot, part))).await
             }
-            Some(_) | None => self.snapshot(None).await,
+            Some(cursor) => {
+                let restored = self.was_restored_since(cursor.epoch(), &epoch).await?;
+                let moved = if restored { Moved::Restored } else { Moved::On };
+                Ok(ChangesAnswer { moved, ..self.snapshot(None).await? })
+            }
+            None => self.snapshot(None).await,
         }
     }
 
@@ -219,6 +264,7 @@ impl Feed {
                     cursor: cursor.to_string(),
                     complete: transaction_end && !more,
                     part: None,
+                    moved: Moved::No,
                 }));
             }
             let leading = self.log.is_leading();
@@ -271,6 +317,7 @@ impl Feed {
             cursor: cursor.to_string(),
             complete: ended && self.is_end(id.lsn),
             part: Some(part),
+            moved: Moved::No,
         })
     }
 

@@ -79,8 +79,9 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::epoch::{Epoch, ServerIdentity};
+    use crate::epoch::{Epoch, EpochReason, ServerIdentity};
     use crate::keys::Keys;
+    use crate::lineage::Lineage;
     use crate::position::Lsn;
     use crate::segment::{LogFrame, ScopeBlock, SegmentIndex};
     use crate::store::directory::DirectoryStore;
@@ -92,9 +93,11 @@ mod tests {
     fn epoch() -> Epoch {
         Epoch {
             id: EpochId::new(1, 7),
-            server: ServerIdentity { system: "1".to_owned(), timeline: 1, database_oid: 5 },
+            server: ServerIdentity { system: "1".to_owned(), lineage: Lineage::first(1), database_oid: 5 },
             start: Lsn::new(10),
             definitions: Vec::new(),
+            reason: EpochReason::First,
+            restored: String::new(),
         }
     }
 

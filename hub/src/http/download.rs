@@ -9,6 +9,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use percent_encoding::percent_decode_str;
 use prometheus::IntGauge;
+use shared_format::SiteId;
+use tokio_postgres::types::{ToSql, Type};
 use warp::Reply;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use warp::reply::Response;
@@ -16,7 +18,7 @@ use warp::reply::Response;
 use super::app::{App, Database};
 use super::problem::{Problem, ProblemKind};
 use crate::error::Error;
-use crate::feed::ChangesAnswer;
+use crate::feed::{ChangesAnswer, Moved};
 use crate::shutdown;
 use crate::upload::{read_db_version, read_site, read_token};
 
@@ -27,6 +29,13 @@ const CURSOR: HeaderName = HeaderName::from_static("cloudsync-cursor");
 const COMPLETE: HeaderName = HeaderName::from_static("cloudsync-complete");
 const SOURCE: HeaderName = HeaderName::from_static("cloudsync-source");
 const PART: HeaderName = HeaderName::from_static("cloudsync-part");
+/// The number of the site up to which Postgres has what it sent.
+const ACKED: HeaderName = HeaderName::from_static("cloudsync-acked");
+/// The database was restored on purpose: what the snapshot lacks or has older stands.
+const RESTORED: HeaderName = HeaderName::from_static("cloudsync-restored");
+
+/// Longest wait for the number of a site.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the query of a download says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -89,7 +98,7 @@ pub(super) async fn answer(
     query: &str,
 ) -> Result<Response, Problem> {
     let site = read_site(headers)?;
-    read_token(headers)?;
+    let token = read_token(headers)?;
     read_db_version(headers)?;
     let query = Query::read(query)?;
     let waiting = (!query.wait.is_zero()).then(|| Waiting::begin(&database.metrics.long_polls_open));
@@ -100,15 +109,35 @@ pub(super) async fn answer(
             let cursor = query.cursor.ok_or_else(|| {
                 Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })
             })?;
-            ChangesAnswer { frames: Vec::new(), cursor, complete: true, part: None }
+            ChangesAnswer { frames: Vec::new(), cursor, complete: true, part: None, moved: Moved::No }
         }
     };
     drop(waiting);
     tracing::debug!(%site, frames = found.frames.len(), complete = found.complete, "changes");
-    respond(database, found)
+    let acked = match found.moved {
+        // Only a site with a token was ever told that something of it was taken.
+        Moved::On if token.is_some() => site_acked(database, site).await?,
+        Moved::On | Moved::Restored | Moved::No => None,
+    };
+    respond(database, found, acked)
 }
 
-fn respond(database: &Database, found: ChangesAnswer) -> Result<Response, Problem> {
+/// The number up to which Postgres has what a site sent, asked when an epoch has ended: it may be less than what
+/// the site was told by a server that is gone.
+async fn site_acked(database: &Database, site: SiteId) -> Result<Option<i64>, Problem> {
+    let lease = database.pool.lease().await?;
+    let bytes: &[u8] = site.as_bytes();
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&bytes, Type::BYTEA)];
+    let asked = lease.client().query_typed("select cloudsync.site_acked($1)", &parameters);
+    let silent = || Error::Unavailable { reason: "postgres did not answer in time".to_owned() };
+    let rows = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(|_elapsed| silent())?;
+    let rows = rows.map_err(Error::Postgres)?;
+    let acked = rows.first().and_then(|row| row.get(0));
+    lease.give_back();
+    Ok(acked)
+}
+
+fn respond(database: &Database, found: ChangesAnswer, acked: Option<i64>) -> Result<Response, Problem> {
     let cursor = HeaderValue::from_str(&found.cursor).map_err(|_| Problem::from(Error::Cursor))?;
     let nothing = found.frames.is_empty() && found.complete;
     let source = if found.part.is_some() { "snapshot" } else { "log" };
@@ -123,6 +152,12 @@ fn respond(database: &Database, found: ChangesAnswer) -> Result<Response, Proble
     headers.insert(SOURCE, HeaderValue::from_static(source));
     if let Some(part) = found.part {
         headers.insert(PART, HeaderValue::from(part));
+    }
+    if let Some(acked) = acked {
+        headers.insert(ACKED, HeaderValue::from(acked));
+    }
+    if found.moved == Moved::Restored {
+        headers.insert(RESTORED, HeaderValue::from_static("true"));
     }
     Ok(response)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, EpochId};
 use crate::error::{Error, Result};
 use crate::keys::{Fence, Keys, SegmentName};
 use crate::position::Lsn;
@@ -39,6 +39,19 @@ impl Archive {
             Some(object) => Epoch::decode(&object).map(Some),
             None => Err(Error::EpochObject { part: "object" }),
         }
+    }
+
+    /// The number of the newest epoch, without reading it.
+    pub(crate) async fn newest_epoch_number(&self) -> Result<Option<u32>> {
+        let folder = self.keys.epochs();
+        let names = self.list(&folder, None).await?;
+        Ok(names.last().and_then(|key| key.strip_prefix(&folder)?.parse().ok()))
+    }
+
+    /// An epoch by its number.
+    pub(crate) async fn epoch(&self, number: u32) -> Result<Option<Epoch>> {
+        let object = self.store.get(&self.keys.epoch(number)).await?;
+        object.map(|object| Epoch::decode(&object)).transpose()
     }
 
     /// Opens an epoch, unless another hub did.
@@ -107,6 +120,17 @@ impl Archive {
             }
         }
         Ok(greatest)
+    }
+
+    /// When the server was started that an epoch was last led on, as it was noted.
+    pub(crate) async fn server_start(&self, epoch: EpochId) -> Result<Option<String>> {
+        let object = self.store.get(&self.keys.server_start(epoch.number())).await?;
+        Ok(object.map(|object| String::from_utf8_lossy(&object).into_owned()))
+    }
+
+    /// Notes when the server was started that an epoch is led on.
+    pub(crate) async fn put_server_start(&self, epoch: EpochId, started: String) -> Result<()> {
+        self.store.put(&self.keys.server_start(epoch.number()), Bytes::from(started)).await
     }
 
     /// Notes that nothing happened up to an LSN. Each leader writes its own marker.

@@ -6,8 +6,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use crate::epoch::Slot;
 use crate::error::{Error, Result};
+use crate::ground::{PLUGIN, Slot};
 use crate::keys::Fence;
 use crate::position::Lsn;
 use crate::postgres::{PostgresUrl, TlsConnector, connect};
@@ -18,6 +18,9 @@ const LOCK_KEY: i64 = 0x636c_6f75_6473_796e;
 
 /// Longest wait for an answer; the lock may be lost when the server is silent for longer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Longest wait for one frame to be merged.
+const REPLAY_MAX: Duration = Duration::from_secs(120);
 
 /// An ordinary connection that may hold the lock of its database.
 pub(crate) struct Control {
@@ -67,11 +70,51 @@ impl Control {
         let sql = include_str!("../../../sql/hub/slot.sql");
         let Some(row) = answered(self.client.query_opt(sql, &[&name])).await? else { return Ok(None) };
         let confirmed: Lsn = row.get::<_, &str>("confirmed").parse()?;
-        if confirmed == Lsn::ZERO {
+        let plugin: String = row.get("plugin");
+        if confirmed == Lsn::ZERO && plugin == PLUGIN {
             // Still being made by another connection; it is gone if that one ends before.
             return Err(Error::SlotActive { slot: name.to_owned() });
         }
-        Ok(Some(Slot { plugin: row.get("plugin"), confirmed, lost: row.get("lost") }))
+        Ok(Some(Slot { plugin, confirmed, lost: row.get("lost") }))
+    }
+
+    /// Removes a slot, ending whoever reads from it; true once there is none.
+    pub(crate) async fn drop_slot(&self, name: &str) -> Result<bool> {
+        let sql = include_str!("../../../sql/hub/drop_slot.sql");
+        let left: i64 = self.one(sql, &[&name]).await?.get(0);
+        Ok(left == 0)
+    }
+
+    /// Whether the server is a standby.
+    pub(crate) async fn is_in_recovery(&self) -> Result<bool> {
+        Ok(self.one("select pg_catalog.pg_is_in_recovery()", &[]).await?.get(0))
+    }
+
+    /// When the server was started, as text that differs for every start.
+    pub(crate) async fn server_start(&self) -> Result<String> {
+        let sql = "select extract(epoch from pg_catalog.pg_postmaster_start_time())::text";
+        Ok(self.one(sql, &[]).await?.get(0))
+    }
+
+    /// Names the newest restore on purpose; empty when there was none.
+    pub(crate) async fn restored(&self) -> Result<String> {
+        Ok(self.one("select coalesce(cloudsync.restored(), '')", &[]).await?.get(0))
+    }
+
+    /// Notes in Postgres that it lacks what sites were told.
+    pub(crate) async fn begin_generation(&self) -> Result<()> {
+        self.one("select cloudsync.begin_generation('failover')", &[]).await.map(drop)
+    }
+
+    /// Merges a payload with the rights of the tables' owners; tells how many rows changed and were refused.
+    pub(crate) async fn replay(&self, payload: &[u8]) -> Result<(i64, i64)> {
+        let sql = "select r.changed, r.refused from cloudsync.replay($1) as r";
+        let parameters: [&(dyn ToSql + Sync); 1] = [&payload];
+        let merged = self.client.query_one(sql, &parameters);
+        let silent = || Error::Unavailable { reason: "postgres did not answer a replay".to_owned() };
+        let row = tokio::time::timeout(REPLAY_MAX, merged).await.map_err(|_elapsed| silent())?;
+        let row = row.map_err(Error::Postgres)?;
+        Ok((row.get(0), row.get(1)))
     }
 
     /// The key that messages are signed with.

@@ -13,16 +13,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::control::Control;
 use super::gather::Gatherer;
+use super::ground::{Ground, random_tag};
 use super::outbox::{Destination, Outbox, Stored};
 use super::verify::{Skip, Verifier};
 use super::{Ingest, IngestStatus, RETRY_MIN};
 use crate::definitions::Definitions;
-use crate::epoch::{Epoch, EpochId, PLUGIN, ServerIdentity, SlotStep, check_slot};
+use crate::epoch::{Epoch, EpochId, EpochReason};
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::position::{Lsn, Position};
 use crate::replication::{
-    FrameMessage, ReplicationConnection, ReplicationStream, SlotKind, StreamMessage, TransactionFrame,
+    FrameMessage, ReplicationConnection, ReplicationStream, StreamMessage, TransactionFrame,
 };
 use crate::segment::SegmentIndex;
 use crate::shutdown::asked;
@@ -44,7 +45,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest time that a slot stays in use after the connection that used it has ended.
-const SLOT_RELEASE_MAX: Duration = Duration::from_secs(5);
+pub(super) const SLOT_RELEASE_MAX: Duration = Duration::from_secs(5);
 
 /// Longest wait at shutdown for what is decoded to be stored.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
@@ -91,16 +92,6 @@ struct OpenTransaction {
     is_told: bool,
 }
 
-/// What the store and the server agree on.
-struct Ground {
-    connection: ReplicationConnection,
-    slot: String,
-    epoch: Epoch,
-    index: SegmentIndex,
-    /// The end of the last segment or idle marker.
-    stored: Lsn,
-}
-
 impl Ingest {
     /// Leads until something ends it. The lock is held by `control`.
     pub(super) async fn lead(&self, control: &Arc<Control>) -> Result<Ended> {
@@ -113,9 +104,13 @@ impl Ingest {
         let verifier = Verifier::new(control.message_key().await?);
         let end = index.last();
         let stream = start(&self.database.url, connection, &slot).await?;
+        self.archive.put_server_start(epoch.id, control.server_start().await?).await?;
         self.log.open(epoch.clone(), index);
         self.log.begin_leading(DecodedTransactions::begin(end.commit_end, &snapshot));
-        self.set_status(|status| *status = IngestStatus { connected: true, leading: true, problem: None });
+        self.set_status(|status| {
+            *status = IngestStatus { connected: true, leading: true, problem: None, verified: true };
+        });
+        self.metrics.fenced.set(0);
         tracing::info!(database = self.database.name.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
 
         let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
@@ -148,47 +143,13 @@ impl Ingest {
             marked_idle: None,
             next_epoch: None,
         };
-        leader.run(&mut heartbeat).await
-    }
-
-    /// Compares server, slot and store; makes what is not there yet at the very first start.
-    async fn find_ground(&self, control: &Control) -> Result<Ground> {
-        let url = &self.database.url;
-        let mut connection = ReplicationConnection::connect(url).await?;
-        let identity = connection.identify_system().await?;
-        let database_oid = control.database_oid().await?;
-        let server = ServerIdentity { system: identity.system, timeline: identity.timeline, database_oid };
-        let slot = format!("cloudsync_{database_oid}");
-        let newest = self.archive.newest_epoch().await?;
-        let known = match newest {
-            Some(epoch) => {
-                epoch.check_server(&server)?;
-                let index = self.archive.segments(&epoch).await?;
-                let idle = self.archive.idle_up_to(epoch.id.number()).await?;
-                let stored = index.last().commit_end.max(idle);
-                Some((epoch, index, stored))
-            }
-            None => None,
-        };
-        let stored = known.as_ref().map(|(_epoch, _index, stored)| *stored);
-        let start = match check_slot(&slot, control.slot(&slot).await?.as_ref(), stored)? {
-            SlotStep::Create => {
-                connection.create_slot(&slot, PLUGIN, SlotKind::Lasting).await?.consistent_point
-            }
-            SlotStep::OpenEpochAt(confirmed) => confirmed,
-            SlotStep::Continue => Lsn::ZERO,
-        };
-        let (epoch, index, stored) = match known {
-            Some(known) => known,
-            None => {
-                let definitions = control.definitions().await?;
-                let epoch = Epoch { id: EpochId::new(1, random_tag()?), server, start, definitions };
-                self.archive.open_epoch(&epoch).await?;
-                let index = SegmentIndex::new(epoch.start_position());
-                (epoch, index, start)
-            }
-        };
-        Ok(Ground { connection, slot, epoch, index, stored })
+        let outcome = leader.run(&mut heartbeat).await;
+        if let Err(error) = &outcome {
+            // What clients were given from memory must not be lost with a server that does not come back.
+            leader.keep_what_was_given().await;
+            self.note_ending(error, leader.stored.borrow().position);
+        }
+        outcome
     }
 
     /// Definitions of the catalog, of the epoch object and of the newest segment; and whether that one ends
@@ -239,6 +200,7 @@ impl Leader<'_> {
                     if may_read && self.heard.elapsed() > SILENCE_MAX {
                         return Err(Error::ReplicationClosed(std::io::ErrorKind::TimedOut.into()));
                     }
+                    self.check_epoch_is_newest().await?;
                     self.send_status(true).await?;
                 }
                 Some(ended) = heartbeat.join_next() => {
@@ -431,21 +393,36 @@ impl Leader<'_> {
         let Some(start) = self.next_epoch.filter(|_| self.is_all_stored()) else { return Ok(false) };
         let number = self.epoch.id.number().saturating_add(1);
         let definitions = self.control.definitions().await?;
-        let server = self.epoch.server.clone();
-        let epoch = Epoch { id: EpochId::new(number, random_tag()?), server, start, definitions };
+        let id = EpochId::new(number, random_tag()?);
+        let epoch = Epoch { id, start, definitions, reason: EpochReason::Reload, ..self.epoch.clone() };
         self.ingest.archive.open_epoch(&epoch).await?;
         Ok(true)
     }
 
-    /// Stores what was decoded, as far as that is quick.
+    /// Stores what was decoded, as far as that is quick, and moves the slot there.
     async fn drain(&mut self) -> Result<()> {
+        if self.keep_what_was_given().await { self.send_status(false).await } else { Ok(()) }
+    }
+
+    /// Waits until the store has all that clients may have been given; false if that takes too long.
+    async fn keep_what_was_given(&mut self) -> bool {
         let deadline = Instant::now() + DRAIN_MAX;
         while self.outbox.waiting_bytes() > 0 {
             if tokio::time::timeout_at(deadline, self.stored.changed()).await.is_err() {
-                return Ok(());
+                return false;
             }
         }
-        self.send_status(false).await
+        true
+    }
+
+    /// Ends the reign when another node has opened a later epoch: this one's server is no longer the centre.
+    async fn check_epoch_is_newest(&mut self) -> Result<()> {
+        // A store that does not answer says nothing about it.
+        let newest = self.ingest.archive.newest_epoch_number().await.ok().flatten();
+        match newest.filter(|newest| *newest > self.epoch.id.number()) {
+            Some(newest) => Err(Error::EpochSuperseded { epoch: self.epoch.id.number(), newest }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -483,9 +460,4 @@ async fn beat(control: Arc<Control>, log: Arc<Log>) -> Error {
             Err(error) => return error,
         }
     }
-}
-
-/// A random number that tells apart epochs of equal number.
-fn random_tag() -> Result<u32> {
-    getrandom::u32().map_err(|_unsupported| Error::RandomBytes)
 }

@@ -7,8 +7,10 @@
 pub(crate) mod archive;
 mod control;
 mod gather;
+mod ground;
 mod leader;
 mod outbox;
+mod replay;
 mod verify;
 
 use std::sync::{Arc, Mutex};
@@ -23,9 +25,12 @@ use leader::Ended;
 pub(crate) use verify::Skip;
 
 use crate::config::DatabaseConfig;
+use crate::epoch::EpochId;
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::metrics::DatabaseMetrics;
+use crate::position::Position;
+use crate::replication::ReplicationConnection;
 use crate::shutdown::asked;
 use archive::Archive;
 
@@ -36,6 +41,9 @@ const LOCK_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Failures of decoding at one place after which the log is left there: a new epoch goes on behind it.
+const STUCK_TIMES: u32 = 5;
+
 /// What ingest is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IngestStatus {
@@ -45,6 +53,16 @@ pub(crate) struct IngestStatus {
     pub(crate) leading: bool,
     /// What went wrong last, if it was not mended since.
     pub(crate) problem: Option<String>,
+    /// The server was looked at since it was connected to, and is the one that the newest epoch came from: before
+    /// that nothing may be written to it. What it took could be lost, and a site that it once knew be mistaken.
+    pub(crate) verified: bool,
+}
+
+/// Where the log ended when decoding failed, and how often it failed there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stuck {
+    place: Position,
+    times: u32,
 }
 
 /// Everything that ingest of one database works with.
@@ -54,6 +72,7 @@ pub(crate) struct Ingest {
     pub(crate) log: Arc<Log>,
     pub(crate) metrics: DatabaseMetrics,
     pub(crate) status: Mutex<IngestStatus>,
+    pub(crate) stuck: Mutex<Stuck>,
     pub(crate) shutdown: watch::Receiver<bool>,
 }
 
@@ -93,11 +112,16 @@ impl Ingest {
     /// Waits for its turn on one connection, then leads; ends with an error, or in peace at shutdown.
     async fn take_turns(&self) -> Result<()> {
         let control = Arc::new(Control::connect(&self.database.url).await?);
+        let mut checked = None;
         while !control.try_lock().await? {
             self.open_from_store().await?;
+            if self.log.epoch_id() != checked {
+                checked = self.check_followed(&control).await?;
+            }
             self.set_status(|status| {
-                *status = IngestStatus { connected: true, leading: false, problem: None };
+                *status = IngestStatus { connected: true, verified: true, ..IngestStatus::default() };
             });
+            self.metrics.fenced.set(0);
             tokio::time::sleep(jittered(LOCK_INTERVAL)).await;
         }
         loop {
@@ -119,24 +143,55 @@ impl Ingest {
         Ok(())
     }
 
+    /// Makes sure that the server may be the one that the newest epoch came from, or follow it; names the epoch.
+    async fn check_followed(&self, control: &Control) -> Result<Option<EpochId>> {
+        let Some(epoch) = self.log.epoch() else { return Ok(None) };
+        let mut connection = ReplicationConnection::connect(&self.database.url).await?;
+        let (server, _flushed) = ground::identify(&mut connection, control).await?;
+        epoch.fork_of(&server)?;
+        Ok(Some(epoch.id))
+    }
+
+    /// Notes why a reign ended, to tell an error that repeats at one place from one that passes.
+    fn note_ending(&self, error: &Error, place: Position) {
+        let mut stuck = self.stuck.lock().expect("no step on this panics");
+        *stuck = match *stuck {
+            Stuck { place: before, times } if error.is_of_the_log() && before == place => {
+                Stuck { place, times: times.saturating_add(1) }
+            }
+            _elsewhere if error.is_of_the_log() => Stuck { place, times: 1 },
+            unchanged => unchanged,
+        };
+    }
+
+    /// Whether decoding fails again and again at one place.
+    fn is_stuck(&self) -> bool {
+        self.stuck.lock().expect("no step on this panics").times >= STUCK_TIMES
+    }
+
+    /// Forgets errors of a log that is left.
+    fn unstick(&self) {
+        *self.stuck.lock().expect("no step on this panics") = Stuck::default();
+    }
+
     /// Says once what went wrong, and again only when it is something else.
     fn note_failure(&self, error: &Error) {
         let problem = error.logged();
         let mut news = false;
         self.set_status(|status| {
             news = status.problem.as_ref() != Some(&problem);
-            let connected = matches!(
-                error,
-                Error::EpochMismatch { .. }
-                    | Error::EpochTaken { .. }
-                    | Error::SlotMissing { .. }
-                    | Error::SlotLost { .. }
-                    | Error::SlotAhead { .. }
-                    | Error::SlotPlugin { .. }
-                    | Error::SlotActive { .. }
-                    | Error::UnknownDefinition { .. }
-            );
-            *status = IngestStatus { connected, leading: false, problem: Some(problem.clone()) };
+            let fenced = matches!(error, Error::EpochMismatch { .. } | Error::EpochSuperseded { .. });
+            self.metrics.fenced.set(i64::from(fenced));
+            let connected = fenced
+                || matches!(
+                    error,
+                    Error::EpochTaken { .. }
+                        | Error::Standby
+                        | Error::SlotActive { .. }
+                        | Error::UnknownDefinition { .. }
+                );
+            let verified = status.verified && !fenced && !error.is_lost_connection();
+            *status = IngestStatus { connected, leading: false, problem: Some(problem.clone()), verified };
         });
         if news {
             let database = self.database.name.as_str();

@@ -19,6 +19,7 @@ use tokio_postgres::fallible_iterator::FallibleIterator;
 use super::frame::FRAME_FORMAT;
 use super::stream::ReplicationStream;
 use crate::error::{Error, Result};
+use crate::lineage::Lineage;
 use crate::position::Lsn;
 use crate::postgres::{PostgresUrl, TlsConnector};
 
@@ -53,8 +54,8 @@ pub struct ReplicationConnection {
 pub struct SystemIdentity {
     /// The system identifier.
     pub system: String,
-    /// The timeline.
-    pub timeline: u32,
+    /// Its timelines.
+    pub lineage: Lineage,
     /// How far its WAL is flushed.
     pub flushed: Lsn,
 }
@@ -105,11 +106,24 @@ impl ReplicationConnection {
         let wrong = || Error::ReplicationProtocol { what: "answer to IDENTIFY_SYSTEM" };
         let [row] = rows.as_slice() else { return Err(wrong()) };
         let [Some(system), Some(timeline), Some(flushed), ..] = row.as_slice() else { return Err(wrong()) };
-        Ok(SystemIdentity {
-            system: system.clone(),
-            timeline: timeline.parse().map_err(|_not_a_number| wrong())?,
-            flushed: flushed.parse()?,
-        })
+        let (system, flushed) = (system.clone(), flushed.parse()?);
+        let timeline: u32 = timeline.parse().map_err(|_not_a_number| wrong())?;
+        Ok(SystemIdentity { system, lineage: self.lineage(timeline).await?, flushed })
+    }
+
+    /// Asks for the timelines that a server has come from; the first one has none.
+    async fn lineage(&mut self, timeline: u32) -> Result<Lineage> {
+        if timeline == 1 {
+            return Ok(Lineage::first(timeline));
+        }
+        let rows = self.query("TIMELINE_HISTORY", &format!("TIMELINE_HISTORY {timeline}")).await?;
+        let content = match rows.as_slice() {
+            [row] => row.get(1).and_then(Option::as_deref),
+            _other => None,
+        };
+        content
+            .and_then(|content| Lineage::parse(timeline, content))
+            .ok_or(Error::ReplicationProtocol { what: "answer to TIMELINE_HISTORY" })
     }
 
     /// Makes a slot for our output plugin. Postgres waits until every transaction that runs now has ended.

@@ -10,8 +10,9 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 
 use super::Snapshots;
-use crate::epoch::{Epoch, PLUGIN, ServerIdentity};
+use crate::epoch::{Epoch, ServerIdentity};
 use crate::error::{Error, Result};
+use crate::ground::PLUGIN;
 use crate::ingest::read_snapshot;
 use crate::position::Lsn;
 use crate::postgres::{TlsConnector, connect};
@@ -85,7 +86,7 @@ async fn by_slot(snapshots: &Snapshots, epoch: &Epoch, client: &Client) -> Resul
     let identity = connection.identify_system().await?;
     let sql = "select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()";
     let database_oid = client.query_one(sql, &[]).await.map_err(Error::Postgres)?.get(0);
-    let server = ServerIdentity { system: identity.system, timeline: identity.timeline, database_oid };
+    let server = ServerIdentity { system: identity.system, lineage: identity.lineage, database_oid };
     epoch.check_server(&server)?;
     let number = getrandom::u64().map_err(|_unsupported| Error::RandomBytes)?;
     let name = format!("cloudsync_snapshot_{number:016x}");

@@ -46,6 +46,7 @@ where
     // No more bodies are expanded than can be applied; and a wrong one is told so whatever Postgres does.
     let place = database.pool.reserve().await?;
     let payload = expand(body).await?;
+    database.feed.check_writable()?;
     let lease = place.connect().await?;
     let answer = apply::apply(database, lease, caller, &headers, &payload).await?;
     respond(database, &answer)
