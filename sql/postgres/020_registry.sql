@@ -84,7 +84,7 @@ create table cloudsync.partitions (
 
 -- Cells that were written and are too large to travel: others do not have these values.
 create table cloudsync.too_large (
-  table_id integer not null references cloudsync.tables (table_id) on delete cascade,
+  table_id integer not null,
   row_key jsonb not null,
   column_id smallint not null,
   bytes bigint not null,
