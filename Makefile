@@ -51,7 +51,7 @@ test-store: build-tools test-tools ## The hub's object stores against the S3 API
 test-e2e: dist test-tools ## The scenarios and the object stores: every part real, on private servers.
 	cargo test --package tests --no-fail-fast
 
-test-memory: build-tools ## Tests of the SQLite side under valgrind (minutes; no part of `make test`).
+test-memory: build-tools ## Tests of the SQLite side under AddressSanitizer (minutes; needs nightly; no part of `make test`).
 	$(scripts)/memcheck.sh
 
 fuzz: build-tools ## Fuzzes every reader of foreign bytes, FUZZ_SECONDS each (default 1800); needs nightly.

@@ -63,7 +63,6 @@ need python3-venv has_venv
 need nodejs command -v node
 need npm command -v npm
 need libnode-dev test -e /usr/include/node/node.h
-need valgrind command -v valgrind
 need curl command -v curl
 need cmake command -v cmake
 need util-linux command -v setpriv
