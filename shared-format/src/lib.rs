@@ -25,7 +25,7 @@ pub use clock::{Hlc, SiteId, Stamp};
 pub use error::FormatError;
 pub use merge::{
     CellOutcome, Incoming, KeptRegister, Local, LogPlace, MergedRegister, Plan, RowKind, RowRegisters,
-    RowValues, RowWrite, Rules, RulesPlan, merge, merge_unseen, merge_with,
+    RowValues, RowWrite, Rules, RulesPlan, merge, merge_unseen, merge_with, merges_into_nothing,
 };
 pub use message::{MESSAGE_PREFIX, Message, encode_message, signed_parts};
 pub use register::{ColumnRule, LostEntry, OwnEntries, Register, Written};

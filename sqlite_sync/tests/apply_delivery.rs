@@ -158,3 +158,35 @@ fn a_column_of_another_type_or_name_does_not_hold_up_the_rest() {
     assert_eq!(rows(&b, skipped, []), "renamed | no such column here");
     assert_eq!(apply(&b, encode(&a, 0).as_deref()), Ok(0), "the other type is no change");
 }
+
+#[test]
+fn a_whole_table_that_comes_again_brings_only_what_is_new() {
+    let fill = "with recursive n(i) as (select 0 union all select i + 1 from n where i < 199)
+        insert into pairs select printf('Key%03d', i / 2), i % 2, 'sent ' || i from n";
+    let create =
+        "create table pairs (name text collate nocase, part integer, title text, primary key (name, part))";
+    let mut world = World::new(create);
+    world.step(&format!("a: {fill}"));
+    world.step("a <-> b");
+    for step in [
+        "a: update pairs set title = 'newer' where name in ('Key030', 'Key075')",
+        "a: delete from pairs where name = 'Key020'",
+        "a: insert into pairs values ('Key0455', 0, 'between')",
+        "b: update pairs set title = 'own' where name = 'Key040'",
+        "b: delete from pairs where name = 'Key060' and part = 1",
+        "b: insert into pairs values ('Key0555', 7, 'own')",
+    ] {
+        world.step(step);
+    }
+    let all = encode(world.replica("a"), 0).expect("something travels");
+    assert_eq!(apply(world.replica("b"), Some(&all)), Ok(7), "four cells, two deletions, one row");
+    assert_eq!(apply(world.replica("b"), Some(&all)), Ok(0), "again it changes nothing and says so");
+    let titles =
+        "select title, count(*) from pairs where title not like 'sent%' group by title order by title";
+    assert_eq!(rows(world.replica("b"), titles, []), "between | 1; newer | 4; own | 3");
+    assert_eq!(rows(world.replica("b"), "select count(*) from pairs", []), "199");
+    world.step("a <-> b");
+    let everything = "select * from pairs order by name, part";
+    let found = rows(world.replica("b"), everything, []);
+    assert_eq!(rows(world.replica("a"), everything, []), found);
+}

@@ -38,6 +38,22 @@ pub(super) fn merge<E>(
     Ok(finish(local, incoming, state, cells))
 }
 
+/// See [`super::merges_into_nothing`].
+pub(super) fn merges_into_nothing(
+    local: &RowState,
+    incoming: &Incoming<'_>,
+    stays: &mut dyn FnMut(usize) -> bool,
+) -> bool {
+    later_life(local.life, incoming) == local.life
+        && (0..).zip(incoming.cells).all(|(index, cell)| {
+            match weigh(local, incoming, cell.stamp, held_stamp(local, cell.column, false)) {
+                Weight::Newer => false,
+                Weight::Tie => stays(index),
+                Weight::Older | Weight::Void => true,
+            }
+        })
+}
+
 /// The greater of two lives; of equal stamps, the deletion.
 fn later_life(local: Option<Life>, incoming: &Incoming<'_>) -> Option<Life> {
     let alive = match incoming.kind {

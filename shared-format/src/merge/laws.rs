@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::convert::Infallible;
 
-use super::{CellOutcome, Incoming, RowKind, RowWrite, merge, merge_unseen};
+use super::{CellOutcome, Incoming, RowKind, RowWrite, merge, merge_unseen, merges_into_nothing};
 use crate::clock::{Hlc, SiteId, Stamp};
 use crate::row_state::{CellStamp, ColumnId, LocalWrite, RowState};
 
@@ -66,6 +66,9 @@ impl Replica {
             Ok(value.cmp(held.get(&cell.column).expect("merge asks about a value that is held")))
         };
         let plan = merge(&self.state, &incoming, &mut tie).unwrap();
+        let mut stays = |index: usize| tie(index).is_ok_and(Ordering::is_le);
+        let is_known = merges_into_nothing(&self.state, &incoming, &mut stays);
+        assert_eq!(is_known, !plan.changed, "the short way decides as merge: {change:?} on {self:?}");
         let before = self.clone();
         for column in &plan.park {
             self.parked.insert(*column, self.row[column]);

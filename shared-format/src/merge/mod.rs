@@ -111,6 +111,18 @@ pub fn merge<E>(
     cls::merge(local, incoming, tie)
 }
 
+/// Whether [`merge`] changes nothing: no stamp of the change is above what the replica holds, and `stays` says of
+/// each cell with an equal stamp, by its index, that the incoming value is not the greater one.
+///
+/// It keeps nothing: for the many changes that a replica is sent again.
+pub fn merges_into_nothing(
+    local: &RowState,
+    incoming: &Incoming<'_>,
+    stays: &mut dyn FnMut(usize) -> bool,
+) -> bool {
+    cls::merges_into_nothing(local, incoming, stays)
+}
+
 /// What [`merge`] leaves of a row that the replica never heard of, where that needs no look at the cells one by
 /// one: a creation that carries every column at its own stamp. All of its cells are taken, the row is
 /// inserted. None where merge has to be asked.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use rusqlite::params;
 use schema_mapping::{SqliteValue, to_sqlite};
-use shared_format::payload::{Changes, ColumnDefinition, Payload, Row, TableDefinition};
+use shared_format::payload::{Changes, ColumnDefinition, Payload, Row, RowCursor, TableDefinition};
 use shared_format::{CellStamp, ColumnId, FormatError, Hlc, RowKind, Stamp, Value, ValueRef, encode_key};
 
 use super::Source;
@@ -275,6 +275,33 @@ impl<'a> Batch<'a> {
             change.key.push(part);
         }
         Ok(true)
+    }
+}
+
+/// The rows of one batch whose kind is wanted.
+pub(super) struct BatchRows<'b, 'a> {
+    batch: &'b Batch<'a>,
+    rows: RowCursor<'a>,
+    wants: &'b dyn Fn(RowKind) -> bool,
+    /// Whether there were rows of other kinds.
+    pub(super) has_others: bool,
+}
+
+impl<'b, 'a> BatchRows<'b, 'a> {
+    pub(super) fn new(batch: &'b Batch<'a>, wants: &'b dyn Fn(RowKind) -> bool) -> Self {
+        Self { batch, rows: batch.changes.rows(), wants, has_others: false }
+    }
+
+    /// Brings the next row into our form; false behind the last one.
+    pub(super) fn next_into(&mut self, change: &mut Change<'a>) -> Result<bool> {
+        while let Some(row) = self.rows.next_row().reading("row")? {
+            if !(self.wants)(row.kind) {
+                self.has_others = true;
+            } else if self.batch.fill(change, row)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

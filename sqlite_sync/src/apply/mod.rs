@@ -15,6 +15,7 @@ pub(crate) mod rebase;
 mod row;
 mod ruled;
 mod settle;
+mod skim;
 mod statements;
 mod triggers;
 mod waiting;
@@ -26,7 +27,7 @@ use shared_format::payload::{Collection, Limits, Payload, decode_frame};
 use shared_format::{Hlc, RowKind, Value};
 
 pub(crate) use self::collected::HORIZON;
-use self::incoming::{Change, Mappings};
+use self::incoming::{BatchRows, Change, Mappings};
 use self::lost::Unsent;
 use self::statements::RowStatements;
 pub(crate) use self::triggers::TriggersOff;
@@ -112,6 +113,8 @@ struct Session<'r, 'c> {
     statements: Vec<RowStatements<'c>>,
     /// Whether the row before was new here; then the next one probably is.
     expects_unseen: bool,
+    /// How many rows in a row, up to the last one, held what came already.
+    held_so_far: usize,
     waiting: Vec<Waiting>,
     applied: Applied,
 }
@@ -217,6 +220,7 @@ fn attempt(
         staged: HashMap::new(),
         statements,
         expects_unseen: true,
+        held_so_far: 0,
         waiting: Vec::new(),
         applied: Applied::default(),
     };
@@ -265,15 +269,15 @@ impl Session<'_, '_> {
                 if self.source == Source::File {
                     batch.author_horizon = author_horizon(&payload, changes.table(), changes.incarnation());
                 }
-                let mut rows = batch.changes.rows();
+                let mut rows = BatchRows::new(&batch, &wants);
                 let mut change = batch.blank();
-                while let Some(row) = rows.next_row().reading("row")? {
-                    if !wants(row.kind) {
-                        has_others = true;
-                    } else if batch.fill(&mut change, row)? {
-                        self.take(&change)?;
+                while rows.next_into(&mut change)? {
+                    if self.skims(&change) && !self.skim(&mut rows, &mut change)? {
+                        break;
                     }
+                    self.take(&change)?;
                 }
+                has_others |= rows.has_others;
             }
             if has_others {
                 passed.others.push(frame);

@@ -3,10 +3,11 @@
 
 use std::cmp::Ordering;
 
+use rusqlite::Row;
 use schema_mapping::SqliteValue;
 use shared_format::{
     CellOutcome, ColumnId, Hlc, Incoming, LostEntry, Plan, RowKind, RowState, RowWrite, Value, ValueRef,
-    merge, merge_unseen,
+    merge, merge_unseen, merges_into_nothing,
 };
 
 use super::collected::check_horizon;
@@ -18,6 +19,7 @@ use super::{Session, Source, Staged};
 use crate::error::{Error, Result};
 use crate::metadata::{self, Registers, Stored};
 use crate::parked;
+use crate::sql::column;
 use crate::tracked_table::TrackedTable;
 
 /// How far a stamp may be ahead of the corrected clock: see DESIGN section 3.
@@ -44,6 +46,7 @@ impl Session<'_, '_> {
     pub(super) fn merge_change(&mut self, change: &Change<'_>) -> Result<bool> {
         let table = &*change.table;
         let is_plain = table.rules.are_plain();
+        let held_before = std::mem::take(&mut self.held_so_far);
         if is_plain && self.insert_unseen(change)? {
             return Ok(true);
         }
@@ -54,6 +57,10 @@ impl Session<'_, '_> {
         let statements = &mut self.statements[change.table_at];
         let former = if is_plain { Registers::new() } else { statements.registers(&change.key)? };
         let aside = aside_of(&self.aside, change);
+        if is_plain && local.is_alive() && aside.is_empty() && is_held(statements, change, &local)? {
+            self.held_so_far = held_before + 1;
+            return Ok(false);
+        }
         let held = Held::new(statements, change, local.is_alive(), aside);
         let decided = if is_plain {
             decide_plain(change, &local, held)?
@@ -216,6 +223,23 @@ pub(super) fn aside_of<'s>(aside: &'s Aside, change: &Change<'_>) -> &'s [(usize
 /// A change as merge takes it.
 pub(super) fn incoming<'a>(change: &'a Change<'_>, uncarried: &'a [ColumnId]) -> Incoming<'a> {
     Incoming { kind: change.kind, stamp: change.stamp, cells: &change.stamps, uncarried }
+}
+
+/// Whether a live row of a table without rules of its own holds a change already.
+fn is_held(statements: &mut RowStatements<'_>, change: &Change<'_>, local: &RowState) -> Result<bool> {
+    if !merges_into_nothing(local, &incoming(change, &[]), &mut |_| true) {
+        return Ok(false);
+    }
+    Ok(statements.with_row(&change.key, |row| Ok(holds(change, local, row, 0)))?.unwrap_or(false))
+}
+
+/// Whether a live row, whose values begin at column `first`, holds a change. Values are compared where they lie;
+/// where one differs, merge has to be asked.
+pub(super) fn holds(change: &Change<'_>, local: &RowState, row: &Row<'_>, first: usize) -> bool {
+    merges_into_nothing(local, &incoming(change, &[]), &mut |at| {
+        let held = column(row, first + change.places[at]);
+        held.is_ok_and(|held| change.values[at].as_value().cmp_encoded(&held).is_eq())
+    })
 }
 
 /// What becomes of a change in a table without rules of its own; None when nothing changes.

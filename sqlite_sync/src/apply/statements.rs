@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use rusqlite::{Connection, Row, Statement};
+use rusqlite::{Connection, Row, Rows, Statement};
 use schema_mapping::SqliteValue;
 use shared_format::{ColumnId, RowState, Value, ValueRef};
 
@@ -39,6 +39,7 @@ pub(super) struct RowStatements<'c> {
     metadata_update: Lazy<'c>,
     metadata_remove: Lazy<'c>,
     row_read: Lazy<'c>,
+    rows_from: Lazy<'c>,
     row_delete: Lazy<'c>,
     writes: Vec<Write<'c>>,
 }
@@ -96,6 +97,17 @@ impl<'c> RowStatements<'c> {
             )),
             metadata_remove: Lazy::new(format!("delete from {metadata} where {key_is}")),
             row_read: Lazy::new(table.sql.row_read.clone()),
+            rows_from: Lazy::new(format!(
+                "select {}, {}{} from {metadata} as m cross join {} as t on {} where ({}) >= ({}) order by {}",
+                table.log_key("m."),
+                metadata::state_columns("m."),
+                table.and_other_columns("t."),
+                table.quoted(),
+                table.key_equals_log("t", "m"),
+                table.log_key("m."),
+                places[..parts].join(", "),
+                table.log_key("m."),
+            )),
             row_delete: Lazy::new(table.sql.row_delete.clone()),
             writes: Vec::new(),
             table,
@@ -186,6 +198,13 @@ impl<'c> RowStatements<'c> {
         bind_key(statement, key)?;
         let mut rows = statement.raw_query();
         rows.next().doing("read a row")?.map(look).transpose()
+    }
+
+    /// Rows that have metadata, from a key on and by key: the key, the state, the other columns.
+    pub(super) fn rows_from(&mut self, key: &[SqliteValue<'_>]) -> Result<Rows<'_>> {
+        let statement = self.rows_from.get(self.connection)?;
+        bind_key(statement, key)?;
+        Ok(statement.raw_query())
     }
 
     /// Reads all columns of a row that are no key.
