@@ -5,6 +5,7 @@ use std::ptr;
 
 use pgrx::{pg_guard, pg_sys};
 
+use crate::edge::confine;
 use crate::{plan, stage};
 
 pgrx::pg_module_magic!(name, version);
@@ -12,6 +13,7 @@ pgrx::pg_module_magic!(name, version);
 /// Called once in each session that uses the library.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    confine::start();
     // SAFETY: the callback is a function of this library, which is never unloaded.
     unsafe { pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), ptr::null_mut()) };
     // SAFETY: as above.
