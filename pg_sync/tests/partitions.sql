@@ -95,6 +95,8 @@ select messages();
 alter table p detach partition p_west;
 select count(*) from pg_trigger where tgrelid = 'p_west'::regclass and not tgisinternal;
 select has_table_privilege('cloudsync_owner', 'p_west', 'select');
+-- Its rows are deletions, and no others.
+select s from stamps() as s where s ~ '^w' or s ~ 'alive' order by s;
 insert into p_west values (3, 'w', 'untold');
 update p_west set note = 'changed outside' where id = 2;
 select messages();
@@ -106,6 +108,7 @@ alter table p detach partition p_branch concurrently;
 insert into p_branch values ('b', 2, 'untold');
 drop table p_west;
 select messages();
+select s from stamps() as s where s ~ '^[bw]' or s ~ 'alive' order by s;
 select relation from cloudsync.partitions order by relation::text;
 \echo == partitions that cannot be
 create unlogged table p_un (region text not null, id integer not null, note text);

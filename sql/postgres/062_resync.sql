@@ -55,6 +55,39 @@ begin
 end
 $restamp$;
 
+-- Further columns of a table's metadata, each set to null: registers of column algorithms belong to an earlier life.
+create function cloudsync.spell_unregistered(table_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(string_agg(format(', %I = null', a.attname), ''), '')
+  from pg_attribute as a
+  where a.attrelid = format('cloudsync.meta_%s', spell_unregistered.table_id)::regclass
+    and a.attnum > 0 and not a.attisdropped
+    and a.attname !~ '^key_[0-9]+$' and a.attname not in ('alive', 'hlc', 'site', 'cols');
+end;
+
+-- Makes deletions of what is known of rows that are gone.
+create function cloudsync.bury_missing(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $bury$
+begin
+  execute format(
+    $statement$update cloudsync.meta_%1$s as m
+    set alive = false, hlc = greatest($1, 1 + %2$s), site = $2, cols = null%3$s
+    where m.alive and not exists (select from %4$s as d where %5$s)$statement$,
+    bury_missing.table_id,
+    cloudsync.spell_greatest(bury_missing.table_id),
+    cloudsync.spell_unregistered(bury_missing.table_id),
+    cloudsync.table_scan(bury_missing.table_id),
+    cloudsync.spell(bury_missing.table_id, true, 'd.{name} {eq} m.key_{n}', ' and '))
+  using cloudsync.wall(), cloudsync.self_ordinal();
+end
+$bury$;
+
 -- Brings metadata to the rows that a table has now. Rows written by transactions from `since` on (by all, if it is
 -- null) become new creations, as do rows that were known as deleted; rows that are gone become deletions.
 create function cloudsync.resync_table(table_id integer, since xid8)
@@ -66,14 +99,7 @@ declare
   v_keys text := cloudsync.spell(resync_table.table_id, true, 'key_{n}', ', ');
   v_match text := cloudsync.spell(resync_table.table_id, true, 'd.{name} {eq} m.key_{n}', ' and ');
   v_stamp text := format('greatest($1, 1 + %s)', cloudsync.spell_greatest(resync_table.table_id));
-  v_others text;
 begin
-  -- Registers of column algorithms belong to the earlier life.
-  select string_agg(format(', %I = null', a.attname), '') into v_others
-  from pg_attribute as a
-  where a.attrelid = format('cloudsync.meta_%s', resync_table.table_id)::regclass
-    and a.attnum > 0 and not a.attisdropped
-    and a.attname !~ '^key_[0-9]+$' and a.attname not in ('alive', 'hlc', 'site', 'cols');
   execute format(
     $statement$insert into cloudsync.meta_%1$s as m (%2$s, alive, hlc, site)
     select %3$s, true, $1, $2
@@ -84,15 +110,10 @@ begin
     set alive = true, hlc = %6$s, site = $2, cols = null%7$s$statement$,
     resync_table.table_id, v_keys,
     cloudsync.spell(resync_table.table_id, true, 'd.{name}', ', '),
-    cloudsync.table_scan(resync_table.table_id), v_match, v_stamp, coalesce(v_others, ''))
+    cloudsync.table_scan(resync_table.table_id), v_match, v_stamp,
+    cloudsync.spell_unregistered(resync_table.table_id))
   using cloudsync.wall(), cloudsync.self_ordinal(), resync_table.since;
-  execute format(
-    $statement$update cloudsync.meta_%1$s as m
-    set alive = false, hlc = %2$s, site = $2, cols = null%3$s
-    where m.alive and not exists (select from %4$s as d where %5$s)$statement$,
-    resync_table.table_id, v_stamp, coalesce(v_others, ''),
-    cloudsync.table_scan(resync_table.table_id), v_match)
-  using cloudsync.wall(), cloudsync.self_ordinal();
+  perform cloudsync.bury_missing(resync_table.table_id);
 end
 $resync$;
 

@@ -1,5 +1,6 @@
 -- Follows the partitions of tracked tables: a new one gets our triggers by the command that makes or attaches it, one
--- that goes loses them. Rows that come or go with a partition were told by no trigger, so clients fetch the table again.
+-- that goes loses them. Rows that come or go with a partition were told by no trigger, so they are stamped here, and
+-- clients fetch the table again.
 
 -- What the role has to run: triggers that are missing on partitions, and triggers that stand on former ones. Where
 -- the role is not the owner, nothing is said: its own commands shall not fail for the tables of others. ALTER TABLE
@@ -92,6 +93,30 @@ begin
 end
 $stamp$;
 
+-- Makes deletions of the rows that went with partitions of a table. A suspended one is looked at when it is back.
+create function cloudsync.bury_partitions(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $bury$
+declare
+  v_table cloudsync.tables;
+begin
+  select t.* into v_table
+  from cloudsync.tables as t
+  join pg_class as c on c.oid = t.relation
+  where t.table_id = bury_partitions.table_id and t.suspended is null;
+  if not found then
+    return;
+  end if;
+  if not cloudsync.hold_relation(v_table.relation, v_table.schema_name, v_table.table_name) then
+    raise exception 'table % was renamed while event triggers were off, call cloudsync_init again', v_table.relation
+      using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  perform cloudsync.bury_missing(bury_partitions.table_id);
+end
+$bury$;
+
 -- Compares the partitions with those that are known, after their triggers were put up.
 create function cloudsync.follow_partitions()
 returns event_trigger
@@ -102,6 +127,7 @@ declare
   v_changed record;
   v_refusal text;
   v_tables integer[] := '{}';
+  v_shrunk integer[] := '{}';
 begin
   -- A dump is being restored: the registry is brought to it at its first use.
   if not exists (select from cloudsync.partitions union all
@@ -124,7 +150,7 @@ begin
   loop
     if v_changed.found is null then
       delete from cloudsync.partitions as p where p.relation = v_changed.known;
-      v_tables := v_tables || v_changed.table_id;
+      v_shrunk := v_shrunk || v_changed.table_id;
       continue;
     end if;
     v_refusal := cloudsync.partition_refusal(v_changed.found);
@@ -139,8 +165,9 @@ begin
       v_tables := v_tables || v_changed.table_id;
     end if;
   end loop;
+  perform cloudsync.bury_partitions(s.table_id) from (select distinct unnest(v_shrunk) as table_id) as s;
   perform cloudsync.emit_reload(t.table_id, 'partition')
   from cloudsync.tables as t
-  where t.table_id = any (v_tables) and t.enabled and t.suspended is null and exists (select from pg_class as c where c.oid = t.relation);
+  where t.table_id = any (v_tables || v_shrunk) and t.enabled and t.suspended is null and exists (select from pg_class as c where c.oid = t.relation);
 end
 $follow$;
