@@ -5,6 +5,18 @@
 -- deletion goes above every stamp of its row. The clock is read after the row locks were
 -- taken, and the previous stamps under the lock of the metadata row.
 
+-- What tells of rows that were stamped: nothing, for a disabled table. Put into a pattern before the names of users are.
+create function cloudsync.spell_emit(table_id integer, pattern text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select replace(
+    spell_emit.pattern, '{emit}', case when t.enabled then 'cloudsync.emit' else 'cloudsync.hold_back' end)
+  from cloudsync.tables as t
+  where t.table_id = spell_emit.table_id;
+end;
+
 -- One expression for each key column, or each other column, of a table: {name} its name,
 -- {id} its column id, {n} its place in the list, {eq} its equality operator.
 create function cloudsync.spell(table_id integer, key boolean, pattern text, separator text)
@@ -201,7 +213,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select format(
-    $statement$with c as %1$s (
+    cloudsync.spell_emit(spell_direct.table_id, $statement$with c as %1$s (
       select x.*, array[%2$s]::boolean[] as changed, x.was and x.now as updated
       from (%3$s) as x
     ), written as (
@@ -219,7 +231,7 @@ begin atomic
       returning %14$s, m.alive, m.hlc, m.site, m.cols
     )
     select
-      cloudsync.emit(
+      {emit}(
         %11$s, v_table.incarnation, v_table.version, %12$L::smallint[],
         case when not w.alive then 2 when w.cols is null then 1 else 0 end,
         w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end, row(%10$s), c.image
@@ -227,7 +239,7 @@ begin atomic
       count(*) filter (where w.alive is null and (not c.updated or true = any (c.changed)))
     into v_emitted, v_left
     from c
-    full join written as w on %13$s;$statement$,
+    full join written as w on %13$s;$statement$),
     case spell_direct.operation when 'update' then 'materialized' else 'not materialized' end,
     cloudsync.spell(spell_direct.table_id, false, 'x.changed_{n}', ', '),
     cloudsync.spell_source(spell_direct.table_id, spell_direct.operation, false),
@@ -285,7 +297,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select format(
-    $statement$%1$s, c as materialized (
+    cloudsync.spell_emit(spell_slow.table_id, $statement$%1$s, c as materialized (
       select r.*, r.was and r.now as updated
       from r
       where not cloudsync.is_staged(%2$s, row(%3$s))
@@ -304,14 +316,14 @@ begin atomic
       where excluded.alive or m.alive
       returning %8$s, m.alive, m.hlc, m.site, m.cols
     )
-    select cloudsync.emit(
+    select {emit}(
       %2$s, v_table.incarnation, v_table.version, %9$L::smallint[],
       case when not w.alive then 2 when w.cols is null then 1 else 0 end,
       w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end, row(%10$s), c.image
     ) filter (where w.alive is not null)
     into v_emitted
     from c
-    full join written as w on %11$s;$statement$,
+    full join written as w on %11$s;$statement$),
     cloudsync.spell_current(spell_slow.table_id, spell_slow.operation, false),
     spell_slow.table_id,
     cloudsync.spell(spell_slow.table_id, true, 'r.key_{n}', ', '),
@@ -370,7 +382,7 @@ begin atomic
     when 'insert' then cloudsync.spell_staged_insert(spell_staged.table_id)
     else ''
   end || format(
-    $statement$%1$s, c as materialized (
+    cloudsync.spell_emit(spell_staged.table_id, $statement$%1$s, c as materialized (
       select r.*, s.kind, s.alive, s.hlc, s.site, s.cols, s.carried
       from r
       cross join lateral cloudsync.stage_outcome(%2$s, row(%3$s), r.image) as s
@@ -385,14 +397,14 @@ begin atomic
       returning %6$s
     )
     select
-      cloudsync.emit(
+      {emit}(
         %2$s, v_table.incarnation, v_table.version, %7$L::smallint[],
         c.kind, c.hlc, c.site, c.cols, c.carried, row(%5$s), c.image
       ) filter (where w.key_1 is not null),
       count(*) filter (where w.key_1 is null)
     into v_emitted, v_left
     from c
-    full join written as w on %8$s;$statement$,
+    full join written as w on %8$s;$statement$),
     cloudsync.spell_current(spell_staged.table_id, spell_staged.operation, true),
     spell_staged.table_id,
     cloudsync.spell(spell_staged.table_id, true, 'r.key_{n}', ', '),

@@ -39,22 +39,6 @@ begin
 end
 $check$;
 
--- A capture function as it is to be: that of a disabled table stamps and tells nobody. The names of a user's columns
--- stand in the body, so it is quoted as a literal: a dollar quote could be ended by one of them.
-create function cloudsync.for_capture(table_id integer, head text, body text)
-returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-  select for_capture.head || ' as ' || quote_literal(
-    case
-      when t.enabled then for_capture.body
-      else replace(for_capture.body, 'cloudsync.emit(', 'cloudsync.hold_back(')
-    end)
-  from cloudsync.tables as t
-  where t.table_id = for_capture.table_id;
-end;
-
 -- The beginning of a capture function: finds the table in the registry, and checks that it is the one which the
 -- function was written for. The definition is the one that the function was written for, too: a transaction that began
 -- before it sees an older one in the registry. A newer one was made by the call for our own site, a moment ago.
@@ -93,7 +77,8 @@ end;
 -- Writes the capture function of one operation, for each statement or, as operation row, for each row of any. A
 -- key that occurs twice in a transition table, or whose metadata this transaction has written already, takes the
 -- slow path, and so does each row for itself. Values that travel as text are printed alike whatever the session
--- has set.
+-- has set. The names of a user's columns stand in the body, so it is quoted as a literal: a dollar quote could be ended
+-- by one of them.
 create function cloudsync.create_capture_function(table_id integer, operation text)
 returns void
 language plpgsql
@@ -102,7 +87,7 @@ as $create$
 declare
   v_ruled boolean := cloudsync.is_ruled(create_capture_function.table_id);
 begin
-  execute cloudsync.for_capture(create_capture_function.table_id, format(
+  execute format(
     $head$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -111,7 +96,7 @@ set intervalstyle = 'postgres'
 set timezone = 'UTC'
 set extra_float_digits = 1$head$,
     create_capture_function.operation,
-    create_capture_function.table_id), format(
+    create_capture_function.table_id) || ' as ' || quote_literal(format(
     $body$
 #variable_conflict use_variable
 declare
@@ -181,11 +166,11 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 begin
-  execute cloudsync.for_capture(create_truncate_function.table_id, format(
+  execute format(
     $head$create or replace function cloudsync.capture_truncate_%1$s() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp$head$,
-    create_truncate_function.table_id), format(
+    create_truncate_function.table_id) || ' as ' || quote_literal(format(
     $body$
 #variable_conflict use_variable
 declare
@@ -214,15 +199,15 @@ $body$,
       cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
       cloudsync.spell(create_truncate_function.table_id, true, 'd.{name}', ', ')),
     format(
-      $statement$
+      cloudsync.spell_emit(create_truncate_function.table_id, $statement$
       on conflict (%2$s) do update
       set alive = false, hlc = greatest(excluded.hlc, 1 + %3$s), site = excluded.site, cols = null
       returning %4$s, m.hlc
     )
-    select cloudsync.emit(
+    select {emit}(
       %1$s, $3, $4, %5$L::smallint[], 2, w.hlc, $1, null, null, row(%6$s), null
     ) filter (where $5)
-    from written as w$statement$,
+    from written as w$statement$),
       create_truncate_function.table_id,
       cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
       cloudsync.spell_greatest(create_truncate_function.table_id),
