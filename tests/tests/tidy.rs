@@ -72,7 +72,9 @@ fn lines_with(text: &str, words: &[&str]) -> Vec<String> {
 fn every_file_is_short_enough() {
     check(|path, text| {
         let lines = text.lines().count();
-        let free = path.ends_with("LICENSE");
+        // A released install script is one file, kept as it was.
+        let free =
+            path.ends_with("LICENSE") || path.parent().is_some_and(|folder| folder.ends_with("released"));
         (lines > LINES_MAX && !free)
             .then(|| format!("{lines} lines, limit is {LINES_MAX}"))
             .into_iter()
