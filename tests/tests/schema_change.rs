@@ -115,3 +115,43 @@ fn rows_that_the_server_forgot_go_from_a_client_that_takes_a_snapshot() {
     stage.settles_at(&["t|first|n1|1", "v|third|n3|3", "y|unsent|NULL|0"]);
     assert_eq!(stage.client("a").value("select count(*) from todo_cloudsync where pk = 'x'"), "0");
 }
+
+#[test]
+fn a_hub_that_was_away_reads_what_was_written_under_every_definition() {
+    let mut stage = stage();
+    stage.play(&[
+        "hub: terminate",
+        "pg: update todo set title = 'one' where id = 't'",
+        "pg: alter table todo add column tag text default 'x'",
+        "pg: update todo set note = 'two' where id = 'u'; insert into todo values ('w', 'fourth', null, 4, 'y')",
+        "pg: begin; update todo set done = 6 where id = 'w'; alter table todo rename column tag to label;
+            update todo set label = 'z', done = 7 where id = 'v'; commit",
+        "pg: alter table todo alter column done type bigint",
+        "pg: update todo set done = 8 where id = 'u'",
+        "pg: alter table todo alter column title type text using upper(title)",
+        "pg: alter table todo drop column label",
+        "pg: alter table todo drop constraint todo_pkey, add primary key (id)",
+        "pg: delete from todo where id = 't'; insert into todo values ('x', 'last', null, 9)",
+        "a: update todo set note = 'meanwhile' where id = 'v'",
+        "hub: start",
+    ]);
+    stage.settles_at(&["u|SECOND|two|8", "v|THIRD|meanwhile|7", "w|FOURTH|NULL|6", "x|last|NULL|9"]);
+    stage.play(&["late: sync"]);
+    stage.settle();
+    stage.all_equal();
+}
+
+#[test]
+fn rows_that_a_command_computes_anew_are_fetched_by_every_client() {
+    let mut stage = stage();
+    stage.play(&[
+        "b: sync",
+        "a: update todo set title = 'mine' where id = 'u'",
+        "pg: alter table todo alter column title type text using 'a ' || title",
+        "all: tick",
+        "b: update todo set note = 'b' where id = 't'",
+    ]);
+    stage.settle();
+    stage.all_equal();
+    assert_eq!(stage.client("b").value("select title from todo where id = 't'"), "a first");
+}
