@@ -109,3 +109,38 @@ fn rows_that_were_there_before_init_reach_a_client() {
     stage.all_equal();
     assert_eq!(stage.client("a").value("select count(*), count(note) from todo"), "2499|1");
 }
+
+#[test]
+fn what_was_written_while_a_table_was_disabled_meets_when_it_is_enabled() {
+    let mut stage = Stage::new(Setting::PLAIN);
+    stage.play(&[
+        "pg: insert into todo values ('t', 'first', 'n1', 1), ('u', 'second', 'n2', 2), ('v', 'third', 'n3', 3)",
+        "a: sync",
+        "b: sync",
+        "all: settle",
+        "pg: select cloudsync_disable('todo')",
+        "pg: update todo set title = 'while disabled' where id = 't'",
+        "pg: delete from todo where id = 'u'",
+        "pg: insert into todo values ('w', 'fourth', null, 4)",
+        "a: insert into todo values ('x', 'of a client', null, 5)",
+        "a: update todo set note = 'of a client' where id = 'v'",
+        "a: sync",
+    ]);
+    // The mark comes after what is held back.
+    stage.settle();
+    assert_eq!(
+        stage.client("a").rows("select key, sqlstate from cloudsync_rejected order by key"),
+        ["[\"v\"]|55000", "[\"x\"]|55000"]
+    );
+    assert_eq!(stage.postgres.rows("select id, note from todo order by id"), ["t|n1", "v|n3", "w|NULL"]);
+    let before = ["t|first", "u|second", "v|third"];
+    assert_eq!(stage.client("b").rows("select id, title from todo order by id"), before);
+    stage.play(&["pg: select cloudsync_enable('todo')", "a: select cloudsync_retry_rejected()", "a: sync"]);
+    stage.settles_at(&[
+        "t|while disabled|n1|1",
+        "v|third|of a client|3",
+        "w|fourth|NULL|4",
+        "x|of a client|NULL|5",
+    ]);
+    assert_eq!(stage.client("a").value("select count(*) from cloudsync_rejected"), "0");
+}
