@@ -45,17 +45,24 @@ impl Hub {
     /// Writes the configuration of a hub without starting it.
     pub fn new(database: &Database, store: ObjectStore) -> Self {
         let home = places::scratch("hub");
+        new_log(&home.path().join("hub.log"));
         let port = places::free_port();
+        let hub = Self { process: None, home, port, database: database.name.clone(), store };
+        hub.point_at(database);
+        hub
+    }
+
+    /// Writes the configuration for a database, which clients go on calling by the name of the first.
+    pub fn point_at(&self, database: &Database) {
         let configuration = format!(
-            "listen = \"127.0.0.1:{port}\"\nstore = \"{}\"\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n\
+            "listen = \"127.0.0.1:{}\"\nstore = \"{}\"\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n\
              api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]\n",
-            store.url,
-            database.name,
+            self.port,
+            self.store.url,
+            self.database,
             database.url(HUB_ROLE)
         );
-        fs::write(home.path().join("hub.toml"), configuration).expect("a configuration can be written");
-        new_log(&home.path().join("hub.log"));
-        Self { process: None, home, port, database: database.name.clone(), store }
+        fs::write(self.home.path().join("hub.toml"), configuration).expect("a configuration can be written");
     }
 
     /// Makes another hub on the same store, not started yet.

@@ -179,6 +179,13 @@ impl Stage {
         self.postgres = self.database.session();
     }
 
+    /// Goes on with another database in place of the present one; the hub, which was stopped, is pointed at it.
+    pub fn replace_database(&mut self, database: Database) {
+        self.hub.point_at(&database);
+        self.postgres = database.session();
+        self.database = database;
+    }
+
     /// Syncs every client until it has sent all it has and seen all that Postgres had then.
     ///
     /// Twice, because applying may set off local writes (cascades, users' triggers) that are sent next time.

@@ -291,6 +291,38 @@ fn after_a_restore_on_purpose_postgres_wins() {
     healed(&mut stage, "restored", &before);
 }
 
+#[test]
+fn a_dump_that_was_restored_under_another_name_takes_the_place_of_its_database() {
+    let mut stage = stage();
+    let before = sites(&mut stage);
+    stage.play(&[
+        "a: insert into todo values ('late', 'before the dump', null, 0)",
+        "a: sync",
+        "all: settle",
+    ]);
+    stage.play(&UNSENT);
+    stage.play(&["hub: kill", "pg: insert into todo values ('q', 'not streamed yet', null, 0)"]);
+    let server = stage.postgres.value("select cloudsync_siteid()");
+    let restored = stage.cluster().restored_dump(&stage.database, "restored");
+    stage.replace_database(restored);
+    assert_ne!(stage.postgres.value("select cloudsync_siteid()"), server, "the copy is a site of its own");
+    stage.play(&[
+        "pg: select cloudsync_restored()",
+        "pg: update todo set note = 'in the copy' where id = 'b'",
+        "pg: delete from todo where id = 'gone'",
+        "hub: start",
+    ]);
+    let mut rows = ROWS.to_vec();
+    rows[2] = "b|from b|in the copy|0";
+    rows.insert(4, "late|before the dump|NULL|0");
+    rows.push("q|not streamed yet|NULL|0");
+    stage.settles_at(&rows);
+    healed(&mut stage, "restored", &before);
+    stage.play(&["pg: insert into todo values ('r', 'goes on', null, 0)", "new: sync"]);
+    rows.push("r|goes on|NULL|0");
+    stage.settles_at(&rows);
+}
+
 fn try_send(client: &Client) -> Result<Vec<String>, String> {
     client.try_rows("select cloudsync_network_send_changes()")
 }

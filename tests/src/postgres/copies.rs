@@ -84,6 +84,18 @@ impl Cluster {
         Database { name: database.name.clone(), port: self.port }
     }
 
+    /// Dumps a database with pg_dump and restores it under another name on the same server.
+    pub fn restored_dump(&self, database: &Database, name: &str) -> Database {
+        let restored = Database { name: name.to_owned(), port: self.port };
+        self.session(SUPERUSER, "postgres").run(&format!("create database {name} template template0"));
+        let directory = places::scratch("dump");
+        let file = directory.path().join("dump");
+        let (from, to) = (database.url(SUPERUSER), restored.url(SUPERUSER));
+        run(&["pg_dump".into(), "--format=custom".into(), "--file".into(), file.clone().into(), from.into()]);
+        run(&["pg_restore".into(), "--exit-on-error".into(), "--dbname".into(), to.into(), file.into()]);
+        restored
+    }
+
     /// Takes a base backup.
     pub fn backup(&self) -> Backup {
         let home = places::scratch("backup");
