@@ -37,12 +37,11 @@ impl Layout {
             return None;
         }
         let open = Opened::table(oid, pg_sys::AccessShareLock);
-        // SAFETY: the relation is open.
-        let (access, shape) = unsafe { ((*open.0).rd_tableam, (*open.0).rd_att) };
+        let access = open.data().rd_tableam;
         // SAFETY: returns a static of the server.
         let heap = unsafe { pg_sys::GetHeapamTableAmRoutine() };
         // SAFETY: the shape lives as long as the relation is open.
-        let shape = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(shape) };
+        let shape = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(open.data().rd_att) };
         let types: Vec<pg_sys::Oid> = shape.iter().take(key.len()).map(|a| a.atttypid).collect();
         if access != heap || shape.len() != key.len() + AFTER_KEY || types != key {
             return None;
@@ -76,21 +75,25 @@ impl Opened {
         Self(unsafe { pg_sys::index_open(oid, lock_mode(mode)) })
     }
 
+    fn data(&self) -> &pg_sys::RelationData {
+        // SAFETY: the relation is open until the drop.
+        unsafe { &*self.0 }
+    }
+
     /// Function and collation by which an index compares its column at this place.
     fn comparison(&self, at: usize) -> (pg_sys::Oid, pg_sys::Oid) {
-        // SAFETY: the index has at least as many columns as the key, and an entry for each in all three.
-        let (family, kind, collation) = unsafe {
-            (
-                *(*self.0).rd_opfamily.add(at),
-                *(*self.0).rd_opcintype.add(at),
-                *(*self.0).rd_indcollation.add(at),
-            )
+        let entry = |entries: *mut pg_sys::Oid| {
+            // SAFETY: the index has at least as many columns as the key, and an entry for each in all its arrays.
+            let entry = unsafe { entries.add(at) };
+            // SAFETY: as above.
+            unsafe { *entry }
         };
+        let (family, kind) = (entry(self.data().rd_opfamily), entry(self.data().rd_opcintype));
         let equal = i16::try_from(pg_sys::BTEqualStrategyNumber).expect("strategies are small");
         // SAFETY: reads the catalog.
         let operator = unsafe { pg_sys::get_opfamily_member(family, kind, kind, equal) };
         // SAFETY: as above.
-        (unsafe { pg_sys::get_opcode(operator) }, collation)
+        (unsafe { pg_sys::get_opcode(operator) }, entry(self.data().rd_indcollation))
     }
 }
 
@@ -101,6 +104,18 @@ impl Drop for Opened {
             unsafe { pg_sys::relation_close(self.0, lock_mode(pg_sys::NoLock)) };
         }
     }
+}
+
+/// Where a tuple that was formed or found keeps its place in the table.
+fn place(tuple: pg_sys::HeapTuple) -> pg_sys::ItemPointer {
+    // SAFETY: callers pass tuples that they hold.
+    unsafe { &raw mut (*tuple).t_self }
+}
+
+/// The header of a tuple that was formed or found.
+fn header(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTupleHeader {
+    // SAFETY: callers pass tuples that they hold.
+    unsafe { (*tuple).t_data }
 }
 
 /// Stamps of one row, as they are stored.
@@ -157,8 +172,7 @@ impl MetadataTable {
         // SAFETY: as above.
         let scan =
             unsafe { pg_sys::index_beginscan(relation.0, index.0, newest, std::ptr::null_mut(), count, 0) };
-        // SAFETY: the relation is open.
-        let shape = unsafe { (*relation.0).rd_att };
+        let shape = relation.data().rd_att;
         // SAFETY: the shape lives as long as the relation is open.
         let slot =
             unsafe { pg_sys::MakeSingleTupleTableSlot(shape, &raw const pg_sys::TTSOpsBufferHeapTuple) };
@@ -218,30 +232,22 @@ impl MetadataTable {
         // SAFETY: the slot holds a row; the table has so many attributes.
         unsafe { pg_sys::slot_getsomeattrs_int(self.slot, attributes) };
         let stored = Stored {
-            alive: self.value(first).is_some_and(codec::to_bool),
-            hlc: self.value(first + 1).map_or(0, codec::to_i64),
-            site: self.value(first + 2).map_or(0, codec::to_i32),
-            cols: self.value(first + 3).map(tuple::to_i64s).unwrap_or_default(),
+            alive: tuple::in_slot(self.slot, first).is_some_and(codec::to_bool),
+            hlc: tuple::in_slot(self.slot, first + 1).map_or(0, codec::to_i64),
+            site: tuple::in_slot(self.slot, first + 2).map_or(0, codec::to_i32),
+            cols: tuple::in_slot(self.slot, first + 3).map(tuple::to_i64s).unwrap_or_default(),
         };
         // SAFETY: a row in a slot of this kind is a heap tuple.
         let row = unsafe { (*self.slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple };
-        // SAFETY: as above.
-        let header = unsafe { (*row).t_data };
+        // SAFETY: the slot holds a row.
+        let choice = unsafe { &*header(row) }.t_choice;
         // SAFETY: a stored row has its transactions in the header; a frozen one is no current transaction's.
-        let writer = unsafe { (*header).t_choice.t_heap.t_xmin };
+        let transactions = unsafe { choice.t_heap };
         // SAFETY: reads session state.
-        let own = unsafe { pg_sys::TransactionIdIsCurrentTransactionId(writer) };
+        let own = unsafe { pg_sys::TransactionIdIsCurrentTransactionId(transactions.t_xmin) };
         // SAFETY: the slot holds a row.
         let place = unsafe { (*self.slot).tts_tid };
         Some(Found { place, own, stored })
-    }
-
-    fn value(&self, at: usize) -> Option<Datum> {
-        // SAFETY: `find` has filled in all attributes.
-        let is_null = unsafe { *(*self.slot).tts_isnull.add(at) };
-        // SAFETY: as above.
-        let value = unsafe { *(*self.slot).tts_values.add(at) };
-        (!is_null).then_some(value)
     }
 
     fn form(&self, key: &[Datum], stored: &Stored) -> pg_sys::HeapTuple {
@@ -256,8 +262,7 @@ impl MetadataTable {
         values.iter_mut().zip(key.iter().chain(&stamps)).for_each(|(to, from)| *to = *from);
         let mut nulls = [false; KEY_COLUMNS + AFTER_KEY];
         nulls[key.len() + AFTER_KEY - 1] = cols.is_none();
-        // SAFETY: the relation is open.
-        let shape = unsafe { (*self.relation.0).rd_att };
+        let shape = self.relation.data().rd_att;
         // SAFETY: there is a value of the right type for each attribute: `Layout::of` has checked them.
         unsafe { pg_sys::heap_form_tuple(shape, values.as_mut_ptr(), nulls.as_mut_ptr()) }
     }
@@ -283,7 +288,7 @@ impl MetadataTable {
                 self.index.0,
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
-                &raw mut (*tuple).t_self,
+                place(tuple),
                 self.relation.0,
                 unique,
                 updated,
@@ -309,7 +314,7 @@ impl MetadataTable {
         // SAFETY: a command does not delete what it inserted itself, so this is a new one.
         unsafe { pg_sys::CommandCounterIncrement() };
         // SAFETY: the tuple was just stored by this transaction.
-        unsafe { pg_sys::simple_heap_delete(self.relation.0, &raw mut (*tuple).t_self) };
+        unsafe { pg_sys::simple_heap_delete(self.relation.0, place(tuple)) };
         Written::Raced
     }
 
@@ -343,7 +348,7 @@ impl MetadataTable {
             return Written::Raced;
         }
         // SAFETY: the update has filled the header in.
-        let flags = unsafe { (*(*tuple).t_data).t_infomask2 };
+        let flags = unsafe { (*header(tuple)).t_infomask2 };
         if u32::from(flags) & pg_sys::HEAP_ONLY_TUPLE == 0 {
             self.insert_into_index(key, tuple, true);
         }

@@ -6,6 +6,8 @@ use pgrx::PgTupleDesc;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 
+use super::tuple;
+
 /// What a statement did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -78,8 +80,10 @@ impl Firing {
         if trigger.tgnargs < 1 {
             return None;
         }
-        // SAFETY: there is at least one argument, a C string.
-        let text = unsafe { CStr::from_ptr(*trigger.tgargs) };
+        // SAFETY: there is at least one argument.
+        let text = unsafe { *trigger.tgargs };
+        // SAFETY: arguments are C strings, which live as long as the trigger.
+        let text = unsafe { CStr::from_ptr(text) };
         text.to_str().ok()
     }
 
@@ -185,11 +189,7 @@ impl Rows {
         if i32::from(number) > self.attributes {
             return None;
         }
-        // SAFETY: `advance` has filled in all attributes.
-        let is_null = unsafe { *(*self.slot).tts_isnull.add(at) };
-        // SAFETY: as above.
-        let value = unsafe { *(*self.slot).tts_values.add(at) };
-        (!is_null).then_some(value)
+        tuple::in_slot(self.slot, at)
     }
 }
 

@@ -65,6 +65,22 @@ pub(super) fn deform(tuple: pg_sys::HeapTuple, shape: &PgTupleDesc<'_>) -> Tuple
     Tuple { values, types }
 }
 
+/// Value of an attribute, counted from 0, of a slot that `slot_getsomeattrs_int` has filled in as far as that.
+pub(super) fn in_slot(slot: *mut pg_sys::TupleTableSlot, at: usize) -> Option<Datum> {
+    // SAFETY: callers pass a slot of theirs that holds a row.
+    let slot = unsafe { &*slot };
+    // SAFETY: both arrays have an entry per attribute of the row.
+    let is_null = unsafe { slot.tts_isnull.add(at) };
+    // SAFETY: callers have had this entry filled in.
+    if unsafe { *is_null } {
+        return None;
+    }
+    // SAFETY: as above.
+    let value = unsafe { slot.tts_values.add(at) };
+    // SAFETY: as above.
+    Some(unsafe { *value })
+}
+
 /// Type, length and alignment of the element types of our arrays.
 struct Element {
     oid: pg_sys::Oid,
