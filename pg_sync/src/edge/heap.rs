@@ -46,8 +46,7 @@ impl Layout {
         if access != heap || shape.len() != key.len() + AFTER_KEY || types != key {
             return None;
         }
-        // SAFETY: the relation is open.
-        let index = unsafe { pg_sys::RelationGetPrimaryKeyIndex(open.0) };
+        let index = open.primary_key();
         if index == pg_sys::InvalidOid {
             return None;
         }
@@ -73,6 +72,17 @@ impl Opened {
     fn index(oid: pg_sys::Oid, mode: u32) -> Self {
         // SAFETY: as above, of an index.
         Self(unsafe { pg_sys::index_open(oid, lock_mode(mode)) })
+    }
+
+    /// The index of the primary key; the invalid oid when there is none.
+    fn primary_key(&self) -> pg_sys::Oid {
+        #[cfg(not(feature = "pg18"))]
+        // SAFETY: the relation is open.
+        let index = unsafe { pg_sys::RelationGetPrimaryKeyIndex(self.0) };
+        #[cfg(feature = "pg18")]
+        // SAFETY: the relation is open.
+        let index = unsafe { pg_sys::RelationGetPrimaryKeyIndex(self.0, false) };
+        index
     }
 
     fn data(&self) -> &pg_sys::RelationData {
