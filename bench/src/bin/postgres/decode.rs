@@ -15,6 +15,9 @@ struct Subject {
     plugin: &'static str,
     options: &'static [&'static str],
     table: &'static str,
+    /// The figure of heap rows, and how to know one by the first byte of what is sent.
+    sent: &'static str,
+    is_row: &'static str,
 }
 
 /// `pgoutput` sends the rows of a table without capture, ours the messages that capture wrote of the same rows.
@@ -24,8 +27,18 @@ const SUBJECTS: [Subject; 2] = [
         plugin: "pgoutput",
         options: &["proto_version=2", "publication_names=bench", "binary=on"],
         table: "decoded_plain",
+        sent: "sent.plain",
+        is_row: "in (ascii('I'), ascii('U'), ascii('D'))",
     },
-    Subject { figure: "decode.ours", plugin: "pg_sync", options: &[], table: "decoded_ours" },
+    // Whatever is not a frame of ours, which begins with its format.
+    Subject {
+        figure: "decode.ours",
+        plugin: "pg_sync",
+        options: &[],
+        table: "decoded_ours",
+        sent: "sent.ours",
+        is_row: "<> 1",
+    },
 ];
 
 /// Ends a program that was started here.
@@ -48,7 +61,29 @@ pub(crate) fn figures(database: &Database, rows: u32, columns: &str) -> Figures 
     ));
     session.run("select cloudsync_init('public.decoded_ours')");
     session.run("create publication bench for table decoded_plain");
-    SUBJECTS.iter().map(|subject| (subject.figure, decoded(database, &session, subject, rows))).collect()
+    let cpu = SUBJECTS.iter().map(|subject| (subject.figure, decoded(database, &session, subject, rows)));
+    let cpu: Figures = cpu.collect();
+    let sent = SUBJECTS.iter().map(|subject| (subject.sent, rows_sent(&session, subject, rows)));
+    cpu.into_iter().chain(sent).collect()
+}
+
+/// How many heap rows are sent of an update of some of the rows.
+fn rows_sent(session: &Session, subject: &Subject, rows: u32) -> f64 {
+    let Subject { plugin, table, is_row, options, .. } = subject;
+    let updated = rows.min(10_000);
+    session.run(&format!("select pg_create_logical_replication_slot('bench', '{plugin}')"));
+    session.run(&format!(
+        "update {table} set amount = amount + 1 where id in (select id from source limit {updated})"
+    ));
+    let options = options.iter().filter_map(|option| option.split_once('='));
+    let options: String = options.map(|(name, value)| format!(", '{name}', '{value}'")).collect();
+    let sent = session.value(&format!(
+        "select concat_ws(' ', count(*) > 0, count(*) filter (where get_byte(data, 0) {is_row}))
+         from pg_logical_slot_get_binary_changes('bench', null, null{options})"
+    ));
+    session.run("select pg_drop_replication_slot('bench')");
+    let rows = sent.strip_prefix("t ").expect("something is sent");
+    rows.parse().expect("a count is a number")
 }
 
 fn decoded(database: &Database, session: &Session, subject: &Subject, rows: u32) -> f64 {

@@ -43,7 +43,7 @@ const fn line(
     Line { title, figure, unit, plain, target }
 }
 
-const LINES: [Line; 11] = [
+const LINES: [Line; 13] = [
     line("bulk INSERT, CPU", "insert", CPU, "without capture", Target::AtMost(2.6)),
     line("bulk UPDATE of a column, CPU", "update", CPU, "without capture", Target::Compared),
     line("bulk DELETE, CPU", "delete", CPU, "without capture", Target::Compared),
@@ -51,7 +51,9 @@ const LINES: [Line; 11] = [
     line("1-row transactions with fsync", "fsync", (1.0, "/s"), "without capture", Target::AtLeast(0.9)),
     line("WAL of a one-column UPDATE", "wal", (1.0, "B"), "without capture", Target::AtMost(3.6)),
     line("decoding, walsender CPU", "decode", CPU, "pgoutput binary", Target::AtMost(0.6)),
-    line("apply of new rows, CPU", "apply", CPU, "COPY", Target::AtMost(4.0)),
+    line("  heap rows it sent", "sent", (1.0, ""), "pgoutput", Target::Limit(0.0)),
+    line("apply of new rows, CPU", "apply", CPU, "COPY, no capture", Target::AtMost(4.0)),
+    line("  the same", "applied", CPU, "COPY, captured", Target::AtMost(4.0)),
     line("cloudsync_init, filled table, time", "init", CPU, "-", Target::Limit(0.1)),
     line("  times it wrote the table again", "rewritten", (1.0, ""), "-", Target::Limit(0.0)),
     line("  ACCESS EXCLUSIVE locks on it", "exclusive", (1.0, ""), "-", Target::Limit(0.0)),

@@ -181,7 +181,8 @@ impl Bench {
         }
     }
 
-    /// A payload of new rows from a device, beside COPY of the same rows.
+    /// A payload of new rows from a device, beside COPY of the same rows into a table without capture and into a
+    /// tracked one, whose changes travel on as those of the payload do.
     fn apply(&self, run: u32) -> Figures {
         let home = places::scratch("bench");
         let client = Client::open(&home.path().join("bench.sqlite"));
@@ -205,14 +206,19 @@ impl Bench {
         if run == 0 {
             session.run("checkpoint");
         }
-        let backend = Backend::connect(&self.database);
-        let plain = backend.cpu_of(|session| session.copy_in("copy plain from stdin", &copied));
+        self.table("tracked", true);
+        let copy = |name: &str| {
+            let backend = Backend::connect(&self.database);
+            warm_up(&backend.session, name);
+            backend.cpu_of(|session| session.copy_in(&format!("copy {name} from stdin"), &copied))
+        };
+        let (plain, tracked) = (copy("plain"), copy("tracked"));
         let backend = Backend::connect(&self.database);
         let ours = backend.cpu_of(|session| {
             let applied = session.value_of_bytes("select cloudsync_payload_apply($1)::text", &payload);
             assert_eq!(applied, Ok(self.rows.to_string()), "every row is applied");
         });
-        vec![("apply.plain", plain), ("apply.ours", ours)]
+        vec![("apply.plain", plain), ("apply.ours", ours), ("applied.plain", tracked), ("applied.ours", ours)]
     }
 
     /// `cloudsync_init` of a filled table: how long, whether the table was written again, and what it locks.
