@@ -95,13 +95,14 @@ fn a_hub_killed_while_it_ingests_loses_nothing_on_s3() {
 
 #[test]
 fn a_hub_killed_amid_uploads_applies_each_of_them_once() {
-    const ROWS: usize = 120;
+    const ROWS: usize = 30;
+    const COUNT: &str = "select count(*) from writes";
     let mut stage = counting_stage(StoreKind::Directory);
     stage.play(&["b: sync"]);
     let device = stage.stranger("device");
     device.join(&stage.hub.address(), tests::hub::API_KEY);
     let done = AtomicBool::new(false);
-    let Stage { hub, .. } = &mut stage;
+    let Stage { hub, postgres, .. } = &mut stage;
     thread::scope(|scope| {
         let done = &done;
         scope.spawn(move || {
@@ -114,7 +115,16 @@ fn a_hub_killed_amid_uploads_applies_each_of_them_once() {
             }
             done.store(true, Ordering::Release);
         });
+        // It dies as soon as it takes uploads, and the next time as soon as one of them is written.
+        let mut is_patient = false;
         while !done.load(Ordering::Acquire) {
+            let before = postgres.value(COUNT);
+            if is_patient {
+                wait::until("an upload is written", || {
+                    (done.load(Ordering::Acquire) || postgres.value(COUNT) != before).then_some(())
+                });
+            }
+            is_patient = !is_patient;
             hub.stop(Signal::Kill);
             hub.start_again();
         }
