@@ -4,7 +4,8 @@
 //! A repeated stamp that is held here already, or is older, says nothing new and passes. One that would win here was
 //! never seen by this database under that name: were it taken as it is, the site that it names would drop the write as
 //! its own echo and never show it. Such a write is taken as one of this database, just above the stamp it came with,
-//! and so reaches everybody.
+//! and so reaches everybody. Of a register a site says its own entries only: see `ruled.rs`. A person who brings the
+//! changes of a whole database brings its registers as they are: who may update the column could say the same in SQL.
 
 use shared_format::{CellStamp, Life, RowKind, RowState, SiteId, Stamp};
 

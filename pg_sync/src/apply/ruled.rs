@@ -7,6 +7,7 @@ use shared_format::{
     ValueRef, merge_with,
 };
 
+use super::author::Author;
 use super::decide::Draft;
 use super::incoming::Change;
 use crate::edge::codec;
@@ -17,6 +18,8 @@ use crate::stage::Expected;
 impl Draft<'_> {
     /// Merges one change by the table's rules.
     pub(super) fn merge_by_rules(&mut self, change: &Change) -> Result<(), SyncError> {
+        let own = self.without_foreign_entries(change)?;
+        let change = own.as_ref().unwrap_or(change);
         let incoming = Merged {
             kind: change.kind,
             stamp: change.stamp,
@@ -32,6 +35,27 @@ impl Draft<'_> {
             self.take(change, merged)?;
         }
         Ok(())
+    }
+
+    /// The change of a site with its own entries only, where its registers hold those of others: what these wrote came
+    /// here from them, and what did not is nothing that this site may say. Counted twice if it were taken as a write of
+    /// this database, as a cell is, since its author sends it as well.
+    fn without_foreign_entries(&self, change: &Change) -> Result<Option<Change>, SyncError> {
+        let Author::Site(site) = self.author else { return Ok(None) };
+        let mut own: Option<Change> = None;
+        for at in 0..change.values.len() {
+            let Some(mut register) = change.register(at, self.table)? else { continue };
+            let whole = register.clone();
+            register.keep_only_of(site);
+            if register == whole {
+                continue;
+            }
+            let own = own.get_or_insert_with(|| change.clone());
+            if let Some((_, expected)) = own.values.get_mut(at) {
+                expected.value = Some(codec::bytea(&register.encode()));
+            }
+        }
+        Ok(own)
     }
 
     fn take(&mut self, change: &Change, merged: RulesPlan) -> Result<(), SyncError> {

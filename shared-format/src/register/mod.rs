@@ -293,6 +293,17 @@ impl Register {
         self.stamps().iter().all(|stamp| stamp.site == site)
     }
 
+    /// Drops what other sites wrote, a start that one of them gave included.
+    pub fn keep_only_of(&mut self, site: SiteId) {
+        self.start = self.start.take().filter(|start| start.base.site == site);
+        let is_own = |stamp: Stamp| stamp.site == site;
+        match &mut self.entries {
+            Entries::Counter(counts) => counts.retain(&is_own),
+            Entries::Max(front) | Entries::Min(front) => front.retain(&is_own),
+            Entries::Block(blocks) => blocks.retain(&is_own),
+        }
+    }
+
     /// Clock of the newest entry of a site; zero when it has none.
     #[must_use]
     pub fn newest_of(&self, site: SiteId) -> Hlc {
