@@ -57,6 +57,15 @@ when matched then update set note = 'merged' when not matched then insert values
 select messages();
 \echo == rows that move
 insert into p values ('n', 20, 'moves');
+-- A row whose stamp is of the same millisecond is stamped on the slow path, which tells of both of its keys again.
+do $tick$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  while clock_timestamp() < v_now + interval '1 ms' loop
+  end loop;
+end
+$tick$;
 update p set region = 's' where id = 20;
 select messages();
 begin;
