@@ -78,8 +78,9 @@ select cloudsync_init('s');
 truncate parts;
 select messages() is not null;
 \set publisher 'host=' :HOST ' port=' :PORT ' user=' :USER ' dbname=pg_sync_publisher'
+-- What a worker commits is decoded once it is flushed, which a worker by itself leaves for later.
 create subscription follows connection :'publisher'
-  publication everything with (create_slot = false, slot_name = 'pg_sync_publisher');
+  publication everything with (create_slot = false, slot_name = 'pg_sync_publisher', synchronous_commit = 'on');
 select wait_for('select not exists (select from pg_subscription_rel where srsubstate <> ''r'')');
 select messages();
 \c pg_sync_publisher
