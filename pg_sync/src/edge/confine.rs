@@ -8,6 +8,8 @@ use std::cell::{Cell, RefCell};
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::session;
+
 /// What was in force before a function of a user began.
 #[derive(Clone, Copy)]
 struct Before {
@@ -89,10 +91,8 @@ fn begin(author: pg_sys::Oid) -> Before {
 
 /// The author of a function, when our owner's rights count now and he may not have them anyway.
 fn author_to_be(function: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: the name is a C string; a missing role gives the invalid oid.
-    let owner = unsafe { pg_sys::get_role_oid(c"cloudsync_owner".as_ptr(), true) };
-    // SAFETY: reads session state.
-    if owner == pg_sys::InvalidOid || unsafe { pg_sys::GetUserId() } != owner {
+    let owner = session::known_owner();
+    if owner == pg_sys::InvalidOid || session::current_user() != owner {
         return None;
     }
     let author = author_of(function)?;

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use pgrx::pg_sys::{self, Datum};
 
 use super::codec;
+use super::session;
 use super::tuple;
 
 /// Attributes of a metadata table after its key: alive, hlc, site, cols.
@@ -28,11 +29,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// Looks a metadata table up; None when it is not of the usual kind.
     pub(crate) fn of(name: &str, key: &[pg_sys::Oid]) -> Option<Self> {
-        // SAFETY: the name is a C string; a missing schema gives the invalid oid.
-        let schema = unsafe { pg_sys::get_namespace_oid(c"cloudsync".as_ptr(), true) };
-        let name = CString::new(name).ok()?;
-        // SAFETY: as above.
-        let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+        let oid = session::cloudsync_relation(&CString::new(name).ok()?);
         if oid == pg_sys::InvalidOid || key.len() > KEY_COLUMNS {
             return None;
         }

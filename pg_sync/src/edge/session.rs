@@ -125,9 +125,14 @@ pub(crate) fn is_of_owner() -> bool {
     unsafe { pg_sys::is_member_of_role(current_user(), owner()) }
 }
 
-fn owner() -> pg_sys::Oid {
+/// Our owner; the invalid oid where there is no such role.
+pub(super) fn known_owner() -> pg_sys::Oid {
     // SAFETY: the name is a C string; a missing role gives the invalid oid.
-    let owner = unsafe { pg_sys::get_role_oid(c"cloudsync_owner".as_ptr(), true) };
+    unsafe { pg_sys::get_role_oid(c"cloudsync_owner".as_ptr(), true) }
+}
+
+fn owner() -> pg_sys::Oid {
+    let owner = known_owner();
     if owner == pg_sys::InvalidOid {
         SyncError::NoOwner.raise();
     }
