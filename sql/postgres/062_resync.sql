@@ -173,21 +173,3 @@ begin
   from cloudsync.tables as t where t.table_id = recapture_table.table_id and t.enabled;
 end
 $recapture$;
-
--- Ends what `suspend_table` began.
-create function cloudsync.resume_table(table_id integer, reason text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $resume$
-declare
-  v_since xid8;
-begin
-  select t.suspended_since into strict v_since
-  from cloudsync.tables as t where t.table_id = resume_table.table_id;
-  update cloudsync.tables as t
-  set version = t.version + 1, suspended = null, suspended_since = null
-  where t.table_id = resume_table.table_id;
-  perform cloudsync.recapture_table(resume_table.table_id, v_since, resume_table.reason);
-end
-$resume$;
