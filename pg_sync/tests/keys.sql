@@ -1,17 +1,6 @@
 -- The primary key of a tracked table changes: metadata follows, and keeps the stamps of rows that are still told apart.
 \ir include/metadata.psql
-select 'slot_' || :'database' as slot \gset
-select count(*) from pg_create_logical_replication_slot(:'slot', 'pg_sync');
--- What the log says since the last look.
-create function told() returns text language sql as $$
-  select coalesce(string_agg(r.reason, ', ' order by r.place), 'no reload')
-  from (
-    select distinct on (reason, place) reason, place
-    from pg_logical_slot_get_binary_changes('slot_' || current_database(), null, null) with ordinality as d (lsn, xid, data, place),
-      unnest(array['primary key', 'new column', 'type', 'capture was suspended', 'truncate', 'init']) as reason
-    where position(reason::bytea in d.data) > 0
-  ) as r
-$$;
+\ir include/told.psql
 create table t (id integer primary key, a text, b integer not null);
 select cloudsync_init('t');
 insert into t select n, 'row ' || n, 10 * n from generate_series(1, 4) as n;

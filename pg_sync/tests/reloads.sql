@@ -1,17 +1,7 @@
 -- What changes rows and fires no trigger for them: the clients are told to fetch the table, and cells that a command
 -- computed are stamped.
 \ir include/metadata.psql
-select 'slot_' || :'database' as slot \gset
-select count(*) from pg_create_logical_replication_slot(:'slot', 'pg_sync');
-create function told() returns text language sql as $$
-  select coalesce(string_agg(r.reason, ', ' order by r.place), 'no reload')
-  from (
-    select distinct on (reason, place) reason, place
-    from pg_logical_slot_get_binary_changes('slot_' || current_database(), null, null) with ordinality as d (lsn, xid, data, place),
-      unnest(array['primary key', 'new column', 'type', 'capture was suspended', 'truncate', 'init']) as reason
-    where position(reason::bytea in d.data) > 0
-  ) as r
-$$;
+\ir include/told.psql
 create table t (id integer primary key, a text, b integer, c varchar(10));
 insert into t values (1, 'old', 1, 'x');
 select cloudsync_init('t');
