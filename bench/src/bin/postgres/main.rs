@@ -14,9 +14,10 @@ mod report;
 mod work;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::io::{self, Write};
-use std::{env, fs};
 
+use bench::{load, median};
 use tests::postgres::{Cluster, Durability};
 
 use crate::report::{Medians, WORKS};
@@ -71,15 +72,4 @@ fn main() -> io::Result<()> {
     let medians: Medians = found.into_iter().map(|(figure, values)| (figure, median(values))).collect();
     report::print(&medians)?;
     writeln!(out, "load after {}", load())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// How busy the machine is: its load averages.
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }

@@ -83,11 +83,7 @@ pub(crate) fn print(medians: &Medians) -> io::Result<()> {
             Target::Limit(limit) => (format!("<= {}", limit * scale), Some(ours <= limit)),
             Target::Compared => (String::from("-"), None),
         };
-        let verdict = match reached {
-            Some(true) => "reached",
-            Some(false) => "MISSED",
-            None => "-",
-        };
+        let verdict = bench::verdict(reached);
         writeln!(
             out,
             "{:<36} {:>12} {:>12} {:>7} {wanted:>9}  {verdict:<8} {}",

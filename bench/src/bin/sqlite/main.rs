@@ -23,10 +23,12 @@ mod subject;
 mod work;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
-use std::{env, fs};
+
+use bench::{load, median};
 
 use crate::report::Medians;
 use crate::subject::Subject;
@@ -94,15 +96,4 @@ fn measured(
         Some((figure.to_owned(), value.parse().ok()?))
     };
     Ok(text.lines().filter_map(figure).collect())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// How busy the machine is: its load averages.
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use bench::verdict;
+
 use crate::subject::Subject;
 
 /// Medians by subject and figure.
@@ -105,11 +107,6 @@ fn shown(target: &Target, found: Option<f64>, plain: Option<f64>, large: u32) ->
 }
 
 fn wanted(target: &Target, ours: Option<f64>, plain: Option<f64>, large: u32) -> (String, &'static str) {
-    let verdict = |reached: Option<bool>| match reached {
-        Some(true) => "reached",
-        Some(false) => "MISSED",
-        None => "-",
-    };
     match target {
         Target::Ratio(most) => {
             let reached = ours.zip(plain).map(|(ours, plain)| ours / plain <= *most);
