@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod auth;
+mod backend;
 pub mod config;
 pub mod cursor;
 pub mod definitions;

@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::DatabaseConfig;
+use crate::backend::Backend;
+use crate::config::DatabaseName;
 use crate::cursor::{Cursor, SnapshotId};
 use crate::epoch::{Epoch, EpochId, EpochReason};
 use crate::error::{Error, Result};
@@ -115,22 +116,23 @@ impl FeedStatus {
 impl Feed {
     /// Starts ingest of a database, and serves its log.
     #[must_use]
-    pub fn start(
-        database: DatabaseConfig,
+    pub(crate) fn start(
+        database: DatabaseName,
+        backend: Arc<dyn Backend>,
         store: Arc<dyn Store>,
-        metrics: Metrics,
+        metrics: &Metrics,
         shutdown: watch::Receiver<bool>,
     ) -> Arc<Feed> {
-        let name = database.name.as_str().to_owned();
-        let keys = Keys::new(&name);
+        let keys = Keys::new(database.as_str());
         let archive = Archive::new(Arc::clone(&store), keys.clone());
         let log = Arc::new(Log::new());
-        let snapshots = Snapshots::new(database.url.clone(), store, keys, Arc::clone(&log));
+        let snapshots = Snapshots::new(Arc::clone(&backend), store, keys, Arc::clone(&log));
         let ingest = Arc::new(Ingest {
+            metrics: metrics.database(database.as_str()),
             database,
+            backend,
             archive: archive.clone(),
             log: Arc::clone(&log),
-            metrics: metrics.database(&name),
             status: Mutex::new(IngestStatus::default()),
             stuck: Mutex::default(),
             shutdown: shutdown.clone(),

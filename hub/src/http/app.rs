@@ -11,11 +11,11 @@ use super::health::Probe;
 use super::problem::Problem;
 use crate::auth::api_key::ApiKeys;
 use crate::auth::{Caller, authenticate, read_bearer};
+use crate::backend::{self, Backend};
 use crate::config::{DatabaseConfig, DatabaseName};
 use crate::error::{Error, Result};
 use crate::feed::Feed;
 use crate::metrics::{DatabaseMetrics, Metrics};
-use crate::postgres::Pool;
 use crate::store::Store;
 
 /// Most uploads whose bodies are in memory at once: 32 times 8 MiB.
@@ -28,7 +28,7 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Database {
     pub(crate) name: DatabaseName,
     pub(crate) keys: ApiKeys,
-    pub(crate) pool: Pool,
+    pub(crate) backend: Arc<dyn Backend>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: DatabaseMetrics,
     pub(crate) probe: Probe,
@@ -51,11 +51,19 @@ impl App {
         shutdown: &watch::Receiver<bool>,
     ) -> Result<App> {
         let start = |database: &DatabaseConfig| {
+            let backend = backend::open(database)?;
+            let feed = Feed::start(
+                database.name.clone(),
+                Arc::clone(&backend),
+                Arc::clone(store),
+                metrics,
+                shutdown.clone(),
+            );
             let served = Database {
                 name: database.name.clone(),
                 keys: database.api_keys.clone(),
-                pool: Pool::new(&database.url)?,
-                feed: Feed::start(database.clone(), Arc::clone(store), metrics.clone(), shutdown.clone()),
+                backend,
+                feed,
                 metrics: metrics.database(database.name.as_str()),
                 probe: Probe::default(),
             };

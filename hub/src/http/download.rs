@@ -9,8 +9,6 @@ use bytes::Bytes;
 use futures_util::stream;
 use percent_encoding::percent_decode_str;
 use prometheus::IntGauge;
-use shared_format::SiteId;
-use tokio_postgres::types::{ToSql, Type};
 use warp::Reply;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use warp::reply::Response;
@@ -33,9 +31,6 @@ const PART: HeaderName = HeaderName::from_static("cloudsync-part");
 const ACKED: HeaderName = HeaderName::from_static("cloudsync-acked");
 /// The database was restored on purpose: what the snapshot lacks or has older stands.
 const RESTORED: HeaderName = HeaderName::from_static("cloudsync-restored");
-
-/// Longest wait for the number of a site.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the query of a download says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -115,26 +110,12 @@ pub(super) async fn answer(
     drop(waiting);
     tracing::debug!(%site, frames = found.frames.len(), complete = found.complete, "changes");
     let acked = match found.moved {
-        // Only a site with a token was ever told that something of it was taken.
-        Moved::On if token.is_some() => site_acked(database, site).await?,
+        // Asked when an epoch has ended: it may be less than what the site was told by a server that is gone. Only
+        // a site with a token was ever told anything.
+        Moved::On if token.is_some() => database.backend.site_acked(site).await?,
         Moved::On | Moved::Restored | Moved::No => None,
     };
     respond(database, found, acked)
-}
-
-/// The number up to which Postgres has what a site sent, asked when an epoch has ended: it may be less than what
-/// the site was told by a server that is gone.
-async fn site_acked(database: &Database, site: SiteId) -> Result<Option<i64>, Problem> {
-    let lease = database.pool.lease().await?;
-    let bytes: &[u8] = site.as_bytes();
-    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&bytes, Type::BYTEA)];
-    let asked = lease.client().query_typed("select cloudsync.site_acked($1)", &parameters);
-    let silent = || Error::Unavailable { reason: "postgres did not answer in time".to_owned() };
-    let rows = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(|_elapsed| silent())?;
-    let rows = rows.map_err(Error::Postgres)?;
-    let acked = rows.first().and_then(|row| row.get(0));
-    lease.give_back();
-    Ok(acked)
 }
 
 fn respond(database: &Database, found: ChangesAnswer, acked: Option<i64>) -> Result<Response, Problem> {

@@ -29,7 +29,7 @@ impl Probe {
         match *last {
             Some((at, reachable)) if at.elapsed() < FRESH => reachable,
             Some(_) | None => {
-                let asked = tokio::time::timeout(PING_TIMEOUT, database.pool.ping()).await;
+                let asked = tokio::time::timeout(PING_TIMEOUT, database.backend.ping()).await;
                 let reachable = matches!(asked, Ok(Ok(())));
                 *last = Some((Instant::now(), reachable));
                 reachable

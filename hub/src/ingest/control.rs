@@ -24,6 +24,7 @@ const REPLAY_MAX: Duration = Duration::from_secs(120);
 
 /// An ordinary connection that may hold the lock of its database.
 pub(crate) struct Control {
+    url: PostgresUrl,
     client: Client,
     driver: JoinHandle<()>,
 }
@@ -42,7 +43,12 @@ impl Control {
             // Whoever waits for an answer is told the same error.
             drop(connection.await);
         });
-        Ok(Control { client, driver })
+        Ok(Control { url: url.clone(), client, driver })
+    }
+
+    /// The server that it speaks to.
+    pub(super) const fn url(&self) -> &PostgresUrl {
+        &self.url
     }
 
     async fn one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row> {

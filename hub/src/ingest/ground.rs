@@ -59,7 +59,7 @@ impl Ingest {
         if control.is_in_recovery().await? {
             return Err(Error::Standby);
         }
-        let mut connection = ReplicationConnection::connect(&self.database.url).await?;
+        let mut connection = ReplicationConnection::connect(control.url()).await?;
         let (server, flushed) = identify(&mut connection, control).await?;
         let slot = format!("cloudsync_{}", server.database_oid);
         let stock = self.stock().await?;
@@ -130,7 +130,7 @@ impl Ingest {
 
     /// Ends an epoch: says so, and brings back what Postgres lacks.
     async fn heal(&self, control: &Control, stock: &Stock, cause: Cause, is_restarted: bool) -> Result<()> {
-        let database = self.database.name.as_str();
+        let database = self.database.as_str();
         let Stock { epoch, index, stored } = stock;
         tracing::warn!(database, epoch = %epoch.id, %stored, cause = cause.label(), "epoch ends: {cause}");
         let replayed = self.replay(control, epoch, index, cause.replay(is_restarted)).await?;
@@ -154,7 +154,7 @@ impl Ingest {
         let id = EpochId::new(number, random_tag()?);
         let epoch = Epoch { id, server, start, definitions, reason, restored };
         self.archive.open_epoch(&epoch).await?;
-        let database = self.database.name.as_str();
+        let database = self.database.as_str();
         tracing::info!(database, epoch = %epoch.id, %start, ?reason, "epoch opened");
         Ok(epoch)
     }

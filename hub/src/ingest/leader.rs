@@ -103,7 +103,7 @@ impl Ingest {
         let (definitions, stored_within) = self.known_definitions(control, epoch, &index).await?;
         let verifier = Verifier::new(control.message_key().await?);
         let end = index.last();
-        let stream = start(&self.database.url, connection, &slot).await?;
+        let stream = start(control.url(), connection, &slot).await?;
         self.archive.put_server_start(epoch.id, control.server_start().await?).await?;
         self.log.open(epoch.clone(), index);
         self.log.begin_leading(DecodedTransactions::begin(end.commit_end, &snapshot));
@@ -111,7 +111,7 @@ impl Ingest {
             *status = IngestStatus { connected: true, leading: true, problem: None, verified: true };
         });
         self.metrics.fenced.set(0);
-        tracing::info!(database = self.database.name.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
+        tracing::info!(database = self.database.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
 
         let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
         let mut tasks = JoinSet::new();
@@ -329,7 +329,7 @@ impl Leader<'_> {
         self.gatherer.skip(position);
         let open = self.transaction.get_or_insert_default();
         if !std::mem::replace(&mut open.is_told, true) {
-            let database = self.ingest.database.name.as_str();
+            let database = self.ingest.database.as_str();
             tracing::warn!(database, position = %position, reason, "message in the WAL skipped");
         }
     }

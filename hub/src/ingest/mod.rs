@@ -24,12 +24,14 @@ pub(crate) use control::read_snapshot;
 use leader::Ended;
 pub(crate) use verify::Skip;
 
-use crate::config::DatabaseConfig;
+use crate::backend::Backend;
+use crate::config::DatabaseName;
 use crate::epoch::EpochId;
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::metrics::DatabaseMetrics;
 use crate::position::Position;
+use crate::postgres::PostgresUrl;
 use crate::replication::ReplicationConnection;
 use crate::shutdown::asked;
 use archive::Archive;
@@ -67,7 +69,8 @@ pub(crate) struct Stuck {
 
 /// Everything that ingest of one database works with.
 pub(crate) struct Ingest {
-    pub(crate) database: DatabaseConfig,
+    pub(crate) database: DatabaseName,
+    pub(crate) backend: Arc<dyn Backend>,
     pub(crate) archive: Archive,
     pub(crate) log: Arc<Log>,
     pub(crate) metrics: DatabaseMetrics,
@@ -92,7 +95,7 @@ impl Ingest {
         loop {
             let begun = Instant::now();
             let outcome = tokio::select! {
-                outcome = self.take_turns() => outcome,
+                outcome = self.backend.take_turns(&self) => outcome,
                 () = asked(&mut shutdown) => Ok(()),
             };
             self.log.stop_leading();
@@ -109,9 +112,9 @@ impl Ingest {
         }
     }
 
-    /// Waits for its turn on one connection, then leads; ends with an error, or in peace at shutdown.
-    async fn take_turns(&self) -> Result<()> {
-        let control = Arc::new(Control::connect(&self.database.url).await?);
+    /// Waits for its turn on one connection to Postgres, then leads; ends with an error, or in peace at shutdown.
+    pub(crate) async fn take_turns(&self, url: &PostgresUrl) -> Result<()> {
+        let control = Arc::new(Control::connect(url).await?);
         let mut checked = None;
         while !control.try_lock().await? {
             self.open_from_store().await?;
@@ -146,7 +149,7 @@ impl Ingest {
     /// Makes sure that the server may be the one that the newest epoch came from, or follow it; names the epoch.
     async fn check_followed(&self, control: &Control) -> Result<Option<EpochId>> {
         let Some(epoch) = self.log.epoch() else { return Ok(None) };
-        let mut connection = ReplicationConnection::connect(&self.database.url).await?;
+        let mut connection = ReplicationConnection::connect(control.url()).await?;
         let (server, _flushed) = ground::identify(&mut connection, control).await?;
         epoch.fork_of(&server)?;
         Ok(Some(epoch.id))
@@ -194,7 +197,7 @@ impl Ingest {
             *status = IngestStatus { connected, leading: false, problem: Some(problem.clone()), verified };
         });
         if news {
-            let database = self.database.name.as_str();
+            let database = self.database.as_str();
             tracing::warn!(database, problem, "ingest stopped, trying again");
         }
     }

@@ -77,7 +77,7 @@ impl Ingest {
                 Ok(merged) => merged,
                 Err(error) if error.mends_by_itself() => return Err(error),
                 Err(error) => {
-                    let (database, position) = (self.database.name.as_str(), frame.last);
+                    let (database, position) = (self.database.as_str(), frame.last);
                     let problem = error.logged();
                     tracing::warn!(database, %position, problem, "changes of one frame cannot be brought back");
                     (0, 1)

@@ -49,6 +49,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// The pool that it belongs to.
+    #[must_use]
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// Takes a connection: an idle one that is still open, else a new one.
     pub async fn connect(self) -> Result<Lease> {
         let client = match self.pool.open_idle() {

@@ -1,4 +1,4 @@
-//! Writes a snapshot: reads pages from Postgres and puts them into parts.
+//! Writes a snapshot: reads pages from the database and puts them into parts.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,10 +8,10 @@ use shared_format::payload::encode_frame;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::anchor::Anchored;
 use super::manifest::Manifest;
 use super::{EVERYBODY, Progress, expire, since_1970_ms};
-use crate::error::{Error, Result};
+use crate::backend::{PageWanted, SnapshotRows};
+use crate::error::Result;
 use crate::keys::Keys;
 use crate::store::Store;
 
@@ -37,9 +37,8 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Writes all parts, then the manifest.
-    pub(super) async fn run(mut self, anchored: Anchored) {
-        let outcome = self.write(&anchored).await;
-        drop(anchored);
+    pub(super) async fn run(mut self, rows: Box<dyn SnapshotRows>) {
+        let outcome = self.write(rows).await;
         let Manifest { epoch, snapshot, parts, .. } = self.manifest;
         let ended = match outcome {
             Ok(took) => {
@@ -61,21 +60,18 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, anchored: &Anchored) -> Result<Duration> {
+    async fn write(&mut self, mut rows: Box<dyn SnapshotRows>) -> Result<Duration> {
         let begun = Instant::now();
-        let sql = "select table_id from cloudsync.tracked_tables order by table_id";
-        let tables = anchored.client.query(sql, &[]).await.map_err(Error::Postgres)?;
         let mut part = BytesMut::new();
-        for table in &tables {
+        for table in rows.tables().await? {
             for dead in [false, true] {
-                self.write_rows(anchored, table.get(0), dead, &mut part).await?;
+                self.write_rows(&mut *rows, table, dead, &mut part).await?;
             }
         }
         if !part.is_empty() {
             self.put_part(part.freeze()).await?;
         }
-        // Stamps of what nobody wrote since it is tracked carry the site that this transaction may have named.
-        anchored.client.batch_execute("commit").await.map_err(Error::Postgres)?;
+        rows.finish().await?;
         let took = begun.elapsed();
         self.manifest.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let Manifest { epoch, snapshot, .. } = self.manifest;
@@ -87,33 +83,28 @@ impl Writer {
     /// Writes the live rows of a table, or its tombstones.
     async fn write_rows(
         &mut self,
-        anchored: &Anchored,
+        source: &mut dyn SnapshotRows,
         table: i32,
         dead: bool,
         part: &mut BytesMut,
     ) -> Result<()> {
-        let sql = include_str!("../../../sql/hub/snapshot_page.sql");
-        let statement = anchored.client.prepare(sql).await.map_err(Error::Postgres)?;
         let mut after: Option<Vec<u8>> = None;
         let mut rows_max = PAGE_ROWS_FIRST;
         loop {
-            let parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-                &[&table, &dead, &after, &rows_max];
-            let page = anchored.client.query_opt(&statement, parameters).await.map_err(Error::Postgres)?;
-            let Some(page) = page else { return Ok(()) };
-            let payload: Option<&[u8]> = page.get("payload");
-            let rows: i32 = page.get("row_count");
+            let is_first = after.is_none();
+            let wanted = PageWanted { table, dead, after, rows_max };
+            let Some(page) = source.page(wanted).await? else { return Ok(()) };
             // An empty table is named too, so that clients know it is empty.
-            if let Some(payload) = payload.filter(|_| rows > 0 || (after.is_none() && !dead)) {
-                let frame = encode_frame(payload);
+            if let Some(payload) = page.payload.filter(|_| page.rows > 0 || (is_first && !dead)) {
+                let frame = encode_frame(&payload);
                 if !part.is_empty() && part.len().saturating_add(frame.len()) > PART_BYTES {
                     self.put_part(std::mem::take(part).freeze()).await?;
                 }
                 part.extend_from_slice(&frame);
-                rows_max = next_page_rows(rows.max(1), payload.len());
+                rows_max = next_page_rows(page.rows.max(1), payload.len());
                 tokio::task::yield_now().await;
             }
-            after = page.get("next");
+            after = page.next;
             if after.is_none() {
                 return Ok(());
             }

@@ -3,7 +3,6 @@
 //! Owns when a snapshot is made, when one is used again, and where its parts lie. Clients read the parts while
 //! the later ones are still being written; the manifest comes last, and only with it another node can go on.
 
-mod anchor;
 mod build;
 mod expire;
 mod manifest;
@@ -16,13 +15,13 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use crate::backend::Backend;
 use crate::cursor::SnapshotId;
 use crate::epoch::{Epoch, EpochId};
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::keys::{Keys, parse_manifest_key};
 use crate::position::Position;
-use crate::postgres::PostgresUrl;
 use crate::store::Store;
 use manifest::Manifest;
 
@@ -48,7 +47,7 @@ const EVERYBODY: &str = "e3b0c44298fc1c14";
 
 /// Makes and finds the snapshots of one database.
 pub(crate) struct Snapshots {
-    pub(crate) url: PostgresUrl,
+    backend: Arc<dyn Backend>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) keys: Keys,
     pub(crate) log: Arc<Log>,
@@ -101,8 +100,13 @@ pub(crate) enum PartRead {
 }
 
 impl Snapshots {
-    pub(crate) fn new(url: PostgresUrl, store: Arc<dyn Store>, keys: Keys, log: Arc<Log>) -> Snapshots {
-        Snapshots { url, store, keys, log, current: Mutex::default() }
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        store: Arc<dyn Store>,
+        keys: Keys,
+        log: Arc<Log>,
+    ) -> Snapshots {
+        Snapshots { backend, store, keys, log, current: Mutex::default() }
     }
 
     /// A snapshot of the epoch that is new enough; one is begun if there is none. Who asks meanwhile gets the
@@ -212,12 +216,12 @@ impl Snapshots {
         Ok(Some(Build { epoch, id, begun, log_bytes: None, progress }))
     }
 
-    /// Opens a snapshot in Postgres, and lets a task write it.
+    /// Opens a view of the database, and lets a task write it.
     async fn begin(&self, epoch: &Epoch, expire: bool) -> Result<Build> {
         let log_bytes = self.log.end().map(|(_end, bytes)| bytes);
-        let anchored = anchor::open(self, epoch).await?;
+        let rows = self.backend.open_snapshot(&self.log, epoch).await?;
         let build = getrandom::u64().map_err(|_unsupported| Error::RandomBytes)?;
-        let id = SnapshotId { lsn: anchored.lsn, build };
+        let id = SnapshotId { lsn: rows.lsn(), build };
         let begun = SystemTime::now();
         let (sender, progress) = watch::channel(Progress::default());
         let writer = build::Writer {
@@ -235,7 +239,7 @@ impl Snapshots {
             expire,
         };
         tracing::info!(epoch = %epoch.id, lsn = %id.lsn, "snapshot begun");
-        tokio::spawn(writer.run(anchored));
+        tokio::spawn(writer.run(rows));
         Ok(Build { epoch: epoch.id, id, begun, log_bytes, progress })
     }
 }

@@ -4,11 +4,11 @@
 //! nothing and keeps nothing: an upload that was not answered is sent again with the same id, and Postgres
 //! tells that it has it.
 
-mod apply;
 mod body;
 mod headers;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -18,6 +18,7 @@ use warp::http::HeaderMap;
 use warp::reply::Response;
 
 use crate::auth::Caller;
+use crate::backend::Upload;
 use crate::error::Error;
 use crate::http::app::{App, Database};
 use crate::http::json_response;
@@ -44,11 +45,15 @@ where
     let body = body::collect(body, headers.content_length).await?;
     database.metrics.received_bytes.inc_by(u64::try_from(body.len()).unwrap_or(u64::MAX));
     // No more bodies are expanded than can be applied; and a wrong one is told so whatever Postgres does.
-    let place = database.pool.reserve().await?;
+    let place = database.backend.reserve().await?;
     let payload = expand(body).await?;
     database.feed.check_writable()?;
-    let lease = place.connect().await?;
-    let answer = apply::apply(database, lease, caller, &headers, &payload).await?;
+    let UploadHeaders { site, upload, first, last, token, rejected_seen, content_length: _ } = headers;
+    let (role, claims) = (caller.role.clone(), caller.claims.clone());
+    let start = Instant::now();
+    let upload = Upload { payload, site, upload, first, last, token, rejected_seen, role, claims };
+    let answer = place.apply(upload).await?;
+    database.metrics.apply_seconds.observe(start.elapsed().as_secs_f64());
     respond(database, &answer)
 }
 

@@ -5,17 +5,21 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
 
-use super::Snapshots;
+use crate::backend::{Page, PageWanted, SnapshotRows};
 use crate::epoch::{Epoch, ServerIdentity};
 use crate::error::{Error, Result};
+use crate::feed::log::Log;
 use crate::ground::PLUGIN;
 use crate::ingest::read_snapshot;
 use crate::position::Lsn;
-use crate::postgres::{TlsConnector, connect};
+use crate::postgres::{PostgresUrl, TlsConnector, connect};
 use crate::replication::{ReplicationConnection, SlotKind};
 
 /// How long the leader's knowledge is waited for; a transaction becomes visible soon after it was decoded.
@@ -30,9 +34,9 @@ const BEGIN: &str = "begin isolation level repeatable read";
 
 /// An open transaction that shows everything up to a place in the log.
 pub(super) struct Anchored {
-    /// Every transaction that committed up to here is shown.
-    pub(super) lsn: Lsn,
-    pub(super) client: Client,
+    lsn: Lsn,
+    client: Client,
+    page: Option<Statement>,
     driver: JoinHandle<()>,
 }
 
@@ -42,18 +46,64 @@ impl Drop for Anchored {
     }
 }
 
+impl Anchored {
+    async fn read_tables(&self) -> Result<Vec<i32>> {
+        let sql = "select table_id from cloudsync.tracked_tables order by table_id";
+        let tables = self.client.query(sql, &[]).await.map_err(Error::Postgres)?;
+        Ok(tables.iter().map(|table| table.get(0)).collect())
+    }
+
+    async fn read_page(&mut self, wanted: PageWanted) -> Result<Option<Page>> {
+        let statement = match &self.page {
+            Some(statement) => statement,
+            None => {
+                let sql = include_str!("../../../../sql/hub/snapshot_page.sql");
+                self.page.insert(self.client.prepare(sql).await.map_err(Error::Postgres)?)
+            }
+        };
+        let PageWanted { table, dead, after, rows_max } = wanted;
+        let parameters: &[&(dyn ToSql + Sync)] = &[&table, &dead, &after, &rows_max];
+        let page = self.client.query_opt(statement, parameters).await.map_err(Error::Postgres)?;
+        Ok(page.map(|page| Page {
+            payload: page.get("payload"),
+            rows: page.get("row_count"),
+            next: page.get("next"),
+        }))
+    }
+}
+
+impl SnapshotRows for Anchored {
+    fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    fn tables(&mut self) -> BoxFuture<'_, Result<Vec<i32>>> {
+        self.read_tables().boxed()
+    }
+
+    fn page(&mut self, page: PageWanted) -> BoxFuture<'_, Result<Option<Page>>> {
+        self.read_page(page).boxed()
+    }
+
+    /// Stamps of what nobody wrote since it is tracked carry the site that this transaction may have named, so it
+    /// is committed.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        async move { self.client.batch_execute("commit").await.map_err(Error::Postgres) }.boxed()
+    }
+}
+
 /// Opens such a transaction, as the owner of the metadata and without row security.
-pub(super) async fn open(snapshots: &Snapshots, epoch: &Epoch) -> Result<Anchored> {
-    let tls = TlsConnector::new(&snapshots.url)?;
-    let (client, connection) = connect(&snapshots.url, &tls).await?;
+pub(super) async fn open(url: &PostgresUrl, log: &Log, epoch: &Epoch) -> Result<Anchored> {
+    let tls = TlsConnector::new(url)?;
+    let (client, connection) = connect(url, &tls).await?;
     let driver = tokio::spawn(async move {
         // Whoever waits for an answer is told the same error.
         drop(connection.await);
     });
-    let mut anchored = Anchored { lsn: Lsn::ZERO, client, driver };
-    anchored.lsn = match by_visibility(snapshots, epoch, &anchored.client).await? {
+    let mut anchored = Anchored { lsn: Lsn::ZERO, client, page: None, driver };
+    anchored.lsn = match by_visibility(log, epoch, &anchored.client).await? {
         Some(lsn) => lsn,
-        None => by_slot(snapshots, epoch, &anchored.client).await?,
+        None => by_slot(url, epoch, &anchored.client).await?,
     };
     let owner = "set local role cloudsync_owner; set local row_security = off";
     anchored.client.batch_execute(owner).await.map_err(Error::Postgres)?;
@@ -61,14 +111,14 @@ pub(super) async fn open(snapshots: &Snapshots, epoch: &Epoch) -> Result<Anchore
 }
 
 /// Asks the leader's list of decoded transactions; None if this node does not lead.
-async fn by_visibility(snapshots: &Snapshots, epoch: &Epoch, client: &Client) -> Result<Option<Lsn>> {
+async fn by_visibility(log: &Log, epoch: &Epoch, client: &Client) -> Result<Option<Lsn>> {
     let deadline = Instant::now() + PLACE_WAIT_MAX;
-    while snapshots.log.is_leading() {
+    while log.is_leading() {
         client.batch_execute(BEGIN).await.map_err(Error::Postgres)?;
         let sql = "select pg_catalog.pg_current_snapshot()::text";
         let row = client.query_one(sql, &[]).await.map_err(Error::Postgres)?;
         let shown = read_snapshot(row.get(0))?;
-        if let Some(lsn) = snapshots.log.place_of(epoch.id, &shown) {
+        if let Some(lsn) = log.place_of(epoch.id, &shown) {
             return Ok(Some(lsn));
         }
         client.batch_execute("rollback").await.map_err(Error::Postgres)?;
@@ -81,8 +131,8 @@ async fn by_visibility(snapshots: &Snapshots, epoch: &Epoch, client: &Client) ->
 }
 
 /// Uses the snapshot that a temporary slot exports. The slot goes with its connection.
-async fn by_slot(snapshots: &Snapshots, epoch: &Epoch, client: &Client) -> Result<Lsn> {
-    let mut connection = ReplicationConnection::connect(&snapshots.url).await?;
+async fn by_slot(url: &PostgresUrl, epoch: &Epoch, client: &Client) -> Result<Lsn> {
+    let mut connection = ReplicationConnection::connect(url).await?;
     let identity = connection.identify_system().await?;
     let sql = "select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()";
     let database_oid = client.query_one(sql, &[]).await.map_err(Error::Postgres)?.get(0);

@@ -1,0 +1,115 @@
+//! What the hub needs of a database: one trait, behind which Postgres stands.
+//!
+//! Everything that differs by the kind of database goes through here: uploads, the numbers of sites, signs of
+//! life, the rows of a snapshot, and the feed that ingest puts into the log. Tail, segments, cursors and answers
+//! are the same for all kinds.
+
+mod postgres;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use shared_format::SiteId;
+
+use crate::config::DatabaseConfig;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::feed::log::Log;
+use crate::ingest::Ingest;
+use crate::position::Lsn;
+
+/// One central database.
+pub(crate) trait Backend: Send + Sync {
+    /// Waits for a place where one upload can be applied, without touching the database yet.
+    fn reserve(&self) -> BoxFuture<'_, Result<Box<dyn UploadPlace>>>;
+
+    /// The number up to which the database has what a site sent; none if it does not know the site.
+    fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>>;
+
+    /// Asks for a sign of life.
+    fn ping(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Opens a view of the database that stands still, at a place in the log of this epoch.
+    fn open_snapshot<'a>(
+        &'a self,
+        log: &'a Log,
+        epoch: &'a Epoch,
+    ) -> BoxFuture<'a, Result<Box<dyn SnapshotRows>>>;
+
+    /// Waits for its turn to lead, and puts what is committed into the log, until something ends it: an error,
+    /// or in peace the shutdown.
+    fn take_turns<'a>(&'a self, ingest: &'a Ingest) -> BoxFuture<'a, Result<()>>;
+}
+
+/// A place where one upload can be applied; free again when dropped.
+pub(crate) trait UploadPlace: Send {
+    /// Applies an upload in one transaction, and gives what the database says of it.
+    fn apply(self: Box<Self>, upload: Upload) -> BoxFuture<'static, Result<Value>>;
+}
+
+/// One upload as the database is told of it.
+pub(crate) struct Upload {
+    /// The payload, checked.
+    pub(crate) payload: Vec<u8>,
+    /// The site that sent it.
+    pub(crate) site: SiteId,
+    /// Its random id.
+    pub(crate) upload: [u8; 16],
+    /// The first number that it speaks for.
+    pub(crate) first: i64,
+    /// The last number that it speaks for.
+    pub(crate) last: i64,
+    /// The token of the last acknowledgement.
+    pub(crate) token: Option<[u8; 16]>,
+    /// The greatest rejection that the site has stored.
+    pub(crate) rejected_seen: Option<i64>,
+    /// The role to act as.
+    pub(crate) role: Option<String>,
+    /// The claims of the caller: a JSON object.
+    pub(crate) claims: String,
+}
+
+/// A view of a database that stands still.
+pub(crate) trait SnapshotRows: Send {
+    /// Everything that committed up to here is shown.
+    fn lsn(&self) -> Lsn;
+
+    /// The tracked tables.
+    fn tables(&mut self) -> BoxFuture<'_, Result<Vec<i32>>>;
+
+    /// A page of a table in the order of its key, live rows or tombstones; none if there is no such table.
+    fn page(&mut self, page: PageWanted) -> BoxFuture<'_, Result<Option<Page>>>;
+
+    /// Ends the view in order.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+}
+
+/// Which page of a table is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct PageWanted {
+    /// The table.
+    pub(crate) table: i32,
+    /// Tombstones instead of live rows.
+    pub(crate) dead: bool,
+    /// Where the page before ended; none for the first.
+    pub(crate) after: Option<Vec<u8>>,
+    /// Most rows of the page.
+    pub(crate) rows_max: i32,
+}
+
+/// Some rows of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Page {
+    /// The rows as a payload; of an empty table, its definition.
+    pub(crate) payload: Option<Vec<u8>>,
+    /// How many rows there are.
+    pub(crate) rows: i32,
+    /// Where the next page begins; none after the last.
+    pub(crate) next: Option<Vec<u8>>,
+}
+
+/// Makes what speaks to the database of a configuration; it is reached when it is needed.
+pub(crate) fn open(database: &DatabaseConfig) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(postgres::Postgres::new(&database.url)?))
+}

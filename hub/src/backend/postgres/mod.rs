@@ -1,0 +1,72 @@
+//! Postgres as a backend: SQL over a pool of ordinary connections, replication for the log.
+
+mod anchor;
+mod apply;
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use shared_format::SiteId;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{Backend, SnapshotRows, UploadPlace};
+use crate::epoch::Epoch;
+use crate::error::{Error, Result};
+use crate::feed::log::Log;
+use crate::ingest::Ingest;
+use crate::postgres::{Pool, PostgresUrl};
+
+/// Longest wait for the number of a site.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One Postgres database.
+pub(super) struct Postgres {
+    url: PostgresUrl,
+    pool: Pool,
+}
+
+impl Postgres {
+    pub(super) fn new(url: &PostgresUrl) -> Result<Postgres> {
+        Ok(Postgres { url: url.clone(), pool: Pool::new(url)? })
+    }
+
+    async fn ask_acked(&self, site: SiteId) -> Result<Option<i64>> {
+        let lease = self.pool.lease().await?;
+        let bytes: &[u8] = site.as_bytes();
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&bytes, Type::BYTEA)];
+        let asked = lease.client().query_typed("select cloudsync.site_acked($1)", &parameters);
+        let silent = || Error::Unavailable { reason: "postgres did not answer in time".to_owned() };
+        let rows = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(|_elapsed| silent())?;
+        let rows = rows.map_err(Error::Postgres)?;
+        let acked = rows.first().and_then(|row| row.get(0));
+        lease.give_back();
+        Ok(acked)
+    }
+}
+
+impl Backend for Postgres {
+    fn reserve(&self) -> BoxFuture<'_, Result<Box<dyn UploadPlace>>> {
+        async { Ok(Box::new(self.pool.reserve().await?) as Box<dyn UploadPlace>) }.boxed()
+    }
+
+    fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>> {
+        self.ask_acked(site).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        self.pool.ping().boxed()
+    }
+
+    fn open_snapshot<'a>(
+        &'a self,
+        log: &'a Log,
+        epoch: &'a Epoch,
+    ) -> BoxFuture<'a, Result<Box<dyn SnapshotRows>>> {
+        async { Ok(Box::new(anchor::open(&self.url, log, epoch).await?) as Box<dyn SnapshotRows>) }.boxed()
+    }
+
+    fn take_turns<'a>(&'a self, ingest: &'a Ingest) -> BoxFuture<'a, Result<()>> {
+        ingest.take_turns(&self.url).boxed()
+    }
+}
