@@ -12,9 +12,20 @@ use crate::http::problem::{Problem, ProblemKind};
 /// Longest `Authorization` header that is read, in bytes: room for every key and token in use.
 const AUTHORIZATION_BYTES_MAX: usize = 8_192;
 
+/// How a caller showed who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerKind {
+    /// By an API key: a program that the operator trusts with every table.
+    Key,
+    /// By a token: a person, who reads what the token's scopes hold.
+    Token,
+}
+
 /// Who is asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
+    /// How the caller showed it.
+    pub kind: CallerKind,
     /// The database role to act as; `None` is the role that the hub logs in with.
     pub role: Option<String>,
     /// What row-level security reads as `request.jwt.claims`: a JSON object.
@@ -27,7 +38,7 @@ impl Caller {
             Some(role) => serde_json::json!({ "role": role }),
             None => serde_json::json!({}),
         };
-        Caller { role: role.map(str::to_owned), claims: claims.to_string() }
+        Caller { kind: CallerKind::Key, role: role.map(str::to_owned), claims: claims.to_string() }
     }
 }
 
@@ -98,7 +109,7 @@ mod tests {
     #[test]
     fn a_key_opens_its_own_database_only() {
         let (database, caller) = ask("one", FIRST).unwrap();
-        assert_eq!((database, caller.role.as_deref()), (1, Some("app")));
+        assert_eq!((database, caller.kind, caller.role.as_deref()), (1, CallerKind::Key, Some("app")));
         assert_eq!(caller.claims, r#"{"role":"app"}"#);
         let (database, caller) = ask("two", SECOND).unwrap();
         assert_eq!((database, caller.role, caller.claims.as_str()), (2, None, "{}"));

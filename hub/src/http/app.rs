@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use warp::http::{HeaderMap, header};
+use warp::http::header;
 
+use super::asker::Asker;
 use super::health::Probe;
 use super::problem::Problem;
 use crate::auth::api_key::ApiKeys;
@@ -77,15 +78,19 @@ impl App {
         })
     }
 
-    /// Decides who asks, by the headers, for the database of this name.
-    pub(crate) fn admit(
+    /// Decides who asks for the database of this name.
+    pub(crate) async fn admit(
         &self,
         name: &str,
-        headers: &HeaderMap,
+        asker: &Asker,
     ) -> std::result::Result<(Arc<Database>, Caller), Problem> {
-        let presented = read_bearer(headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()))?;
+        let presented = read_bearer(asker.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()))?;
         let all = self.databases.values().map(|database| (&database.name, &database.keys, database));
-        authenticate(name, &presented, all).map(|(database, caller)| (Arc::clone(database), caller))
+        let admitted = authenticate(name, &presented, all);
+        if let Err(problem) = &admitted {
+            tracing::debug!(address = %asker.address, code = problem.kind().slug(), "not admitted");
+        }
+        admitted.map(|(database, caller)| (Arc::clone(database), caller))
     }
 
     /// Waits for room for one more upload; it is free again when the permit is dropped.

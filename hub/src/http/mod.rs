@@ -11,6 +11,7 @@
 //! Whatever is wrong is answered as `application/problem+json`.
 
 pub(crate) mod app;
+pub(crate) mod asker;
 mod download;
 mod health;
 pub mod problem;
@@ -22,11 +23,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use warp::filters::BoxedFilter;
-use warp::http::{HeaderMap, HeaderValue, header};
+use warp::http::{HeaderValue, header};
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
 use app::App;
+use asker::{Asker, asker};
 use problem::{Problem, ProblemKind};
 
 pub(crate) use server::serve;
@@ -66,21 +68,19 @@ async fn answered(handler: impl Future<Output = Result<Response, Problem>>) -> R
 
 fn uploads(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let path = || warp::path!("v1" / "databases" / String / "uploads");
-    let post = path()
-        .and(warp::post())
-        .and(with(Arc::clone(app)))
-        .and(warp::header::headers_cloned())
-        .and(warp::body::stream())
-        .and_then(|name: String, app: Arc<App>, headers: HeaderMap, body| {
-            answered(async move {
-                let (database, caller) = app.admit(&name, &headers)?;
-                let answer = crate::upload::take(&app, &database, &caller, &headers, body).await;
-                if let Err(problem) = &answer {
-                    database.metrics.count_upload(problem.kind().slug());
-                }
-                answer
-            })
-        });
+    let post =
+        path().and(warp::post()).and(with(Arc::clone(app))).and(asker()).and(warp::body::stream()).and_then(
+            |name: String, app: Arc<App>, asker: Asker, body| {
+                answered(async move {
+                    let (database, caller) = app.admit(&name, &asker).await?;
+                    let answer = crate::upload::take(&app, &database, &caller, &asker.headers, body).await;
+                    if let Err(problem) = &answer {
+                        database.metrics.count_upload(problem.kind().slug());
+                    }
+                    answer
+                })
+            },
+        );
     let other = path().and(only("POST")).map(|_name, response| response);
     post.or(other).unify().boxed()
 }
@@ -88,21 +88,18 @@ fn uploads(app: &Arc<App>) -> BoxedFilter<(Response,)> {
 fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let path = || warp::path!("v1" / "databases" / String / "changes");
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let get = path()
-        .and(warp::get())
-        .and(with(Arc::clone(app)))
-        .and(warp::header::headers_cloned())
-        .and(query)
-        .and_then(|name: String, app: Arc<App>, headers: HeaderMap, query: String| {
+    let get = path().and(warp::get()).and(with(Arc::clone(app))).and(asker()).and(query).and_then(
+        |name: String, app: Arc<App>, asker: Asker, query: String| {
             answered(async move {
-                let (database, _caller) = app.admit(&name, &headers)?;
-                let answer = download::answer(&app, &database, &headers, &query).await;
+                let (database, _caller) = app.admit(&name, &asker).await?;
+                let answer = download::answer(&app, &database, &asker.headers, &query).await;
                 if let Err(problem) = &answer {
                     database.metrics.count_download(problem.kind().slug());
                 }
                 answer
             })
-        });
+        },
+    );
     let other = path().and(only("GET")).map(|_name, response| response);
     get.or(other).unify().boxed()
 }

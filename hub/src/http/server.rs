@@ -154,7 +154,8 @@ struct Answering {
 }
 
 impl Answering {
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response {
+    async fn answer(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response {
+        request.extensions_mut().insert(peer);
         let number = self.numbers.next();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
