@@ -3,52 +3,38 @@
 //! Owns every metric's name and labels, so that a label set stays small: databases come from the
 //! configuration, everything else from the code. No metric holds a key, a row value or a secret.
 
-use std::time::Duration;
+mod families;
+mod live;
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-};
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use prometheus::proto::{Bucket, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::ground::Cause;
-use crate::ingest::Skip;
+use families::{ClientFamilies, LogFamilies, Maker};
+use live::{Behind, Devices};
 
-/// Bounds of the latency histograms, in seconds: from a fast local write to the slowest answer still given.
-const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
-
-const SEGMENTS_WRITTEN: &str = "Segments written to the store.";
-const LONG_POLLS: &str = "Downloads that wait for something new.";
-const EPOCHS_OPENED: &str = "Epochs opened because the one before could not go on, by cause.";
-const REPLAYED_ROWS: &str = "Rows of the store merged into Postgres again, by outcome.";
-const FENCED: &str = "1 while this node is attached to a server that is not the centre.";
+pub use families::StoreMetrics;
+pub use live::{DeviceCounts, Present};
 
 /// All metrics of one hub; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    uploads: IntCounterVec,
-    rejected_rows: IntCounterVec,
-    downloads: IntCounterVec,
-    received_bytes: IntCounterVec,
-    sent_bytes: IntCounterVec,
-    long_polls_open: IntGaugeVec,
-    apply_seconds: HistogramVec,
-    ingest_position_bytes: IntGaugeVec,
-    ingest_lag_bytes: IntGaugeVec,
-    segments_written: IntCounterVec,
-    messages_skipped: IntCounterVec,
-    epochs_opened: IntCounterVec,
-    replayed_rows: IntCounterVec,
-    fenced: IntGaugeVec,
+    clients: ClientFamilies,
+    log: LogFamilies,
+    live: Arc<DashMap<String, Live>>,
     store: StoreMetrics,
 }
 
-/// The metrics of the object store.
-#[derive(Clone, Debug)]
-pub struct StoreMetrics {
-    errors: IntCounterVec,
-    seconds: HistogramVec,
+/// What is worked out at each scrape for one database.
+#[derive(Clone, Debug, Default)]
+struct Live {
+    devices: Arc<Devices>,
+    behind: Arc<Behind>,
 }
 
 /// The metrics of one database.
@@ -62,8 +48,19 @@ pub struct DatabaseMetrics {
     replayed_rows: IntCounterVec,
     /// 1 while this node is attached to a server that is not the centre any more.
     pub fenced: IntGauge,
-    /// Rows that Postgres refused, counted when first refused.
-    pub rejected_rows: IntCounter,
+    rejected_rows: IntCounterVec,
+    /// The sites that are here.
+    pub devices: Arc<Devices>,
+    /// How long the store has been behind Postgres.
+    pub behind: Arc<Behind>,
+    /// Rows in the uploads that were read.
+    pub received_rows: IntCounter,
+    /// Rows of the log that were decoded.
+    pub ingested_rows: IntCounter,
+    /// Time from a commit until clients can have it, in seconds.
+    pub ingest_seconds: Histogram,
+    /// WAL that Postgres keeps for the slot.
+    pub slot_retained_bytes: IntGauge,
     /// Bytes of upload bodies as received, compressed.
     pub received_bytes: IntCounter,
     /// Bytes of download bodies as sent, compressed.
@@ -84,6 +81,14 @@ impl DatabaseMetrics {
     /// Counts one answered upload by its status, the word in the answer.
     pub fn count_upload(&self, status: &str) {
         self.uploads.with_label_values(&[self.name.as_str(), status]).inc();
+    }
+
+    /// Counts rows that Postgres refused for the first time, by SQLSTATE as in the answer to an upload.
+    pub fn count_rejected(&self, states: &Map<String, Value>) {
+        for (state, rows) in states {
+            let counter = self.rejected_rows.with_label_values(&[self.name.as_str(), state]);
+            counter.inc_by(rows.as_u64().unwrap_or(0));
+        }
     }
 
     /// Counts one answered download by its source: `log`, `snapshot`, `nothing` or an error's slug.
@@ -110,53 +115,6 @@ impl DatabaseMetrics {
     }
 }
 
-impl StoreMetrics {
-    fn make(make: &Maker<'_>) -> Result<StoreMetrics> {
-        let labels: &[&str] = &["operation"];
-        let made = StoreMetrics {
-            errors: make.counter("cloudsync_store_errors_total", "Store operations that failed.", labels)?,
-            seconds: make.histogram("cloudsync_store_seconds", "Time that store operations take.", labels)?,
-        };
-        for operation in ["get", "put", "list", "delete"] {
-            made.errors.with_label_values(&[operation]);
-            made.seconds.with_label_values(&[operation]);
-        }
-        Ok(made)
-    }
-
-    /// Notes one operation of the store: how long it took, and whether it failed.
-    pub fn observe(&self, operation: &'static str, elapsed: Duration, failed: bool) {
-        self.seconds.with_label_values(&[operation]).observe(elapsed.as_secs_f64());
-        if failed {
-            self.errors.with_label_values(&[operation]).inc();
-        }
-    }
-}
-
-/// Makes metrics and puts them into one registry.
-struct Maker<'a>(&'a Registry);
-
-impl Maker<'_> {
-    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
-        let made = IntCounterVec::new(Opts::new(name, help), labels).map_err(Error::Metrics)?;
-        self.0.register(Box::new(made.clone())).map_err(Error::Metrics)?;
-        Ok(made)
-    }
-
-    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> {
-        let made = IntGaugeVec::new(Opts::new(name, help), labels).map_err(Error::Metrics)?;
-        self.0.register(Box::new(made.clone())).map_err(Error::Metrics)?;
-        Ok(made)
-    }
-
-    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec> {
-        let made = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)
-            .map_err(Error::Metrics)?;
-        self.0.register(Box::new(made.clone())).map_err(Error::Metrics)?;
-        Ok(made)
-    }
-}
-
 impl Metrics {
     /// Makes a registry with every metric of the hub and those of its process.
     pub fn new() -> Result<Metrics> {
@@ -165,67 +123,11 @@ impl Metrics {
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .map_err(Error::Metrics)?;
         let make = Maker(&registry);
-        let database: &[&str] = &["database"];
         Ok(Metrics {
-            uploads: make.counter(
-                "cloudsync_uploads_total",
-                "Uploads answered, by status.",
-                &["database", "status"],
-            )?,
-            rejected_rows: make.counter(
-                "cloudsync_rejected_rows_total",
-                "Rows of uploads that Postgres refused.",
-                database,
-            )?,
-            downloads: make.counter(
-                "cloudsync_downloads_total",
-                "Downloads answered, by source.",
-                &["database", "source"],
-            )?,
-            received_bytes: make.counter(
-                "cloudsync_received_bytes_total",
-                "Bytes of upload bodies received.",
-                database,
-            )?,
-            sent_bytes: make.counter(
-                "cloudsync_sent_bytes_total",
-                "Bytes of download bodies sent.",
-                database,
-            )?,
-            long_polls_open: make.gauge("cloudsync_long_polls_open", LONG_POLLS, database)?,
-            apply_seconds: make.histogram(
-                "cloudsync_apply_seconds",
-                "Time that Postgres takes to apply an upload.",
-                database,
-            )?,
-            ingest_position_bytes: make.gauge(
-                "cloudsync_ingest_position_bytes",
-                "Commit end LSN up to which the store holds everything.",
-                database,
-            )?,
-            ingest_lag_bytes: make.gauge(
-                "cloudsync_ingest_lag_bytes",
-                "WAL between the stored position and the newest LSN known.",
-                database,
-            )?,
-            segments_written: make.counter("cloudsync_segments_written_total", SEGMENTS_WRITTEN, database)?,
-            messages_skipped: make.counter(
-                "cloudsync_messages_skipped_total",
-                "Messages in the WAL that were not taken, by reason.",
-                &["database", "reason"],
-            )?,
-            epochs_opened: make.counter(
-                "cloudsync_epochs_opened_total",
-                EPOCHS_OPENED,
-                &["database", "cause"],
-            )?,
-            replayed_rows: make.counter(
-                "cloudsync_replayed_rows_total",
-                REPLAYED_ROWS,
-                &["database", "outcome"],
-            )?,
-            fenced: make.gauge("cloudsync_fenced", FENCED, database)?,
+            clients: ClientFamilies::make(&make)?,
+            log: LogFamilies::make(&make)?,
             store: StoreMetrics::make(&make)?,
+            live: Arc::default(),
             registry,
         })
     }
@@ -234,38 +136,32 @@ impl Metrics {
     #[must_use]
     pub fn database(&self, name: &str) -> DatabaseMetrics {
         let label = [name];
-        // What is sure to come up is there from the start: a rate over a series that is missing is no rate.
-        for status in ["applied", "duplicate"] {
-            self.uploads.with_label_values(&[name, status]);
-        }
-        for source in ["log", "snapshot", "nothing"] {
-            self.downloads.with_label_values(&[name, source]);
-        }
-        for skip in Skip::ALL {
-            self.messages_skipped.with_label_values(&[name, skip.reason()]);
-        }
-        for cause in Cause::LABELS {
-            self.epochs_opened.with_label_values(&[name, cause]);
-        }
-        for outcome in ["changed", "refused"] {
-            self.replayed_rows.with_label_values(&[name, outcome]);
-        }
+        let (clients, log) = (&self.clients, &self.log);
+        clients.begin(name);
+        log.begin(name);
+        let live = self.live.entry(name.to_owned()).or_default().clone();
         DatabaseMetrics {
             name: name.to_owned(),
-            uploads: self.uploads.clone(),
-            downloads: self.downloads.clone(),
-            messages_skipped: self.messages_skipped.clone(),
-            epochs_opened: self.epochs_opened.clone(),
-            replayed_rows: self.replayed_rows.clone(),
-            fenced: self.fenced.with_label_values(&label),
-            rejected_rows: self.rejected_rows.with_label_values(&label),
-            received_bytes: self.received_bytes.with_label_values(&label),
-            sent_bytes: self.sent_bytes.with_label_values(&label),
-            long_polls_open: self.long_polls_open.with_label_values(&label),
-            apply_seconds: self.apply_seconds.with_label_values(&label),
-            ingest_position_bytes: self.ingest_position_bytes.with_label_values(&label),
-            ingest_lag_bytes: self.ingest_lag_bytes.with_label_values(&label),
-            segments_written: self.segments_written.with_label_values(&label),
+            devices: live.devices,
+            behind: live.behind,
+            received_rows: clients.received_rows.with_label_values(&label),
+            ingested_rows: log.ingested_rows.with_label_values(&label),
+            ingest_seconds: log.ingest_seconds.with_label_values(&label),
+            slot_retained_bytes: log.slot_retained_bytes.with_label_values(&label),
+            uploads: clients.uploads.clone(),
+            downloads: clients.downloads.clone(),
+            messages_skipped: log.messages_skipped.clone(),
+            epochs_opened: log.epochs_opened.clone(),
+            replayed_rows: log.replayed_rows.clone(),
+            fenced: log.fenced.with_label_values(&label),
+            rejected_rows: clients.rejected_rows.clone(),
+            received_bytes: clients.received_bytes.with_label_values(&label),
+            sent_bytes: clients.sent_bytes.with_label_values(&label),
+            long_polls_open: clients.long_polls_open.with_label_values(&label),
+            apply_seconds: clients.apply_seconds.with_label_values(&label),
+            ingest_position_bytes: log.ingest_position_bytes.with_label_values(&label),
+            ingest_lag_bytes: log.ingest_lag_bytes.with_label_values(&label),
+            segments_written: log.segments_written.with_label_values(&label),
         }
     }
 
@@ -278,13 +174,75 @@ impl Metrics {
     /// Every metric in the text format of Prometheus.
     pub fn render(&self) -> Result<Vec<u8>> {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(Error::Metrics)?;
+        TextEncoder::new().encode(&self.gather(), &mut text).map_err(Error::Metrics)?;
         Ok(text)
     }
+
+    /// The metrics of one database as JSON: by name a list of what the labels distinguish, each with the labels
+    /// but that of the database, and `value`, or `count`, `sum` and cumulative `buckets` (`le` to count).
+    #[must_use]
+    pub fn database_json(&self, name: &str) -> Value {
+        let mut metrics = Map::new();
+        for family in self.gather() {
+            let kind = family.get_field_type();
+            let series = family.get_metric().iter().filter_map(|metric| of_database(metric, kind, name));
+            let series: Vec<Value> = series.collect();
+            if !series.is_empty() {
+                metrics.insert(family.name().to_owned(), Value::Array(series));
+            }
+        }
+        json!({ "database": name, "metrics": metrics })
+    }
+
+    fn gather(&self) -> Vec<MetricFamily> {
+        for live in self.live.iter() {
+            let label = [live.key().as_str()];
+            let counts = live.devices.count();
+            self.clients.devices_connected.with_label_values(&label).set(i64::from(counts.connected));
+            self.clients.devices_active.with_label_values(&label).set(i64::from(counts.active));
+            self.log.ingest_lag_seconds.with_label_values(&label).set(live.behind.seconds());
+        }
+        self.registry.gather()
+    }
+}
+
+/// One series of a database as JSON; none if it is of another one.
+fn of_database(metric: &Metric, kind: MetricType, name: &str) -> Option<Value> {
+    let mut series = Map::new();
+    let mut is_of_it = false;
+    for label in metric.get_label() {
+        if label.name() == "database" {
+            is_of_it = label.value() == name;
+        } else {
+            series.insert(label.name().to_owned(), json!(label.value()));
+        }
+    }
+    if !is_of_it {
+        return None;
+    }
+    let value = match kind {
+        MetricType::HISTOGRAM => {
+            let histogram = metric.get_histogram();
+            let bucket =
+                |bucket: &Bucket| (bucket.upper_bound().to_string(), json!(bucket.cumulative_count()));
+            series.insert("count".to_owned(), json!(histogram.get_sample_count()));
+            series.insert("sum".to_owned(), json!(histogram.get_sample_sum()));
+            series.insert("buckets".to_owned(), histogram.get_bucket().iter().map(bucket).collect());
+            return Some(Value::Object(series));
+        }
+        MetricType::COUNTER => metric.get_counter().get_value(),
+        MetricType::GAUGE | MetricType::SUMMARY | MetricType::UNTYPED => metric.get_gauge().get_value(),
+    };
+    series.insert("value".to_owned(), json!(value));
+    Some(Value::Object(series))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use shared_format::SiteId;
+
     use super::*;
 
     #[test]
@@ -294,11 +252,15 @@ mod tests {
         demo.count_upload("applied");
         demo.count_download("log");
         demo.count_message_skipped("mac");
+        demo.count_rejected(json!({ "23505": 2 }).as_object().unwrap());
+        drop(demo.devices.enter(SiteId::from_bytes([1; 16])));
         metrics.store().observe("put", Duration::from_millis(3), true);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         for line in [
             "cloudsync_uploads_total{database=\"demo\",status=\"applied\"} 1",
-            "cloudsync_rejected_rows_total{database=\"demo\"} 0",
+            "cloudsync_rejected_rows_total{database=\"demo\",sqlstate=\"23505\"} 2",
+            "cloudsync_devices_active{database=\"demo\"} 1",
+            "cloudsync_ingest_lag_seconds{database=\"demo\"} 0",
             "cloudsync_downloads_total{database=\"demo\",source=\"log\"} 1",
             "cloudsync_received_bytes_total{database=\"demo\"} 0",
             "cloudsync_sent_bytes_total{database=\"demo\"} 0",
@@ -316,5 +278,22 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn one_database_is_told_as_json_without_the_others() {
+        let metrics = Metrics::new().unwrap();
+        let demo = metrics.database("demo");
+        demo.count_upload("applied");
+        demo.apply_seconds.observe(0.02);
+        metrics.database("other").count_upload("duplicate");
+        let told = metrics.database_json("demo");
+        let series = |name: &str| told["metrics"][name].as_array().unwrap().clone();
+        assert!(series("cloudsync_uploads_total").contains(&json!({ "status": "applied", "value": 1.0 })));
+        assert!(series("cloudsync_uploads_total").contains(&json!({ "status": "duplicate", "value": 0.0 })));
+        let apply = &series("cloudsync_apply_seconds")[0];
+        assert_eq!((&apply["count"], &apply["buckets"]["0.025"]), (&json!(1), &json!(1)));
+        assert!(!told.to_string().contains("other"), "{told}");
+        assert!(told["metrics"].get("cloudsync_store_seconds").is_none());
     }
 }

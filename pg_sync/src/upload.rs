@@ -1,10 +1,12 @@
 //! One upload of a site, applied in one transaction: token, number, role, merge, answer.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value as Json, json};
 use shared_format::SiteId;
 use shared_format::payload::Payload;
 
-use crate::apply::{self, Author, Lost};
+use crate::apply::{self, Applied, Author, Lost};
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, RolePart, as_owner};
@@ -104,10 +106,21 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
     let mut answer = answer(request, &known, "applied", None);
     if let Some(object) = answer.as_object_mut() {
         object.insert("refused".into(), json!(applied.refusals.len()));
+        object.insert("refused_states".into(), refused_states(&applied));
         object.insert("lost".into(), applied.lost.iter().filter(|lost| lost.is_tellable).map(lost).collect());
         object.insert("lost_more".into(), json!(applied.lost_more));
     }
     Ok(answer)
+}
+
+/// How many rows were refused, by SQLSTATE.
+fn refused_states(applied: &Applied) -> Json {
+    let mut states = BTreeMap::<&str, u32>::new();
+    for refusal in &applied.refusals {
+        let rows = states.entry(&refusal.sqlstate).or_default();
+        *rows = rows.saturating_add(1);
+    }
+    json!(states)
 }
 
 /// A cell that lost, and the stamp that stays in its place.

@@ -93,6 +93,7 @@ pub(super) async fn answer(
     query: &str,
 ) -> Result<Response, Problem> {
     let site = read_site(headers)?;
+    let _present = database.metrics.devices.enter(site);
     let token = read_token(headers)?;
     read_db_version(headers)?;
     let query = Query::read(query)?;

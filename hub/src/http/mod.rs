@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `/v1/databases/<name>/uploads` | POST | what became of one upload |
 //! | `/v1/databases/<name>/changes` | GET | what is new since a cursor; waits for it |
+//! | `/v1/databases/<name>/metrics` | GET | the metrics of one database as JSON |
 //! | `/healthz` | GET, HEAD | that the process answers |
 //! | `/readyz` | GET, HEAD | whether every database can be served |
 //! | `/metrics` | GET | the metrics in the text format of Prometheus |
@@ -44,6 +45,8 @@ pub(crate) fn json_response(value: &Value) -> Response {
 pub(crate) fn routes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     uploads(app)
         .or(changes(app))
+        .unify()
+        .or(database_metrics(app))
         .unify()
         .or(health(app))
         .unify()
@@ -97,6 +100,20 @@ fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
                     database.metrics.count_download(problem.kind().slug());
                 }
                 answer
+            })
+        },
+    );
+    let other = path().and(only("GET")).map(|_name, response| response);
+    get.or(other).unify().boxed()
+}
+
+fn database_metrics(app: &Arc<App>) -> BoxedFilter<(Response,)> {
+    let path = || warp::path!("v1" / "databases" / String / "metrics");
+    let get = path().and(warp::get()).and(with(Arc::clone(app))).and(asker()).and_then(
+        |name: String, app: Arc<App>, asker: Asker| {
+            answered(async move {
+                let (database, _caller) = app.admit(&name, &asker).await?;
+                Ok(json_response(&app.metrics.database_json(database.name.as_str())))
             })
         },
     );

@@ -84,6 +84,12 @@ impl Control {
         Ok(Some(Slot { plugin, confirmed, lost: row.get("lost") }))
     }
 
+    /// Bytes of WAL that the server keeps for a slot.
+    pub(crate) async fn slot_retained(&self, name: &str) -> Result<i64> {
+        let sql = include_str!("../../../sql/hub/slot_retained.sql");
+        Ok(self.one(sql, &[&name]).await?.get(0))
+    }
+
     /// Removes a slot, ending whoever reads from it; true once there is none.
     pub(crate) async fn drop_slot(&self, name: &str) -> Result<bool> {
         let sql = include_str!("../../../sql/hub/drop_slot.sql");

@@ -4,8 +4,9 @@
 //! frames: they go to the tail at once and to the store behind it, and the slot follows the store.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use prometheus::IntGauge;
 use shared_format::payload::Payload;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::control::Control;
 use super::gather::Gatherer;
 use super::ground::{Ground, random_tag};
+use super::lag::{Unstored, postgres_time};
 use super::outbox::{Destination, Outbox, Stored};
 use super::verify::{Skip, Verifier};
 use super::{Ingest, IngestStatus, RETRY_MIN};
@@ -70,6 +72,7 @@ struct Leader<'a> {
     stored: watch::Receiver<Stored>,
     stream: ReplicationStream,
     gatherer: Gatherer,
+    unstored: Unstored,
     transaction: Option<OpenTransaction>,
     /// Messages up to here are in the store already.
     skip_up_to: Position,
@@ -111,6 +114,7 @@ impl Ingest {
             *status = IngestStatus { connected: true, leading: true, problem: None, verified: true };
         });
         self.metrics.fenced.set(0);
+        self.metrics.behind.set(None);
         tracing::info!(database = self.database.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
 
         let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
@@ -124,7 +128,12 @@ impl Ingest {
             fence,
         }));
         let mut heartbeat = JoinSet::new();
-        heartbeat.spawn(beat(Arc::clone(control), Arc::clone(&self.log)));
+        heartbeat.spawn(beat(
+            Arc::clone(control),
+            Arc::clone(&self.log),
+            slot,
+            self.metrics.slot_retained_bytes.clone(),
+        ));
         let mut leader = Leader {
             ingest: self,
             control,
@@ -135,6 +144,7 @@ impl Ingest {
             outbox,
             stream,
             gatherer: Gatherer::default(),
+            unstored: Unstored::default(),
             transaction: None,
             skip_up_to: end,
             stored_within,
@@ -191,6 +201,7 @@ impl Leader<'_> {
                 }
                 changed = self.stored.changed() => {
                     changed.expect("the outbox outlives the reign");
+                    self.note_stored();
                     self.send_status(false).await?;
                     if self.open_next_epoch().await? {
                         return Ok(Ended::NewEpoch);
@@ -255,6 +266,7 @@ impl Leader<'_> {
                 self.cut();
             }
             self.received = self.received.max(frame.commit_end);
+            self.note_decoded(&frame);
             self.cut_if_due(true);
         }
         Ok(())
@@ -299,6 +311,7 @@ impl Leader<'_> {
         if position <= self.skip_up_to {
             return Ok(());
         }
+        self.ingest.metrics.ingested_rows.inc_by(payload.row_count());
         let size = changeset.len();
         let added = self.gatherer.add(position, &payload, size, &mut definitions(&self.definitions));
         match added {
@@ -370,6 +383,23 @@ impl Leader<'_> {
             let lag = newest.raw().saturating_sub(stored.raw());
             self.ingest.metrics.ingest_lag_bytes.set(gauge(Lsn::new(lag)));
         }
+    }
+
+    /// Measures how late a transaction is that clients can have now.
+    fn note_decoded(&mut self, frame: &TransactionFrame) {
+        let again = frame.commit_end <= self.skip_up_to.commit_end;
+        let Some(committed) = postgres_time(frame.commit_time_us).filter(|_| !again) else { return };
+        // The server's clock may be ahead of this one.
+        let late = SystemTime::now().duration_since(committed).unwrap_or_default();
+        self.ingest.metrics.ingest_seconds.observe(late.as_secs_f64());
+        self.unstored.push(frame.commit_end, committed);
+        self.note_stored();
+    }
+
+    /// Measures how far the store is behind.
+    fn note_stored(&mut self) {
+        let confirm = self.stored.borrow().confirm;
+        self.ingest.metrics.behind.set(self.unstored.stored_up_to(confirm));
     }
 
     /// Tells the server what arrived and what is stored.
@@ -449,8 +479,10 @@ async fn start(
     }
 }
 
-/// Uses the lock's connection, so that its loss is noticed, and follows which transactions became visible.
-async fn beat(control: Arc<Control>, log: Arc<Log>) -> Error {
+/// Uses the lock's connection, so that its loss is noticed, follows which transactions became visible, and weighs
+/// the WAL that the slot holds back.
+async fn beat(control: Arc<Control>, log: Arc<Log>, slot: String, retained: IntGauge) -> Error {
+    let mut weighed: Option<Instant> = None;
     let mut ticks = interval(HEARTBEAT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -458,6 +490,13 @@ async fn beat(control: Arc<Control>, log: Arc<Log>) -> Error {
         match control.snapshot().await {
             Ok(snapshot) => log.forget_shown(&snapshot),
             Err(error) => return error,
+        }
+        if weighed.is_none_or(|weighed| weighed.elapsed() >= STATUS_INTERVAL) {
+            weighed = Some(Instant::now());
+            match control.slot_retained(&slot).await {
+                Ok(bytes) => retained.set(bytes),
+                Err(error) => return error,
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod archive;
 mod control;
 mod gather;
 mod ground;
+mod lag;
 mod leader;
 mod outbox;
 mod replay;
@@ -100,6 +101,7 @@ impl Ingest {
             };
             self.log.stop_leading();
             let Err(error) = outcome else { return };
+            self.metrics.behind.cut_off();
             self.note_failure(&error);
             if begun.elapsed() > RETRY_MAX {
                 wait = RETRY_MIN;
@@ -125,6 +127,7 @@ impl Ingest {
                 *status = IngestStatus { connected: true, verified: true, ..IngestStatus::default() };
             });
             self.metrics.fenced.set(0);
+            self.metrics.behind.set(None);
             tokio::time::sleep(jittered(LOCK_INTERVAL)).await;
         }
         loop {

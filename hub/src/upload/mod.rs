@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use prometheus::IntCounter;
 use serde_json::Value;
 use shared_format::FormatError;
 use shared_format::payload::{Limits, Payload, decode_frame};
@@ -46,7 +47,7 @@ where
     database.metrics.received_bytes.inc_by(u64::try_from(body.len()).unwrap_or(u64::MAX));
     // No more bodies are expanded than can be applied; and a wrong one is told so whatever Postgres does.
     let place = database.backend.reserve().await?;
-    let payload = expand(body).await?;
+    let payload = expand(body, database.metrics.received_rows.clone()).await?;
     database.feed.check_writable()?;
     let UploadHeaders { site, upload, first, last, token, rejected_seen, content_length: _ } = headers;
     let (role, claims) = (caller.role.clone(), caller.claims.clone());
@@ -58,13 +59,13 @@ where
 }
 
 /// Checks a body and gives the payload in it.
-async fn expand(body: Bytes) -> Result<Vec<u8>, Problem> {
+async fn expand(body: Bytes, rows: IntCounter) -> Result<Vec<u8>, Problem> {
     let expanded = tokio::task::spawn_blocking(move || {
         let (payload, used) = decode_frame(&body, &Limits::UPLOAD)?;
         if used != body.len() {
             return Err(FormatError::Truncated { part: "frame", found: used, wanted: body.len() });
         }
-        Payload::parse(&payload)?;
+        rows.inc_by(Payload::parse(&payload)?.row_count());
         Ok(payload)
     });
     match expanded.await {
@@ -86,8 +87,10 @@ fn refuse(error: &FormatError) -> Problem {
 fn respond(database: &Database, answer: &Value) -> Result<Response, Problem> {
     let taken = judge(answer)?;
     database.metrics.count_upload(taken.status());
-    if taken == Taken::Applied {
-        database.metrics.rejected_rows.inc_by(answer.get("refused").and_then(Value::as_u64).unwrap_or(0));
+    if taken == Taken::Applied
+        && let Some(states) = answer.get("refused_states").and_then(Value::as_object)
+    {
+        database.metrics.count_rejected(states);
     }
     Ok(json_response(answer))
 }

@@ -103,6 +103,13 @@ impl<'a> Payload<'a> {
         self.raw.changes().into_iter().flatten().map(|raw| Changes { raw, site_ids }).collect()
     }
 
+    /// Returns the number of rows in all batches.
+    #[must_use]
+    pub fn row_count(&self) -> u64 {
+        let batches = self.raw.changes().into_iter().flatten();
+        batches.fold(0, |count, batch| count.saturating_add(u64::from(batch.rows())))
+    }
+
     /// Returns the reload notices.
     #[must_use]
     pub fn reloads(&self) -> Vec<Reload> {
