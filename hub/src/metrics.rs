@@ -6,10 +6,11 @@
 mod families;
 mod live;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
-use prometheus::proto::{Bucket, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use serde_json::{Map, Value, json};
 
@@ -27,6 +28,8 @@ pub struct Metrics {
     clients: ClientFamilies,
     log: LogFamilies,
     live: Arc<DashMap<String, Live>>,
+    /// Databases that were served and are no more: their series stay behind, but nobody is shown them.
+    hidden: Arc<Mutex<BTreeSet<String>>>,
     store: StoreMetrics,
 }
 
@@ -129,6 +132,7 @@ impl Metrics {
             store: StoreMetrics::make(&make)?,
             live: Arc::default(),
             registry,
+            hidden: Arc::default(),
         })
     }
 
@@ -171,6 +175,20 @@ impl Metrics {
         self.store.clone()
     }
 
+    /// Leaves the series of a database out from now on.
+    pub(crate) fn hide(&self, database: &str) {
+        self.hidden().insert(database.to_owned());
+    }
+
+    /// Shows the series of a database again.
+    pub(crate) fn show(&self, database: &str) {
+        self.hidden().remove(database);
+    }
+
+    fn hidden(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every metric in the text format of Prometheus.
     pub fn render(&self) -> Result<Vec<u8>> {
         let mut text = Vec::new();
@@ -202,7 +220,16 @@ impl Metrics {
             self.clients.devices_active.with_label_values(&label).set(i64::from(counts.active));
             self.log.ingest_lag_seconds.with_label_values(&label).set(live.behind.seconds());
         }
-        self.registry.gather()
+        let mut families = self.registry.gather();
+        let hidden = self.hidden().clone();
+        if !hidden.is_empty() {
+            let is_hidden = |label: &LabelPair| label.name() == "database" && hidden.contains(label.value());
+            for family in &mut families {
+                family.mut_metric().retain(|metric| !metric.get_label().iter().any(is_hidden));
+            }
+            families.retain(|family| !family.get_metric().is_empty());
+        }
+        families
     }
 }
 

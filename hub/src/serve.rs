@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -39,7 +38,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
         tokio::spawn(check_store(Arc::clone(&store)));
-        let app = Arc::new(App::start(&config.databases, &store, &metrics, &ending)?);
+        let app = Arc::new(App::start(&config.databases, &store, &metrics, &ending).await?);
         tracing::info!(%address, databases = config.databases.len(), "listening");
         Ok(Server { address, app, listener, ending })
     }
@@ -53,8 +52,7 @@ impl Server {
     /// Answers requests until the end is asked for; those that are under way then get `drain_max` to finish.
     pub async fn run(self, drain_max: Duration) -> Result<()> {
         http::serve(self.listener, http::routes(&self.app), self.ending, drain_max).await?;
-        let feeds = join_all(self.app.databases.values().map(|database| database.feed.ended()));
-        if tokio::time::timeout(FEEDS_END_MAX, feeds).await.is_err() {
+        if tokio::time::timeout(FEEDS_END_MAX, self.app.databases.ended()).await.is_err() {
             tracing::warn!("ingest was cut off at the end");
         }
         tracing::info!("ended");

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 
-/// Asks everybody to end; dropping it asks too.
-#[derive(Debug)]
+/// Asks everybody to end; dropping the last of its clones asks too.
+#[derive(Clone, Debug)]
 pub struct Shutdown(watch::Sender<bool>);
 
 impl Shutdown {

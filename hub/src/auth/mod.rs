@@ -5,6 +5,8 @@
 
 pub mod api_key;
 
+use std::sync::Arc;
+
 use crate::auth::api_key::{ApiKeys, PresentedKey};
 use crate::config::DatabaseName;
 use crate::http::problem::{Problem, ProblemKind};
@@ -62,7 +64,7 @@ pub(crate) fn read_bearer(header: Option<&[u8]>) -> Result<PresentedKey, Problem
 pub(crate) fn authenticate<'a, T>(
     asked: &str,
     presented: &PresentedKey,
-    databases: impl Iterator<Item = (&'a DatabaseName, &'a ApiKeys, T)>,
+    databases: impl Iterator<Item = (&'a DatabaseName, Arc<ApiKeys>, T)>,
 ) -> Result<(T, Caller), Problem> {
     let mut known_somewhere = false;
     let mut found = None;
@@ -99,10 +101,10 @@ mod tests {
 
     fn ask(asked: &str, key: &str) -> Result<(u8, Caller), ProblemKind> {
         let name = |name| DatabaseName::new(name).unwrap();
-        let keys = |key, role| ApiKeys::new(vec![ApiKey::new(key, role).unwrap()]).unwrap();
+        let keys = |key, role| Arc::new(ApiKeys::new(vec![ApiKey::new(key, role).unwrap()]).unwrap());
         let (one, two) = (name("one"), name("two"));
         let (first, second) = (keys(FIRST, Some("app")), keys(SECOND, None));
-        let all = [(&one, &first, 1), (&two, &second, 2)];
+        let all = [(&one, first, 1), (&two, second, 2)];
         authenticate(asked, &PresentedKey::new(key), all.into_iter()).map_err(|problem| problem.kind())
     }
 

@@ -1,6 +1,5 @@
 //! What the handlers of requests share: the databases, the metrics, the room for uploads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +7,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use warp::http::header;
 
 use super::asker::Asker;
-use super::health::Probe;
+use super::databases::Databases;
 use super::problem::Problem;
-use crate::auth::api_key::ApiKeys;
 use crate::auth::{Caller, authenticate, read_bearer};
-use crate::backend::{self, Backend};
-use crate::config::{DatabaseConfig, DatabaseName};
+use crate::config::DatabaseConfig;
 use crate::error::{Error, Result};
-use crate::feed::Feed;
-use crate::metrics::{DatabaseMetrics, Metrics};
+use crate::metrics::Metrics;
 use crate::store::Store;
+
+pub(crate) use super::databases::Database;
 
 /// Most uploads whose bodies are in memory at once: 32 times 8 MiB.
 const UPLOADS_MAX: usize = 32;
@@ -25,19 +23,9 @@ const UPLOADS_MAX: usize = 32;
 /// Longest wait for room for one more.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One database that is served.
-pub(crate) struct Database {
-    pub(crate) name: DatabaseName,
-    pub(crate) keys: ApiKeys,
-    pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) feed: Arc<Feed>,
-    pub(crate) metrics: DatabaseMetrics,
-    pub(crate) probe: Probe,
-}
-
 /// Everything that the handlers of requests share.
 pub(crate) struct App {
-    pub(crate) databases: BTreeMap<DatabaseName, Arc<Database>>,
+    pub(crate) databases: Databases,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: watch::Receiver<bool>,
     uploads: Arc<Semaphore>,
@@ -45,37 +33,22 @@ pub(crate) struct App {
 
 impl App {
     /// Starts the feed of every database.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         databases: &[DatabaseConfig],
         store: &Arc<dyn Store>,
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
     ) -> Result<App> {
-        let start = |database: &DatabaseConfig| {
-            let backend = backend::open(database)?;
-            let feed = Feed::start(
-                database.name.clone(),
-                Arc::clone(&backend),
-                Arc::clone(store),
-                metrics,
-                shutdown.clone(),
-            );
-            let served = Database {
-                name: database.name.clone(),
-                keys: database.api_keys.clone(),
-                backend,
-                feed,
-                metrics: metrics.database(database.name.as_str()),
-                probe: Probe::default(),
-            };
-            Ok((database.name.clone(), Arc::new(served)))
-        };
-        Ok(App {
-            databases: databases.iter().map(start).collect::<Result<_>>()?,
+        let app = App {
+            databases: Databases::new(store, metrics, shutdown),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
-        })
+        };
+        for database in databases {
+            app.databases.serve(database).await?;
+        }
+        Ok(app)
     }
 
     /// Decides who asks for the database of this name.
@@ -85,8 +58,8 @@ impl App {
         asker: &Asker,
     ) -> std::result::Result<(Arc<Database>, Caller), Problem> {
         let presented = read_bearer(asker.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()))?;
-        let all = self.databases.values().map(|database| (&database.name, &database.keys, database));
-        let admitted = authenticate(name, &presented, all);
+        let all = self.databases.all();
+        let admitted = authenticate(name, &presented, all.values().map(|all| (&all.name, all.keys(), all)));
         if let Err(problem) = &admitted {
             tracing::debug!(address = %asker.address, code = problem.kind().slug(), "not admitted");
         }

@@ -13,7 +13,7 @@ use warp::Reply;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
-use super::app::{App, Database};
+use super::app::Database;
 use super::problem::{Problem, ProblemKind};
 use crate::error::Error;
 use crate::feed::{ChangesAnswer, Moved};
@@ -87,7 +87,6 @@ impl Drop for Waiting<'_> {
 
 /// Answers one download.
 pub(super) async fn answer(
-    app: &App,
     database: &Database,
     headers: &HeaderMap,
     query: &str,
@@ -98,7 +97,7 @@ pub(super) async fn answer(
     read_db_version(headers)?;
     let query = Query::read(query)?;
     let waiting = (!query.wait.is_zero()).then(|| Waiting::begin(&database.metrics.long_polls_open));
-    let mut ending = app.shutdown.clone();
+    let mut ending = database.ending();
     let found = tokio::select! {
         found = database.feed.changes(query.cursor.as_deref(), query.wait) => found.map_err(Problem::from)?,
         () = shutdown::asked(&mut ending) => {

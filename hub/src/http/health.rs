@@ -45,7 +45,7 @@ pub(super) fn healthz() -> Response {
 
 /// Says whether every database can be served.
 pub(super) async fn readyz(app: &App) -> Response {
-    let states: Vec<(bool, Value)> = join_all(app.databases.values().map(look_at)).await;
+    let states: Vec<(bool, Value)> = join_all(app.databases.all().values().map(look_at)).await;
     let ending = *app.shutdown.borrow();
     let ready = !ending && states.iter().all(|(ready, _)| *ready);
     let databases: Vec<Value> = states.into_iter().map(|(_, state)| state).collect();

@@ -13,6 +13,7 @@
 
 pub(crate) mod app;
 pub(crate) mod asker;
+mod databases;
 mod download;
 mod health;
 pub mod problem;
@@ -95,7 +96,7 @@ fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         |name: String, app: Arc<App>, asker: Asker, query: String| {
             answered(async move {
                 let (database, _caller) = app.admit(&name, &asker).await?;
-                let answer = download::answer(&app, &database, &asker.headers, &query).await;
+                let answer = download::answer(&database, &asker.headers, &query).await;
                 if let Err(problem) = &answer {
                     database.metrics.count_download(problem.kind().slug());
                 }
