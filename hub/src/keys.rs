@@ -46,6 +46,12 @@ impl Keys {
         format!("{}/epoch/{number:010}", self.root)
     }
 
+    /// Folder of all that one epoch has, but for the object that opens it.
+    #[must_use]
+    pub fn folder(&self, epoch: u32) -> String {
+        format!("{}/{epoch:010}/", self.root)
+    }
+
     /// Folder of one epoch's segments.
     #[must_use]
     pub fn segments(&self, epoch: u32) -> String {
@@ -110,6 +116,16 @@ impl SegmentName {
     }
 }
 
+/// Reads which build of a snapshot an object below the folder of snapshots belongs to, and whether it is the
+/// manifest that closes it.
+#[must_use]
+pub fn parse_snapshot_key(folder: &str, key: &str) -> Option<(SnapshotId, bool)> {
+    let (lsn, rest) = key.strip_prefix(folder)?.split_once('/')?;
+    let (build, what) = rest.rsplit('/').next()?.split_once('-')?;
+    let id = SnapshotId { lsn: Lsn::from_hex(lsn)?, build: Lsn::from_hex(build)?.raw() };
+    Some((id, what == "manifest"))
+}
+
 /// Reads the key of a manifest back into the snapshot that it closes.
 #[must_use]
 pub fn parse_manifest_key(folder: &str, scope: &str, key: &str) -> Option<SnapshotId> {
@@ -154,6 +170,12 @@ mod tests {
         let manifest = keys.snapshot_manifest(1, snapshot, "all");
         assert_eq!(parse_manifest_key(&folder, "all", &manifest), Some(snapshot));
         assert_eq!(parse_manifest_key(&folder, "other", &manifest), None);
-        assert_eq!(parse_manifest_key(&folder, "all", &keys.snapshot_part(1, snapshot, "all", 0)), None);
+        let part = keys.snapshot_part(1, snapshot, "all", 0);
+        assert_eq!(parse_manifest_key(&folder, "all", &part), None);
+        assert_eq!(parse_snapshot_key(&folder, &manifest), Some((snapshot, true)));
+        assert_eq!(parse_snapshot_key(&folder, &part), Some((snapshot, false)));
+        for key in [format!("{folder}x"), format!("{folder}00/all/x-1"), "elsewhere".to_owned()] {
+            assert_eq!(parse_snapshot_key(&folder, &key), None, "{key}");
+        }
     }
 }

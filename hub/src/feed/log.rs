@@ -150,6 +150,16 @@ impl Log {
         news
     }
 
+    /// Takes a new listing of an epoch: segments that were removed since are forgotten.
+    pub(crate) fn relist(&self, epoch: EpochId, listed: &SegmentIndex) {
+        let mut state = self.state();
+        if let Some(current) = state.current.as_mut().filter(|current| current.epoch.id == epoch) {
+            current.index.replace(listed);
+        }
+        drop(state);
+        self.wake();
+    }
+
     /// Wakes all readers.
     pub(crate) fn wake(&self) {
         self.changed.send_replace(());

@@ -9,7 +9,7 @@ mod refresh;
 pub(crate) mod tail;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ use crate::ingest::{Ingest, IngestStatus};
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::position::{Lsn, Position};
+use crate::segment::{Compacted, Expired, compact, expire};
 use crate::snapshot::{PartRead, Snapshots};
 use crate::store::Store;
 use log::Log;
@@ -194,6 +195,34 @@ impl Feed {
             }
         }
         Ok(false)
+    }
+
+    /// Joins small segments of the newest epoch; nothing to do while there is none.
+    pub async fn compact(&self) -> Result<Compacted> {
+        let Some(epoch) = self.archive.newest_epoch().await? else { return Ok(Compacted::default()) };
+        let compacted = compact::run(&self.archive, epoch.id.number(), SystemTime::now()).await?;
+        if compacted.removed > 0 {
+            self.log.relist(epoch.id, &self.archive.segments(&epoch).await?);
+        }
+        Ok(compacted)
+    }
+
+    /// Removes segments older than `keep` that a snapshot stands for, and what is left of older epochs.
+    pub async fn expire(&self, keep: Duration) -> Result<Expired> {
+        let Some(epoch) = self.archive.newest_epoch().await? else { return Ok(Expired::default()) };
+        let expired = expire::run(&self.archive, epoch.id.number(), keep, SystemTime::now()).await?;
+        if expired.segments > 0 {
+            self.log.relist(epoch.id, &self.archive.segments(&epoch).await?);
+        }
+        Ok(expired)
+    }
+
+    /// Removes snapshots of the newest epoch that nobody can still be taking; tells how many.
+    pub async fn expire_snapshots(&self) -> Result<usize> {
+        match self.archive.newest_epoch().await? {
+            Some(epoch) => self.snapshots.expire(epoch.id, SystemTime::now()).await,
+            None => Ok(0),
+        }
     }
 
     /// What is new since a cursor; without anything new, waits for it.

@@ -38,14 +38,19 @@ impl Reader {
         transaction_end: bool,
     ) -> Result<Option<(LogRead, bool)>> {
         let mut read = LogRead::new(place, transaction_end, ANSWER_BYTES_MAX);
+        let mut is_relisted = false;
         loop {
             match self.log.read(epoch, &mut read) {
                 Step::End => return Ok(Some((read, false))),
                 Step::Full => return Ok(Some((read, true))),
                 Step::TooOld => return Ok(None),
-                Step::Gap => return Err(Error::LogGap { after: read.place }),
+                Step::Gap => self.relist(epoch, read.place, &mut is_relisted).await?,
                 Step::Segment(name) => {
-                    let segment = self.segment(epoch, name).await?;
+                    let Some(segment) = self.segment(epoch, name).await? else {
+                        // It was joined with others, or has expired.
+                        self.relist(epoch, read.place, &mut is_relisted).await?;
+                        continue;
+                    };
                     if !read.take(segment.frames(SCOPE_EVERYBODY)) {
                         return Ok(Some((read, true)));
                     }
@@ -55,22 +60,34 @@ impl Reader {
         }
     }
 
+    /// Looks anew which segments there are, once: what is missing then is lost.
+    async fn relist(&self, epoch: EpochId, place: Position, is_relisted: &mut bool) -> Result<()> {
+        if std::mem::replace(is_relisted, true) {
+            return Err(Error::LogGap { after: place });
+        }
+        if let Some(known) = self.log.epoch().filter(|known| known.id == epoch) {
+            self.log.relist(epoch, &self.archive.segments(&known).await?);
+        }
+        Ok(())
+    }
+
     fn kept(&self, epoch: EpochId, name: SegmentName) -> Option<Arc<Segment>> {
         let kept = self.kept.lock().expect("nothing panics with the kept segments");
         let found = kept.iter().find(|(of, segment)| *of == epoch && segment.name == name);
         found.map(|(_epoch, segment)| Arc::clone(segment))
     }
 
-    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Arc<Segment>> {
+    /// Reads a segment; None if the store has it no more.
+    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Option<Arc<Segment>>> {
         if let Some(segment) = self.kept(epoch, name) {
-            return Ok(segment);
+            return Ok(Some(segment));
         }
-        let segment = self.archive.segment(epoch.number(), name).await?;
-        let segment = Arc::new(segment.ok_or(Error::LogGap { after: name.previous })?);
+        let Some(segment) = self.archive.segment(epoch.number(), name).await? else { return Ok(None) };
+        let segment = Arc::new(segment);
         let mut kept = self.kept.lock().expect("nothing panics with the kept segments");
         kept.push_front((epoch, Arc::clone(&segment)));
         kept.truncate(SEGMENTS_KEPT);
-        Ok(segment)
+        Ok(Some(segment))
     }
 }
 
@@ -158,5 +175,27 @@ mod tests {
         let (_folder, reader) = reader(&[segment(start, &[20], 5), segment(at(30), &[40], 5)]).await;
         let gap = reader.read(epoch().id, start, true).await;
         assert!(matches!(gap, Err(Error::LogGap { after }) if after == at(20)), "{gap:?}");
+    }
+
+    #[tokio::test]
+    async fn a_reader_finds_what_was_joined_or_has_expired_since_it_was_listed() {
+        let start = epoch().start_position();
+        let parts = [segment(start, &[20], 5), segment(at(20), &[30], 5), segment(at(30), &[40], 5)];
+        let (_folder, reader) = reader(&parts).await;
+        reader.archive.remove_segment(1, &parts[0].name).await.unwrap();
+        reader.archive.remove_segment(1, &parts[1].name).await.unwrap();
+        let gap = reader.read(epoch().id, at(25), true).await.unwrap();
+        assert!(gap.is_none(), "what has expired is taken from a snapshot");
+        reader.archive.put_segment(1, &segment(start, &[20, 30], 5)).await.unwrap();
+        reader.archive.remove_segment(1, &parts[2].name).await.unwrap();
+        reader.archive.put_segment(1, &segment(at(30), &[40, 50], 5)).await.unwrap();
+        let (read, more) = reader.read(epoch().id, at(30), true).await.unwrap().unwrap();
+        assert_eq!((read.frames.len(), read.place, more), (2, at(50), false));
+        let (read, _more) = reader.read(epoch().id, start, true).await.unwrap().unwrap();
+        assert_eq!((read.frames.len(), read.place), (4, at(50)));
+        reader.archive.remove_segment(1, &segment(at(30), &[40, 50], 5).name).await.unwrap();
+        reader.kept.lock().unwrap().clear();
+        let lost = reader.read(epoch().id, at(30), true).await;
+        assert!(matches!(lost, Err(Error::LogGap { after }) if after == at(30)), "{lost:?}");
     }
 }

@@ -3,6 +3,7 @@
 //! Leaders read it before they go on with a slot, followers to learn what is new.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -11,13 +12,28 @@ use crate::error::{Error, Result};
 use crate::keys::{Fence, Keys, SegmentName};
 use crate::position::Lsn;
 use crate::segment::{Segment, SegmentIndex};
-use crate::store::{PutOutcome, Store};
+use crate::store::{Entry, PutOutcome, Store};
 
 /// Keys asked for at once. A directory is read as a whole for each page, so that pages are large.
 const LIST_KEYS_MAX: usize = 1_000_000;
 
 /// How often segments are listed again when one is missing between others.
 pub(crate) const LIST_TRIES: usize = 3;
+
+/// A segment as a listing shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredSegment {
+    pub(crate) name: SegmentName,
+    pub(crate) bytes: u64,
+    pub(crate) modified: SystemTime,
+}
+
+/// An idle marker: who wrote it, and up to where nothing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdleMarker {
+    pub(crate) fence: Fence,
+    pub(crate) lsn: Lsn,
+}
 
 /// The objects of one database.
 #[derive(Clone)]
@@ -94,6 +110,44 @@ impl Archive {
         Ok(names.collect())
     }
 
+    /// All segments of an epoch in order, with what the store knows of them.
+    pub(crate) async fn stored_segments(&self, epoch: u32) -> Result<Vec<StoredSegment>> {
+        let folder = self.keys.segments(epoch);
+        let entries = self.entries(&folder).await?;
+        let read = |Entry { key, bytes, modified }: Entry| {
+            let name = SegmentName::parse(key.strip_prefix(&folder)?)?;
+            Some(StoredSegment { name, bytes, modified })
+        };
+        let mut segments: Vec<StoredSegment> = entries.into_iter().filter_map(read).collect();
+        segments.sort_unstable_by_key(|segment| segment.name);
+        Ok(segments)
+    }
+
+    /// Removes a segment.
+    pub(crate) async fn remove_segment(&self, epoch: u32, name: &SegmentName) -> Result<()> {
+        self.store.delete(&self.keys.segment(epoch, name)).await
+    }
+
+    /// All objects of an epoch, but not the one that opens it.
+    pub(crate) async fn objects(&self, epoch: u32) -> Result<Vec<Entry>> {
+        self.entries(&self.keys.folder(epoch)).await
+    }
+
+    /// The snapshots of an epoch.
+    pub(crate) async fn snapshot_objects(&self, epoch: u32) -> Result<Vec<Entry>> {
+        self.entries(&self.keys.snapshots(epoch)).await
+    }
+
+    /// What the keys of this database are called.
+    pub(crate) const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Removes an object.
+    pub(crate) async fn remove(&self, key: &str) -> Result<()> {
+        self.store.delete(key).await
+    }
+
     /// Reads a segment.
     pub(crate) async fn segment(&self, epoch: u32, name: SegmentName) -> Result<Option<Segment>> {
         match self.store.get(&self.keys.segment(epoch, &name)).await? {
@@ -113,13 +167,27 @@ impl Archive {
 
     /// The greatest LSN that an idle marker of the epoch holds.
     pub(crate) async fn idle_up_to(&self, epoch: u32) -> Result<Lsn> {
-        let mut greatest = Lsn::ZERO;
-        for key in self.list(&self.keys.idle_markers(epoch), None).await? {
+        let markers = self.idle_markers(epoch).await?;
+        Ok(markers.iter().map(|marker| marker.lsn).max().unwrap_or(Lsn::ZERO))
+    }
+
+    /// The idle markers of an epoch.
+    pub(crate) async fn idle_markers(&self, epoch: u32) -> Result<Vec<IdleMarker>> {
+        let folder = self.keys.idle_markers(epoch);
+        let mut markers = Vec::new();
+        for key in self.list(&folder, None).await? {
+            let Some(fence) = key.strip_prefix(&folder).and_then(Lsn::from_hex) else { continue };
             if let Some(object) = self.store.get(&key).await? {
-                greatest = greatest.max(String::from_utf8_lossy(&object).parse()?);
+                let lsn = String::from_utf8_lossy(&object).parse()?;
+                markers.push(IdleMarker { fence: fence.raw(), lsn });
             }
         }
-        Ok(greatest)
+        Ok(markers)
+    }
+
+    /// Removes the idle marker of a leader.
+    pub(crate) async fn remove_idle(&self, epoch: u32, fence: Fence) -> Result<()> {
+        self.store.delete(&self.keys.idle_marker(epoch, fence)).await
     }
 
     /// When the server was started that an epoch was last led on, as it was noted.
@@ -148,6 +216,19 @@ impl Archive {
             keys.extend(page);
             if !full {
                 return Ok(keys);
+            }
+        }
+    }
+
+    async fn entries(&self, prefix: &str) -> Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let after = entries.last().map(|entry| entry.key.clone());
+            let page = self.store.entries(prefix, after.as_deref(), LIST_KEYS_MAX).await?;
+            let full = page.len() >= LIST_KEYS_MAX;
+            entries.extend(page);
+            if !full {
+                return Ok(entries);
             }
         }
     }

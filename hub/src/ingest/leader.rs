@@ -173,9 +173,9 @@ impl Ingest {
         let mut definitions = Definitions::default();
         let mut ends_within = false;
         definitions.add_payload(&epoch.definitions)?;
-        if let Some(name) = index.newest()
-            && let Some(segment) = self.archive.segment(epoch.id.number(), *name).await?
-        {
+        if let Some(name) = index.newest() {
+            let segment = self.archive.segment(epoch.id.number(), *name).await?;
+            let segment = segment.ok_or(Error::LogGap { after: name.previous })?;
             definitions.add_payload(&segment.definitions)?;
             ends_within = !segment.transaction_end;
         }

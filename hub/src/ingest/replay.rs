@@ -51,7 +51,8 @@ impl Ingest {
                 epoch.start_position()
             }
         };
-        let mut place = from.max(epoch.start_position());
+        // What has expired was read from a snapshot by whoever needed it, and is older than what a server loses.
+        let mut place = from.max(index.oldest());
         while let Some(name) = next_segment(index, place)? {
             replayed.add(self.replay_segment(control, epoch, name, place).await?);
             place = name.last;

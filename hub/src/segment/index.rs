@@ -49,6 +49,19 @@ impl SegmentIndex {
         }
     }
 
+    /// Takes what a listing shows in place of what was known, but for segments behind its end: those may have been
+    /// written since it began.
+    pub fn replace(&mut self, listed: &SegmentIndex) {
+        self.names.retain(|name| name.last > listed.last);
+        self.add_all(listed);
+    }
+
+    /// The oldest place from which the log can be read.
+    #[must_use]
+    pub fn oldest(&self) -> Position {
+        self.names.first().map_or(self.start, |name| name.previous)
+    }
+
     /// The greatest position that a segment covers, or the start of the epoch.
     #[must_use]
     pub const fn last(&self) -> Position {
@@ -89,8 +102,7 @@ impl SegmentIndex {
     /// The segment that a reader at `place` needs next.
     #[must_use]
     pub fn find(&self, place: Position) -> Found {
-        let oldest = self.names.first().map_or(self.start, |name| name.previous);
-        if place < oldest {
+        if place < self.oldest() {
             return Found::Behind;
         }
         if place >= self.last {
@@ -164,6 +176,22 @@ mod tests {
         assert!(index.add(name(20, 30, 2)));
         assert!(!index.add(name(20, 30, 2)));
         assert_eq!((index.last(), index.newest()), (at(50), Some(&name(10, 50, 1))));
+    }
+
+    #[test]
+    fn a_new_listing_forgets_what_is_gone_but_nothing_that_was_written_since() {
+        let mut index = SegmentIndex::new(at(10));
+        for segment in [name(10, 20, 1), name(20, 30, 1), name(30, 40, 1), name(40, 50, 1), name(50, 60, 1)] {
+            index.add(segment);
+        }
+        let mut listed = SegmentIndex::new(at(10));
+        listed.add(name(20, 40, 1));
+        listed.add(name(40, 50, 1));
+        index.replace(&listed);
+        assert_eq!((index.oldest(), index.last(), index.names.len()), (at(20), at(60), 3));
+        assert_eq!(index.find(at(20)), Found::Segment(name(20, 40, 1)));
+        assert_eq!(index.find(at(50)), Found::Segment(name(50, 60, 1)));
+        assert_eq!(index.find(at(10)), Found::Behind);
     }
 
     #[test]

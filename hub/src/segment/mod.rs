@@ -3,12 +3,16 @@
 //! Owns the bytes of a segment and the index of which segments there are. Invariant: what is read back was
 //! checked, sums and lengths, before any of it is served.
 
+pub(crate) mod compact;
 mod decode;
 mod encode;
+pub(crate) mod expire;
 mod index;
 
 use bytes::Bytes;
 
+pub use compact::Compacted;
+pub use expire::Expired;
 pub use index::{Found, SegmentIndex};
 
 use crate::keys::SegmentName;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::manifest::Manifest;
-use super::{EVERYBODY, Progress, expire, since_1970_ms};
+use super::{EVERYBODY, Progress, expire};
 use crate::backend::{PageWanted, SnapshotRows};
 use crate::error::Result;
 use crate::keys::Keys;
@@ -53,8 +53,8 @@ impl Writer {
         let made = ended.is_ok();
         self.progress.send_modify(|progress| progress.ended = Some(ended));
         if made && self.expire {
-            let now_ms = since_1970_ms(SystemTime::now());
-            if let Err(error) = expire::run(&self.store, &self.keys, epoch, snapshot, now_ms).await {
+            let expired = expire::run(&self.store, &self.keys, epoch.number(), SystemTime::now()).await;
+            if let Err(error) = expired {
                 tracing::warn!(%epoch, problem = error.logged(), "old snapshots stay for now");
             }
         }

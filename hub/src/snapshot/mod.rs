@@ -4,7 +4,7 @@
 //! the later ones are still being written; the manifest comes last, and only with it another node can go on.
 
 mod build;
-mod expire;
+pub(crate) mod expire;
 mod manifest;
 pub(crate) mod visibility;
 
@@ -214,6 +214,11 @@ impl Snapshots {
             watch::channel(Progress { parts: manifest.parts, bytes: manifest.bytes, ended });
         let begun = UNIX_EPOCH + Duration::from_millis(manifest.begun_ms);
         Ok(Some(Build { epoch, id, begun, log_bytes: None, progress }))
+    }
+
+    /// Removes snapshots of an epoch that nobody can still be taking; tells how many.
+    pub(crate) async fn expire(&self, epoch: EpochId, now: SystemTime) -> Result<usize> {
+        expire::run(&self.store, &self.keys, epoch.number(), now).await
     }
 
     /// Opens a view of the database, and lets a task write it.

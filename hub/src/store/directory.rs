@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{PutOutcome, Store, StoreFuture, check_key, check_prefix};
+use super::{Entry, PutOutcome, Store, StoreFuture, check_key, check_prefix};
 use crate::error::{Error, Result};
 
 /// The folder of unfinished files; a key cannot begin with a dot, so it is no object's.
@@ -133,6 +133,20 @@ impl DirectoryStore {
         let search = Search { root: &self.root, prefix, start_after: start_after.unwrap_or(""), limit };
         search.walk(folder, &mut found)?;
         Ok(found)
+    }
+
+    fn describe(&self, keys: Vec<String>) -> Result<Vec<Entry>> {
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in keys {
+            let path = self.root.join(&key);
+            match fs::metadata(&path).and_then(|file| Ok((file.len(), file.modified()?))) {
+                Ok((bytes, modified)) => entries.push(Entry { key, bytes, modified }),
+                // Removed since it was listed.
+                Err(error) if is_absent(&error) => {}
+                Err(source) => return Err(Error::StoreDirectory { operation: "list", path, source }),
+            }
+        }
+        Ok(entries)
     }
 }
 
@@ -262,6 +276,17 @@ impl Store for DirectoryStore {
         let store = self.clone();
         let (prefix, start_after) = (prefix.to_owned(), start_after.map(str::to_owned));
         Box::pin(blocking(move || store.find(&prefix, start_after.as_deref(), limit)))
+    }
+
+    fn entries<'a>(
+        &'a self,
+        prefix: &'a str,
+        start_after: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<Entry>> {
+        let store = self.clone();
+        let (prefix, start_after) = (prefix.to_owned(), start_after.map(str::to_owned));
+        Box::pin(blocking(move || store.describe(store.find(&prefix, start_after.as_deref(), limit)?)))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {

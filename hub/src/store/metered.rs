@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{PutOutcome, Store, StoreFuture};
+use super::{Entry, PutOutcome, Store, StoreFuture};
 use crate::metrics::StoreMetrics;
 
 /// A store whose operations are counted and timed.
@@ -53,6 +53,15 @@ impl<S: Store> Store for Metered<S> {
         limit: usize,
     ) -> StoreFuture<'a, Vec<String>> {
         self.measure("list", self.store.list(prefix, start_after, limit))
+    }
+
+    fn entries<'a>(
+        &'a self,
+        prefix: &'a str,
+        start_after: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<Entry>> {
+        self.measure("list", self.store.entries(prefix, start_after, limit))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {

@@ -11,6 +11,7 @@ pub mod s3;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -32,6 +33,17 @@ pub enum PutOutcome {
     /// An object of this key was there, and was left as it is. After a lost answer it may be our own earlier
     /// try: a caller to whom that matters compares the bytes.
     Exists,
+}
+
+/// An object as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: String,
+    /// How long it is.
+    pub bytes: u64,
+    /// When it was written, by the clock of the store.
+    pub modified: SystemTime,
 }
 
 /// The answer of a store, in the making.
@@ -58,6 +70,14 @@ pub trait Store: Send + Sync {
         start_after: Option<&'a str>,
         limit: usize,
     ) -> StoreFuture<'a, Vec<String>>;
+
+    /// Lists as `list` does, with what is known of each object.
+    fn entries<'a>(
+        &'a self,
+        prefix: &'a str,
+        start_after: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<Entry>>;
 
     /// Removes an object; one that is not there is no error.
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()>;

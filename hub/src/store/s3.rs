@@ -3,7 +3,7 @@
 //! Keys stand below the configured prefix; callers never see it. Checksums beyond what S3 asks for are sent to
 //! AWS only, because several other services refuse them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -13,10 +13,11 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::Object;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
 
-use super::{PutOutcome, Store, StoreFuture, check_key, check_prefix};
+use super::{Entry, PutOutcome, Store, StoreFuture, check_key, check_prefix};
 use crate::config::S3Location;
 use crate::error::{Error, Result};
 
@@ -143,9 +144,9 @@ impl S3Store {
         }
     }
 
-    async fn find(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<String>> {
+    async fn find(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<Entry>> {
         check_prefix(prefix)?;
-        let mut found: Vec<String> = Vec::new();
+        let mut found: Vec<Entry> = Vec::new();
         let mut after = start_after.map(|key| format!("{}{key}", self.prefix));
         while found.len() < limit {
             let page = limit.saturating_sub(found.len()).min(PAGE_KEYS_MAX);
@@ -159,16 +160,24 @@ impl S3Store {
                 .send()
                 .await
                 .map_err(|error| refused("list", prefix, &error))?;
-            let names: Vec<String> =
-                answer.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect();
-            let Some(last) = names.last() else { break };
-            after = Some(last.clone());
-            found.extend(names.iter().filter_map(|name| name.strip_prefix(&self.prefix)).map(str::to_owned));
+            let objects = answer.contents();
+            let Some(last) = objects.last().and_then(|object| object.key()) else { break };
+            after = Some(last.to_owned());
+            found.extend(objects.iter().filter_map(|object| self.entry(object)));
             if answer.is_truncated() != Some(true) {
                 break;
             }
         }
         Ok(found)
+    }
+
+    /// An object of a listing; None if it lies outside of the prefix.
+    fn entry(&self, object: &Object) -> Option<Entry> {
+        let key = object.key()?.strip_prefix(&self.prefix)?.to_owned();
+        let bytes = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        let modified = object.last_modified().and_then(|time| SystemTime::try_from(*time).ok());
+        // An object whose age the service does not tell counts as new: it is kept.
+        Some(Entry { key, bytes, modified: modified.unwrap_or_else(SystemTime::now) })
     }
 }
 
@@ -220,6 +229,18 @@ impl Store for S3Store {
         start_after: Option<&'a str>,
         limit: usize,
     ) -> StoreFuture<'a, Vec<String>> {
+        Box::pin(async move {
+            let entries = self.find(prefix, start_after, limit).await?;
+            Ok(entries.into_iter().map(|entry| entry.key).collect())
+        })
+    }
+
+    fn entries<'a>(
+        &'a self,
+        prefix: &'a str,
+        start_after: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, Vec<Entry>> {
         Box::pin(self.find(prefix, start_after, limit))
     }
 
