@@ -10,6 +10,7 @@ pub mod object_store;
 pub mod places;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod sql;
 pub mod stage;
 pub mod wait;
