@@ -120,6 +120,18 @@ impl Hub {
         process.wait_until_ended();
     }
 
+    /// Sends a signal to the process, which may go on afterwards.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("the hub runs").signal(signal);
+    }
+
+    /// Tells whether the hub leads its database.
+    pub fn is_leading(&self) -> bool {
+        let Some(answer) = self.try_get("/readyz") else { return false };
+        let status: serde_json::Value = serde_json::from_str(&answer.body).expect("the status is JSON");
+        status["databases"][0]["feed"]["leader"] == true
+    }
+
     /// Tells whether the process runs.
     pub fn is_running(&self) -> bool {
         self.process.as_ref().is_some_and(Process::is_running)

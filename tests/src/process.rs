@@ -40,6 +40,10 @@ pub enum Signal {
     Interrupt,
     /// Postgres takes this as an immediate shutdown.
     Quit,
+    /// Stops it where it is: to others it looks as if its machine were gone, since its connections stay open.
+    Stop,
+    /// Lets it go on.
+    Continue,
 }
 
 impl Signal {
@@ -49,6 +53,8 @@ impl Signal {
             Self::Terminate => "TERM",
             Self::Interrupt => "INT",
             Self::Quit => "QUIT",
+            Self::Stop => "STOP",
+            Self::Continue => "CONT",
         }
     }
 }

@@ -1,8 +1,22 @@
 //! Two hubs for one database: any of them takes uploads and serves downloads, and one that is gone is not missed.
 
-use tests::hub::API_KEY;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tests::client::Client;
+use tests::hub::{API_KEY, Hub};
+use tests::process::Signal;
 use tests::stage::{Setting, Stage, TODO};
 use tests::wait;
+
+/// Longest time that a database may be without a leader.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// Counts on a client how often each row is really written.
+const COUNT_WRITES: &str = "create table writes (id text, what text);
+    create trigger written after insert on todo begin insert into writes values (new.id, 'insert'); end;
+    create trigger rewritten after update on todo begin insert into writes values (new.id, 'update'); end";
 
 #[test]
 fn a_second_node_serves_the_same_rows_and_leads_when_the_first_is_gone() {
@@ -37,4 +51,112 @@ fn a_second_node_serves_the_same_rows_and_leads_when_the_first_is_gone() {
         let rows = client.rows(TODO.show);
         (rows.len() == 3).then_some(()).ok_or(rows.join(", "))
     });
+}
+
+/// A directory store that takes no writes; it takes them again when this is dropped.
+struct Blocked {
+    place: PathBuf,
+    aside: PathBuf,
+}
+
+impl Blocked {
+    fn new(store: &Path) -> Blocked {
+        // Every write begins in this folder.
+        let (place, aside) = (store.join(".unfinished"), store.join(".aside"));
+        fs::rename(&place, &aside).expect("the folder can be moved");
+        Blocked { place, aside }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        fs::rename(&self.aside, &self.place).expect("the folder can be moved back");
+    }
+}
+
+/// The fence numbers of the stored segments, one for each.
+fn fences(stage: &Stage) -> Vec<String> {
+    let log = stage.hub.store_directory().join("v1").join(&stage.database.name).join("0000000001/log");
+    let names = fs::read_dir(log).expect("there is a log").filter_map(Result::ok);
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().expect("names are text");
+    names.filter_map(|entry| name(entry).rsplit('-').next().map(str::to_owned)).collect()
+}
+
+/// Two hubs, of which the first leads, and a device at the first that holds a row which the store does not have.
+fn from_memory() -> (Stage, Hub, Client, Blocked) {
+    let mut stage = Stage::new(Setting::PLAIN);
+    stage.play(&["pg: insert into todo values ('p', 'stored', null, 0)", "a: sync", "all: settle"]);
+    let mut second = stage.hub.beside(&stage.database);
+    second.start_again();
+    let device = stage.stranger("device");
+    device.run(COUNT_WRITES);
+    device.join(&stage.hub.address(), API_KEY);
+    device.sync();
+    let blocked = Blocked::new(stage.hub.store_directory());
+    stage.play(&["pg: insert into todo values ('m', 'from memory', null, 0)"]);
+    wait::until("the first node serves what only its memory has", || {
+        device.sync_waiting(500);
+        (device.rows(TODO.show).len() == 2).then_some(())
+    });
+    (stage, second, device, blocked)
+}
+
+fn leads_in_time(hub: &Hub, since: Instant) {
+    wait::until("the second node leads", || hub.is_leading().then_some(()));
+    let took = since.elapsed();
+    assert!(took <= TAKE_OVER_MAX, "the second node leads after {took:?}, wanted {TAKE_OVER_MAX:?}");
+}
+
+/// A device goes on at another node with the place that a node which is gone had told it.
+fn goes_on(stage: &Stage, device: &Client, hub: &Hub) {
+    device.join(&hub.address(), API_KEY);
+    stage.postgres.run("insert into todo values ('q', 'after', null, 0)");
+    wait::until("the device sees what came after", || {
+        device.sync_waiting(500);
+        (device.rows(TODO.show).len() == 3).then_some(())
+    });
+    assert_eq!(device.rows(TODO.show), stage.postgres.rows(TODO.show));
+    let writes = device.rows("select id, what, count(*) from writes group by id, what order by id");
+    assert_eq!(writes, ["m|insert|1", "p|insert|1", "q|insert|1"], "each row is written once");
+}
+
+#[test]
+fn another_node_leads_within_five_seconds_of_a_killed_one_and_goes_on_from_its_memory() {
+    let (mut stage, second, device, blocked) = from_memory();
+    let killed = Instant::now();
+    stage.hub.stop(Signal::Kill);
+    drop(blocked);
+    leads_in_time(&second, killed);
+    goes_on(&stage, &device, &second);
+}
+
+#[test]
+fn another_node_leads_within_five_seconds_of_one_that_vanished_and_a_late_write_does_no_harm() {
+    let (mut stage, second, device, blocked) = from_memory();
+    let of_first = fences(&stage);
+    let vanished = Instant::now();
+    stage.hub.signal(Signal::Stop);
+    drop(blocked);
+    leads_in_time(&second, vanished);
+    goes_on(&stage, &device, &second);
+    wait::until("the second node stores", || {
+        fences(&stage).iter().any(|fence| *fence != of_first[0]).then_some(())
+    });
+    // The first wakes up with a segment to write, and learns only then that it leads no more.
+    stage.hub.signal(Signal::Continue);
+    wait::until("the first node writes late", || {
+        let fences = fences(&stage);
+        let late = fences.iter().filter(|fence| **fence == of_first[0]).count();
+        (late > of_first.len()).then_some(())
+    });
+    wait::until("the first node follows", || (!stage.hub.is_leading()).then_some(()));
+    stage.settle();
+    stage.all_equal();
+    // What is stored twice serves a node that has nothing in memory.
+    stage.play(&["hub: kill", "hub: start", "late: sync"]);
+    stage.settle();
+    stage.all_equal();
+    device.sync();
+    assert_eq!(device.rows("select id from writes where what = 'update'"), Vec::<String>::new());
+    assert!(second.is_leading(), "a node that comes back does not take the lead");
 }

@@ -1,8 +1,10 @@
 //! The ordinary connection of a leader: the advisory lock, the fence number, and what SQL alone can tell.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
@@ -18,6 +20,9 @@ const LOCK_KEY: i64 = 0x636c_6f75_6473_796e;
 
 /// Longest wait for an answer; the lock may be lost when the server is silent for longer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How often the holder of the lock says something.
+const PULSE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Longest wait for one frame to be merged.
 const REPLAY_MAX: Duration = Duration::from_secs(120);
@@ -58,6 +63,23 @@ impl Control {
     /// Takes the lock if no other hub holds it.
     pub(crate) async fn try_lock(&self) -> Result<bool> {
         Ok(self.one("select pg_catalog.pg_try_advisory_lock($1)", &[&LOCK_KEY]).await?.get(0))
+    }
+
+    /// Says something on the connection, so that other hubs see that this one is alive.
+    async fn say(&self) -> Result<()> {
+        answered(self.client.simple_query("select 1")).await.map(drop)
+    }
+
+    /// Ends the hub that holds the lock if it has been silent for so long; says whether there was one.
+    pub(crate) async fn end_silent_leader(&self, silence_max: Duration) -> Result<bool> {
+        let sql = include_str!("../../../sql/hub/end_silent_leader.sql");
+        let ended: i64 = self.one(sql, &[&LOCK_KEY, &silence_max.as_secs_f64()]).await?.get(0);
+        Ok(ended > 0)
+    }
+
+    /// Ends whoever still reads from a slot, on behalf of the holder of the lock.
+    pub(crate) async fn end_slot_reader(&self, slot: &str) -> Result<()> {
+        self.one(include_str!("../../../sql/hub/end_slot_reader.sql"), &[&slot]).await.map(drop)
     }
 
     pub(crate) async fn database_oid(&self) -> Result<u32> {
@@ -142,6 +164,18 @@ impl Control {
     /// What a query sees now.
     pub(crate) async fn snapshot(&self) -> Result<PgSnapshot> {
         read_snapshot(self.one("select pg_catalog.pg_current_snapshot()::text", &[]).await?.get(0))
+    }
+}
+
+/// Shows other hubs that the holder of the lock is alive, until the connection is lost: whoever uses it then is told.
+pub(super) async fn pulse(control: Arc<Control>) {
+    let mut ticks = interval(PULSE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if control.say().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -106,7 +106,7 @@ impl Ingest {
         let (definitions, stored_within) = self.known_definitions(control, epoch, &index).await?;
         let verifier = Verifier::new(control.message_key().await?);
         let end = index.last();
-        let stream = start(control.url(), connection, &slot).await?;
+        let stream = start(control, connection, &slot).await?;
         self.archive.put_server_start(epoch.id, control.server_start().await?).await?;
         self.log.open(epoch.clone(), index);
         self.log.begin_leading(DecodedTransactions::begin(end.commit_end, &snapshot));
@@ -460,9 +460,9 @@ fn definitions(shared: &Mutex<Definitions>) -> MutexGuard<'_, Definitions> {
     shared.lock().expect("no step on definitions panics")
 }
 
-/// Streams from the slot. The last user of a slot may need a moment to let go of it.
+/// Streams from the slot. Its last user is ended where it has not let go: the lock says that we lead.
 async fn start(
-    url: &crate::postgres::PostgresUrl,
+    control: &Control,
     connection: ReplicationConnection,
     slot: &str,
 ) -> Result<ReplicationStream> {
@@ -471,8 +471,9 @@ async fn start(
     loop {
         match connection.start(slot).await {
             Err(Error::SlotActive { .. }) if Instant::now() < deadline => {
+                control.end_slot_reader(slot).await?;
                 tokio::time::sleep(RETRY_MIN).await;
-                connection = ReplicationConnection::connect(url).await?;
+                connection = ReplicationConnection::connect(control.url()).await?;
             }
             other => return other,
         }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use control::Control;
@@ -38,7 +39,11 @@ use crate::shutdown::asked;
 use archive::Archive;
 
 /// How often a follower asks whether it may lead.
-const LOCK_INTERVAL: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A leader silent for so long is taken for gone: five missed signs of life. With the interval above and the time to
+/// look at the store, another leads within five seconds.
+const LEADER_SILENCE_MAX: Duration = Duration::from_millis(2_500);
 
 /// First wait after a failure; it doubles up to `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -128,8 +133,17 @@ impl Ingest {
             });
             self.metrics.fenced.set(0);
             self.metrics.behind.set(None);
-            tokio::time::sleep(jittered(LOCK_INTERVAL)).await;
+            if control.end_silent_leader(LEADER_SILENCE_MAX).await? {
+                let database = self.database.as_str();
+                tracing::warn!(database, "the leading hub is silent, its connections to postgres were ended");
+                tokio::time::sleep(RETRY_MIN).await;
+            } else {
+                tokio::time::sleep(jittered(LOCK_INTERVAL)).await;
+            }
         }
+        // It ends with this turn.
+        let mut signs = JoinSet::new();
+        signs.spawn(control::pulse(Arc::clone(&control)));
         loop {
             match self.lead(&control).await? {
                 Ended::Shutdown => return Ok(()),
