@@ -7,10 +7,10 @@ use std::cell::Cell;
 use hmac::{Hmac, KeyInit, Mac};
 use pgrx::pg_sys;
 use sha2::Sha256;
-use shared_format::payload::{ChangesBuilder, Payload, PayloadBuilder};
+use shared_format::payload::{ChangesBuilder, Collection, Payload, PayloadBuilder};
 use shared_format::{ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef, encode_message, signed_parts};
 
-use crate::catalog;
+use crate::catalog::{self, Tracked};
 use crate::edge::codec::{self, Codec};
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
@@ -247,6 +247,14 @@ pub(crate) fn reload(table_id: i32, reason: &str) -> Result<(), SyncError> {
     payload.reload(table.number(), table.incarnation, reason);
     changeset(&payload.finish());
     Ok(())
+}
+
+/// Tells everybody to drop tombstones that are older. Runs as the owner.
+pub(crate) fn collection(table: &Tracked, horizon: Hlc) {
+    let mut payload = PayloadBuilder::new();
+    payload.definition(&table.definition());
+    payload.collection(Collection { table: table.number(), incarnation: table.incarnation, horizon });
+    changeset(&payload.finish());
 }
 
 /// A payload of all definitions that messages in the log may refer to. Runs as the owner.

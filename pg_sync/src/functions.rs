@@ -5,7 +5,7 @@ use pgrx::{JsonB, Uuid, pg_sys};
 
 use crate::edge::session::{self, as_owner};
 use crate::error::{SyncError, or_raise};
-use crate::{apply, emit, restore, settings, sites, snapshot, stage, tracking, upload};
+use crate::{apply, collect, emit, restore, settings, sites, snapshot, stage, tracking, upload};
 
 #[pg_extern]
 fn self_ordinal() -> i32 {
@@ -79,6 +79,14 @@ fn apply_upload(
 #[pg_extern]
 fn replay(payload: &[u8]) -> TableIterator<'static, (name!(changed, i64), name!(refused, i64))> {
     TableIterator::once(or_raise(apply::replay(payload)))
+}
+
+#[pg_extern]
+fn collect_tombstones(
+    max_pages: i32,
+) -> TableIterator<'static, (name!(dropped, i64), name!(parked, i64), name!(more, bool))> {
+    let done = or_raise(collect::collect(max_pages));
+    TableIterator::once((done.dropped, done.parked, done.more))
 }
 
 #[pg_extern]

@@ -6,6 +6,7 @@ mod apply;
 mod capture;
 mod catalog;
 mod changes;
+mod collect;
 #[allow(unsafe_code, reason = "the output plugin's callbacks")]
 mod decoder;
 mod direct;

@@ -4,7 +4,7 @@
 //! Reads in the snapshot of the caller's transaction and with the caller's rights: the hub asks as
 //! cloudsync_owner with row security off, so that a filtered scan is an error.
 
-use shared_format::payload::{ChangesBuilder, PayloadBuilder};
+use shared_format::payload::{ChangesBuilder, Collection, PayloadBuilder};
 use shared_format::{Hlc, RowKind, RowState, Stamp, ValueRef, decode_key, encode_key};
 
 use crate::apply::parked;
@@ -14,7 +14,7 @@ use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
-use crate::{ruled, sites, too_large};
+use crate::{collect, ruled, sites, too_large};
 
 /// Rows read from the server at once, so that wide rows do not gather in memory.
 const ROWS_AT_ONCE: i32 = 200;
@@ -74,6 +74,11 @@ pub(crate) fn part(
     }
     let mut payload = PayloadBuilder::new();
     payload.definition(&table.definition());
+    let horizon = as_owner(|| collect::horizon(&table));
+    if dead && after.is_none() && horizon > Hlc::ZERO {
+        let (table, incarnation) = (table.number(), table.incarnation);
+        payload.collection(Collection { table, incarnation, horizon });
+    }
     if changes.rows() > 0 {
         payload.push(changes);
     }

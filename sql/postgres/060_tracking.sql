@@ -192,6 +192,7 @@ begin
   delete from cloudsync.conflicts as c where c.table_id = forget_table.table_id;
   delete from cloudsync.table_settings as s where s.table_id = forget_table.table_id;
   delete from cloudsync.too_large as l where l.table_id = forget_table.table_id;
+  delete from cloudsync.horizons as h where h.table_id = forget_table.table_id;
   for v_function in select f from cloudsync.capture_functions(forget_table.table_id) as f loop
     execute format('drop function %s', v_function);
   end loop;

@@ -44,6 +44,19 @@ begin
 end
 $enable$;
 
+-- Whether tombstones may be kept so long.
+create function cloudsync.is_retention(value text)
+returns boolean
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $retention$
+begin
+  return is_retention.value::interval >= interval '1 minute';
+exception when data_exception then
+  return false;
+end
+$retention$;
+
 -- Keeps a value for the database.
 create function cloudsync.set_value(key text, value text)
 returns void
@@ -58,6 +71,10 @@ begin
   end if;
   if set_value.key = 'payload_max_chunk_size' and set_value.value !~ '^[0-9]{1,9}$' then
     raise exception 'cloudsync_set: payload_max_chunk_size is %, wanted a number of bytes',
+      quote_literal(set_value.value) using errcode = 'invalid_parameter_value';
+  end if;
+  if set_value.key = 'tombstone_retention' and not coalesce(cloudsync.is_retention(set_value.value), true) then
+    raise exception 'cloudsync_set: tombstone_retention is %, wanted an interval of at least a minute',
       quote_literal(set_value.value) using errcode = 'invalid_parameter_value';
   end if;
   delete from cloudsync.settings as s where s.key = set_value.key;

@@ -173,7 +173,9 @@ begin
     'replay(bytea)',
     'begin_generation(text)',
     'restored()',
-    'site_acked(bytea)'
+    'site_acked(bytea)',
+    'note_site(bytea, pg_lsn)',
+    'collect_tombstones(integer)'
   ] loop
     execute format('grant execute on function cloudsync.%s to %I', v_function, cloudsync_grant_hub.role);
   end loop;

@@ -71,6 +71,9 @@ impl Gatherer {
             }
             self.builder.append(rows);
         }
+        for collection in payload.collections() {
+            self.builder.collection(collection);
+        }
         self.changeset_bytes = self.changeset_bytes.saturating_add(changeset_bytes);
         self.skip(position);
         Ok(())
@@ -141,8 +144,8 @@ impl Gatherer {
 #[cfg(test)]
 mod tests {
     use shared_format::payload::{
-        ChangesBuilder, ColumnAlgorithm, ColumnDefinition, Limits, TableAlgorithm, TableDefinition,
-        decode_frame,
+        ChangesBuilder, Collection, ColumnAlgorithm, ColumnDefinition, Limits, TableAlgorithm,
+        TableDefinition, decode_frame,
     };
     use shared_format::{ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef};
 
@@ -277,6 +280,20 @@ mod tests {
         let gathered = gatherer.cut().unwrap();
         assert!(gathered.frame.bytes.is_empty());
         assert_eq!((gathered.frame.last, gathered.confirm), (at(10, 1), None));
+    }
+
+    #[test]
+    fn notices_that_tombstones_go_are_passed_on() {
+        let notice = Collection { table: 1, incarnation: 9, horizon: Hlc::from_raw(77) };
+        let mut builder = PayloadBuilder::new();
+        builder.collection(notice);
+        let message = builder.finish();
+        let mut gatherer = Gatherer::default();
+        gatherer.add(at(10, 1), &Payload::parse(&message).unwrap(), 1, &mut definitions()).unwrap();
+        gatherer.end_transaction(Lsn::new(10), Some(7), true);
+        let gathered = gatherer.cut().unwrap();
+        let (body, _) = decode_frame(&gathered.frame.bytes, &Limits::default()).unwrap();
+        assert_eq!(Payload::parse(&body).unwrap().collections(), [notice]);
     }
 
     #[test]

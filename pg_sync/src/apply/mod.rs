@@ -29,6 +29,7 @@ use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
 use crate::error::SyncError;
 use crate::{sites, stage};
 pub(crate) use author::Author;
+pub(crate) use conflicts::{Collected, keep_collected};
 use constraints::Constraints;
 pub(crate) use incoming::to_json as key_json;
 use incoming::{Incoming, IncomingRow};

@@ -79,9 +79,7 @@ pub(super) fn write(
 ) {
     let place = [Argument::integer(table.table_id), Argument::bytea(&row.row_key)];
     if parked.is_empty() {
-        let sql = "delete from cloudsync.parked as p \
-                   where p.table_id operator(pg_catalog.=) $1 and p.row_key operator(pg_catalog.=) $2";
-        query::run(sql, &place);
+        forget(table, &row.row_key);
         return;
     }
     let places: Vec<usize> = parked.keys().copied().collect();
@@ -92,6 +90,13 @@ pub(super) fn write(
         include_str!("../../../sql/postgres/library/park.sql"),
         &[table_id, row_key, Argument::bytea(&payload.finish())],
     );
+}
+
+/// Forgets the parked values of a row. Runs as the owner.
+pub(crate) fn forget(table: &Tracked, row_key: &[u8]) {
+    let sql = "delete from cloudsync.parked as p \
+               where p.table_id operator(pg_catalog.=) $1 and p.row_key operator(pg_catalog.=) $2";
+    query::run(sql, &[Argument::integer(table.table_id), Argument::bytea(row_key)]);
 }
 
 /// Some parked cells of a row as a change.
