@@ -107,6 +107,8 @@ mod tests {
             algorithm: TableAlgorithm::Cls,
             key: vec![column],
             columns: Vec::new(),
+            scoped: false,
+            row_security: false,
         }
     }
 

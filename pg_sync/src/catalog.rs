@@ -143,6 +143,8 @@ impl Tracked {
             algorithm: self.algorithm,
             key: self.key.iter().map(|column| column.definition.clone()).collect(),
             columns: self.columns.iter().map(|column| column.definition.clone()).collect(),
+            scoped: false,
+            row_security: false,
         }
     }
 }

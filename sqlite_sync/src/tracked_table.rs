@@ -326,6 +326,8 @@ impl TrackedTable {
             algorithm: self.rules.table,
             key: self.key.iter().map(|column| column.definition(&ColumnRule::Lww)).collect(),
             columns: self.columns.iter().map(|column| column.definition(self.rules.of(column.id))).collect(),
+            scoped: false,
+            row_security: false,
         }
     }
 

@@ -109,6 +109,8 @@ fn with_cell(bytes: usize) -> Vec<u8> {
         algorithm: TableAlgorithm::Cls,
         key: vec![column(1, "id")],
         columns: vec![column(2, "v")],
+        scoped: false,
+        row_security: false,
     };
     let stamp = Stamp { hlc: Hlc::from_parts(1_000, 0), site: SiteId::from_bytes([7; 16]) };
     let mut changes = ChangesBuilder::new(1, 1, 1, 1, &[ColumnId::new(2)]);

@@ -173,6 +173,8 @@ mod tests {
             algorithm: TableAlgorithm::Cls,
             key: vec![column(1)],
             columns: vec![column(2)],
+            scoped: false,
+            row_security: false,
         });
         definitions
     }

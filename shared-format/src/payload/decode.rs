@@ -7,7 +7,9 @@ use flatbuffers::{Vector, VerifierOptions};
 
 use super::COLUMNS_MAX;
 use super::definition::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition};
+use super::eviction::{Eviction, read_key};
 use super::generated::cloudsync as fb;
+use super::scopes::Scopes;
 use super::values::{ValuesCursor, entry};
 use crate::clock::{Hlc, SiteId, Stamp};
 use crate::error::FormatError;
@@ -85,6 +87,7 @@ impl<'a> Payload<'a> {
             return Err(structure("collections", collections, COLLECTIONS_MAX));
         }
         payload.changes().iter().try_for_each(Changes::check)?;
+        payload.evictions().iter().try_for_each(Eviction::check)?;
         Ok(payload)
     }
 
@@ -131,6 +134,12 @@ impl<'a> Payload<'a> {
         };
         self.raw.collections().into_iter().flatten().map(notice).collect()
     }
+
+    /// Returns the batches of rows that the reader has to forget.
+    #[must_use]
+    pub fn evictions(&self) -> Vec<Eviction<'a>> {
+        self.raw.evictions().into_iter().flatten().map(|raw| Eviction { raw }).collect()
+    }
 }
 
 fn definition(raw: fb::Definition<'_>) -> Result<TableDefinition, FormatError> {
@@ -155,6 +164,8 @@ fn definition(raw: fb::Definition<'_>) -> Result<TableDefinition, FormatError> {
         algorithm: TableAlgorithm::from_code(raw.algorithm())?,
         key,
         columns,
+        scoped: raw.scoped(),
+        row_security: raw.row_security(),
     })
 }
 
@@ -168,7 +179,7 @@ fn column(raw: fb::Column<'_>) -> Result<ColumnDefinition, FormatError> {
     })
 }
 
-fn structure(part: &'static str, found: usize, wanted: usize) -> FormatError {
+pub(super) fn structure(part: &'static str, found: usize, wanted: usize) -> FormatError {
     let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     FormatError::Structure { part, found: number(found), wanted: number(wanted) }
 }
@@ -214,9 +225,6 @@ impl<'a> Changes<'a> {
     /// Starts reading the rows.
     #[must_use]
     pub fn rows(&self) -> RowCursor<'a> {
-        let cursors = |columns: Option<Vector<'a, flatbuffers::ForwardsUOffset<fb::Values<'a>>>>| {
-            columns.into_iter().flatten().map(ValuesCursor::new).collect::<Vec<_>>()
-        };
         RowCursor {
             changes: *self,
             keys: cursors(self.raw.keys()),
@@ -228,6 +236,12 @@ impl<'a> Changes<'a> {
         }
     }
 
+    /// Who reads the rows; None where everybody does.
+    #[must_use]
+    pub fn scopes(&self) -> Option<Scopes<'a>> {
+        Scopes::of(self.raw)
+    }
+
     pub(super) fn sites(&self) -> Vec<SiteId> {
         self.site_ids.as_chunks().0.iter().map(|bytes| SiteId::from_bytes(*bytes)).collect()
     }
@@ -237,23 +251,13 @@ impl<'a> Changes<'a> {
         let keys = self.raw.keys().map_or(0, |keys| keys.len());
         let columns = self.raw.columns().map_or(0, |columns| columns.len());
         let values = self.raw.values().map_or(0, |values| values.len());
-        if keys == 0 {
-            return Err(structure("rows: key columns", 0, 1));
-        }
         if keys.saturating_add(columns) > COLUMNS_MAX {
             return Err(structure("rows: columns", keys.saturating_add(columns), COLUMNS_MAX));
         }
         if values != columns {
             return Err(structure("rows: value columns", values, columns));
         }
-        // Every part of a key takes bytes, so that a row count is bounded by the size of the payload.
-        for key in self.raw.keys().into_iter().flatten() {
-            let fixed = key.fixed().map_or(0, |fixed| fixed.len());
-            let parts = key.lengths().map_or(0, |lengths| lengths.len()).saturating_add(fixed);
-            if parts < rows {
-                return Err(structure("rows: key parts", parts, rows));
-            }
-        }
+        check_keys(self.raw.keys(), rows)?;
         let bitmap = rows.saturating_mul(columns).div_ceil(8);
         for (part, found) in [
             ("rows: presence bitmap", self.raw.present().map(|bits| bits.len())),
@@ -265,6 +269,33 @@ impl<'a> Changes<'a> {
         }
         Ok(())
     }
+}
+
+type Columns<'a> = Option<Vector<'a, flatbuffers::ForwardsUOffset<fb::Values<'a>>>>;
+
+/// Starts reading the values of columns.
+pub(super) fn cursors<'a>(columns: Columns<'a>) -> Vec<ValuesCursor<'a>> {
+    columns.into_iter().flatten().map(ValuesCursor::new).collect()
+}
+
+/// Checks that there are keys of so many rows.
+pub(super) fn check_keys(keys: Columns<'_>, rows: usize) -> Result<(), FormatError> {
+    let count = keys.map_or(0, |keys| keys.len());
+    if count == 0 {
+        return Err(structure("rows: key columns", 0, 1));
+    }
+    if count > COLUMNS_MAX {
+        return Err(structure("rows: columns", count, COLUMNS_MAX));
+    }
+    // Every part of a key takes bytes, so that a row count is bounded by the size of the payload.
+    for key in keys.into_iter().flatten() {
+        let fixed = key.fixed().map_or(0, |fixed| fixed.len());
+        let parts = key.lengths().map_or(0, |lengths| lengths.len()).saturating_add(fixed);
+        if parts < rows {
+            return Err(structure("rows: key parts", parts, rows));
+        }
+    }
+    Ok(())
 }
 
 /// One cell of a row.
@@ -321,15 +352,7 @@ impl<'a> RowCursor<'a> {
         };
         let hlc = entry(raw.hlcs(), self.at, "row clocks")?;
         self.row.stamp = self.stamp(hlc, entry(raw.sites(), self.at, "row sites")?)?;
-        self.row.key.clear();
-        for key in &mut self.keys {
-            self.row.key.push(key.next_value()?);
-        }
-        // Takes no bytes, so that alone in a payload it would not be read again; and no engine has such a key.
-        let parts = self.row.key.iter().filter(|part| !matches!(part, ValueRef::Null)).count();
-        if parts < self.keys.len() {
-            return Err(structure("row key: parts that are not NULL", parts, self.keys.len()));
-        }
+        read_key(&mut self.keys, &mut self.row.key)?;
         self.row.cells.clear();
         for column in 0..self.values.len() {
             self.read_cell(column)?;

@@ -147,4 +147,8 @@ pub struct TableDefinition {
     pub key: Vec<ColumnDefinition>,
     /// All other columns that travel.
     pub columns: Vec<ColumnDefinition>,
+    /// Its rows have readers of their own.
+    pub scoped: bool,
+    /// Postgres decides row by row who reads it. Without scopes it is then read with API keys only.
+    pub row_security: bool,
 }

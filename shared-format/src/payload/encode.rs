@@ -6,7 +6,9 @@ use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
 use super::decode::{Changes, Collection};
 use super::definition::{ColumnDefinition, TableDefinition};
+use super::eviction::{self, EvictionBuilder};
 use super::generated::cloudsync as fb;
+use super::scopes::ScopesBuilder;
 use super::values::{self, ValuesBuilder, copy_vector, filled, one_if_alike};
 use crate::clock::{SiteId, Stamp};
 use crate::merge::RowKind;
@@ -45,6 +47,7 @@ pub struct ChangesBuilder {
     cell_hlcs: Vec<u64>,
     cell_sites: Vec<u32>,
     values: Vec<ValuesBuilder>,
+    scopes: ScopesBuilder,
 }
 
 impl ChangesBuilder {
@@ -66,6 +69,7 @@ impl ChangesBuilder {
             cell_hlcs: Vec::new(),
             cell_sites: Vec::new(),
             values: core::iter::repeat_with(ValuesBuilder::default).take(columns.len()).collect(),
+            scopes: ScopesBuilder::default(),
         }
     }
 
@@ -107,6 +111,18 @@ impl ChangesBuilder {
         assert!(cells.next().is_none(), "a cell names one of the columns");
     }
 
+    /// Says of the last row which scopes' readers read it before. All rows of a batch say so, or none.
+    pub fn old_scopes(&mut self, names: &[impl AsRef<str>]) {
+        let list = self.scopes.list(names);
+        self.scopes.old.push(list);
+    }
+
+    /// Says of the last row which scopes' readers read it now. All rows of a batch say so, or none.
+    pub fn new_scopes(&mut self, names: &[impl AsRef<str>]) {
+        let list = self.scopes.list(names);
+        self.scopes.new.push(list);
+    }
+
     /// Number of rows so far.
     #[must_use]
     pub fn rows(&self) -> usize {
@@ -133,6 +149,7 @@ impl ChangesBuilder {
         };
         self.row_sites.iter_mut().chain(&mut self.cell_sites).for_each(renumber);
         let rows = u32::try_from(self.kinds.len()).expect("a batch is cut long before 4 billion rows");
+        let scopes = self.scopes.finish(fbb, self.kinds.len());
         one_if_alike(&mut self.kinds);
         one_if_alike(&mut self.hlcs);
         one_if_alike(&mut self.row_sites);
@@ -154,9 +171,9 @@ impl ChangesBuilder {
             cell_hlcs: filled(fbb, &self.cell_hlcs),
             cell_sites: filled(fbb, &self.cell_sites),
             values: Some(fbb.create_vector(&values)),
-            scope_names: None,
-            old_scopes: None,
-            new_scopes: None,
+            scope_names: scopes.names,
+            old_scopes: scopes.old,
+            new_scopes: scopes.new,
         };
         fb::Changes::create(fbb, &args)
     }
@@ -194,6 +211,7 @@ pub struct PayloadBuilder {
     changes: Vec<WIPOffset<fb::Changes<'static>>>,
     reloads: Vec<WIPOffset<fb::Reload<'static>>>,
     collections: Vec<WIPOffset<fb::Collection<'static>>>,
+    evictions: Vec<WIPOffset<fb::Eviction<'static>>>,
 }
 
 impl PayloadBuilder {
@@ -217,6 +235,8 @@ impl PayloadBuilder {
             algorithm: definition.algorithm.code(),
             key: Some(fbb.create_vector(&key)),
             columns: Some(fbb.create_vector(&columns)),
+            scoped: definition.scoped,
+            row_security: definition.row_security,
         };
         let offset = fb::Definition::create(&mut self.fbb, &args);
         self.definitions.push(offset);
@@ -243,7 +263,20 @@ impl PayloadBuilder {
         self.changes.push(offset);
     }
 
-    /// Adds rows of a parsed payload by copying their vectors; only the sites are numbered anew.
+    /// Adds collected keys of rows to forget.
+    pub fn push_eviction(&mut self, eviction: EvictionBuilder) {
+        let offset = eviction.finish(&mut self.fbb);
+        self.evictions.push(offset);
+    }
+
+    /// Adds all rows of a parsed batch as rows to forget.
+    pub fn evict_all(&mut self, changes: &Changes<'_>) {
+        let offset = eviction::of_all(&mut self.fbb, changes);
+        self.evictions.push(offset);
+    }
+
+    /// Adds rows of a parsed payload by copying their vectors; only the sites are numbered anew. Scopes are left
+    /// out: they are for the hub alone.
     pub fn append(&mut self, changes: &Changes<'_>) {
         let ordinals: Vec<u32> = changes.sites().iter().map(|site| self.sites.ordinal(*site)).collect();
         let rows = changes.raw;
@@ -286,6 +319,7 @@ impl PayloadBuilder {
             && self.changes.is_empty()
             && self.reloads.is_empty()
             && self.collections.is_empty()
+            && self.evictions.is_empty()
     }
 
     /// Returns the bare FlatBuffers bytes.
@@ -299,6 +333,7 @@ impl PayloadBuilder {
             changes: (!self.changes.is_empty()).then(|| fbb.create_vector(&self.changes)),
             reloads: (!self.reloads.is_empty()).then(|| fbb.create_vector(&self.reloads)),
             collections: (!self.collections.is_empty()).then(|| fbb.create_vector(&self.collections)),
+            evictions: (!self.evictions.is_empty()).then(|| fbb.create_vector(&self.evictions)),
         };
         let root = fb::Payload::create(fbb, &args);
         fb::finish_payload_buffer(fbb, root);

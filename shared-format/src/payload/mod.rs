@@ -7,7 +7,9 @@
 mod decode;
 mod definition;
 mod encode;
+mod eviction;
 mod frame;
+mod scopes;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -25,7 +27,9 @@ mod generated;
 pub use decode::{Cell, Changes, Collection, Payload, Reload, Row, RowCursor};
 pub use definition::{ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition};
 pub use encode::{ChangesBuilder, PayloadBuilder};
+pub use eviction::{Eviction, EvictionBuilder, KeyCursor};
 pub use frame::{Limits, decode_frame, encode_frame};
+pub use scopes::{SCOPE_EVERYBODY, Scopes};
 
 /// Columns of a tracked table, at most: see DESIGN section 15.
 pub const COLUMNS_MAX: usize = 1_000;

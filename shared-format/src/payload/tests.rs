@@ -135,6 +135,8 @@ fn definition() -> TableDefinition {
         algorithm: TableAlgorithm::Cls,
         key: vec![column(1, "id")],
         columns: vec![column(2, "title"), column(3, "done")],
+        scoped: true,
+        row_security: true,
     }
 }
 
@@ -200,7 +202,18 @@ fn read_all(bytes: &[u8]) -> Result<(), FormatError> {
     drop(payload.collections());
     for changes in payload.changes() {
         let mut cursor = changes.rows();
-        while cursor.next_row()?.is_some() {}
+        let mut row = 0;
+        while cursor.next_row()?.is_some() {
+            if let Some(scopes) = changes.scopes() {
+                scopes.before(row)?;
+                scopes.now(row)?;
+            }
+            row += 1;
+        }
+    }
+    for eviction in payload.evictions() {
+        let mut keys = eviction.keys();
+        while keys.next_key()?.is_some() {}
     }
     Ok(())
 }
@@ -211,6 +224,9 @@ fn no_changed_byte_makes_a_reader_panic() {
     builder.definition(&definition());
     builder.append(&Payload::parse(&encode(&sample())).unwrap().changes()[0]);
     builder.collection(Collection { table: 5, incarnation: 77, horizon: Hlc::from_raw(9) });
+    builder.evict_all(&Payload::parse(&encode(&sample())).unwrap().changes()[0]);
+    let (old, new) = (vec![vec!["a"], vec!["b"]], vec![vec!["b", "c"], vec![]]);
+    builder.push(scoped(&old, &new));
     let good = builder.finish();
     assert_eq!(read_all(&good), Ok(()));
     let mut refused = 0;
@@ -225,6 +241,90 @@ fn no_changed_byte_makes_a_reader_panic() {
         }
     }
     assert!(refused > good.len() / 2, "most changes are noticed even without the frame: {refused}");
+}
+
+/// Deletions of the rows 0, 1, ... with these readers before and after.
+fn scoped(old: &[Vec<&str>], new: &[Vec<&str>]) -> ChangesBuilder {
+    let mut changes = ChangesBuilder::new(5, 77, 2, 2, &COLUMNS);
+    for (key, (old, new)) in (0_i64..).zip(old.iter().zip(new)) {
+        changes.row(RowKind::Deleted, stamp(1, 1), &[ValueRef::Integer(key), ValueRef::Text("k")], &[]);
+        changes.old_scopes(old);
+        changes.new_scopes(new);
+    }
+    changes
+}
+
+fn check_scopes(old: &[Vec<&str>], new: &[Vec<&str>], agree: bool) {
+    let mut builder = PayloadBuilder::new();
+    builder.push(scoped(old, new));
+    let bytes = builder.finish();
+    let changes = Payload::parse(&bytes).unwrap().changes()[0];
+    let scopes = changes.scopes().unwrap();
+    assert_eq!(scopes.agree(), agree);
+    for row in 0..old.len() {
+        assert_eq!(
+            (scopes.before(row), scopes.now(row)),
+            (Ok(old[row].clone()), Ok(new[row].clone())),
+            "{row}"
+        );
+    }
+    let mut copy = PayloadBuilder::new();
+    copy.append(&changes);
+    let copied = copy.finish();
+    assert!(Payload::parse(&copied).unwrap().changes()[0].scopes().is_none(), "scopes stay at the hub");
+}
+
+#[test]
+fn readers_of_rows_read_back_and_are_left_out_of_copies() {
+    check_scopes(&[vec!["a"]], &[vec!["b", "c"]], true);
+    check_scopes(&[vec![], vec![]], &[vec!["a"], vec!["a"]], true);
+    check_scopes(&[vec![""], vec!["a"]], &[vec![], vec!["a", "b"]], false);
+}
+
+#[test]
+fn rows_without_readers_are_read_by_everybody() {
+    let bytes = encode(&sample());
+    assert!(Payload::parse(&bytes).unwrap().changes()[0].scopes().is_none());
+    let mut changes = ChangesBuilder::new(5, 77, 2, 1, &[]);
+    changes.row(RowKind::Deleted, stamp(1, 1), &[ValueRef::Integer(1)], &[]);
+    changes.new_scopes(&["a"]);
+    let mut builder = PayloadBuilder::new();
+    builder.push(changes);
+    let bytes = builder.finish();
+    let scopes = Payload::parse(&bytes).unwrap().changes()[0].scopes().unwrap();
+    assert_eq!((scopes.before(0), scopes.now(0)), (Ok(vec![SCOPE_EVERYBODY]), Ok(vec!["a"])));
+}
+
+#[test]
+fn rows_to_forget_read_back() {
+    let mut builder = PayloadBuilder::new();
+    let mut eviction = EvictionBuilder::new(5, 77, 2, 2);
+    eviction.key(&[ValueRef::Integer(1), ValueRef::Text("a")]);
+    eviction.key(&[ValueRef::Integer(3), ValueRef::Text("c")]);
+    builder.push_eviction(eviction);
+    builder.evict_all(&Payload::parse(&encode(&sample()[..2])).unwrap().changes()[0]);
+    assert!(!builder.is_empty());
+    let bytes = builder.finish();
+    let evictions = Payload::parse(&bytes).unwrap().evictions();
+    let mut found = Vec::new();
+    for eviction in &evictions {
+        assert_eq!((eviction.table(), eviction.incarnation(), eviction.version()), (5, 77, 2));
+        let mut keys = eviction.keys();
+        while let Some(key) = keys.next_key().unwrap() {
+            found.push(key.to_vec());
+        }
+    }
+    let key = |part, text| vec![ValueRef::Integer(part), ValueRef::Text(text)];
+    assert_eq!(found, [key(1, "a"), key(3, "c"), key(1, "a"), key(2, "")]);
+}
+
+#[test]
+fn rows_to_forget_without_keys_are_refused() {
+    let mut builder = PayloadBuilder::new();
+    builder.push_eviction(EvictionBuilder::new(5, 77, 2, 0));
+    let part = "rows: key columns";
+    let refused = Payload::parse(&builder.finish()).map(drop);
+    assert_eq!(refused, Err(FormatError::Structure { part, found: 0, wanted: 1 }));
 }
 
 #[test]

@@ -119,6 +119,8 @@ fn definition(batch: &Batch, number: u32) -> TableDefinition {
             .unwrap_or(TableAlgorithm::Cls),
         key,
         columns,
+        scoped: false,
+        row_security: false,
     }
 }
 
