@@ -2,6 +2,8 @@
 //!
 //! Invariant: fixed width for every number, so that a LIST comes in the order of the numbers.
 
+use std::fmt;
+
 use crate::cursor::SnapshotId;
 use crate::position::{Lsn, Position};
 
@@ -61,8 +63,7 @@ impl Keys {
     /// One segment.
     #[must_use]
     pub fn segment(&self, epoch: u32, name: &SegmentName) -> String {
-        let SegmentName { previous, last, fence } = name;
-        format!("{}{}-{}-{fence:016x}.seg", self.segments(epoch), previous.to_hex(), last.to_hex())
+        format!("{}{name}", self.segments(epoch))
     }
 
     /// Folder of one epoch's idle markers.
@@ -104,8 +105,16 @@ impl Keys {
     }
 }
 
+/// The last part of the segment's key.
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SegmentName { previous, last, fence } = self;
+        write!(f, "{}-{}-{fence:016x}.seg", previous.to_hex(), last.to_hex())
+    }
+}
+
 impl SegmentName {
-    /// Reads the last part of a segment's key.
+    /// Reads what `Display` writes.
     #[must_use]
     pub fn parse(name: &str) -> Option<SegmentName> {
         let mut parts = name.strip_suffix(".seg")?.split('-');

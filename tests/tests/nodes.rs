@@ -160,3 +160,35 @@ fn another_node_leads_within_five_seconds_of_one_that_vanished_and_a_late_write_
     assert_eq!(device.rows("select id from writes where what = 'update'"), Vec::<String>::new());
     assert!(second.is_leading(), "a node that comes back does not take the lead");
 }
+
+/// How often a hub has listed what its store holds.
+fn lists(hub: &Hub) -> f64 {
+    let text = hub.get("/metrics").body;
+    let line = text.lines().find_map(|line| {
+        line.strip_prefix("cloudsync_store_seconds_count{operation=\"list\"} ")?.parse().ok()
+    });
+    line.unwrap_or_else(|| panic!("lists are counted:\n{text}"))
+}
+
+#[test]
+fn a_node_that_does_not_lead_is_told_of_what_is_new() {
+    let mut stage = Stage::new(Setting::PLAIN);
+    stage.play(&["pg: insert into todo values ('p', 'from postgres', null, 0)", "a: sync", "all: settle"]);
+    let mut second = stage.hub.beside(&stage.database);
+    second.start_again();
+    let device = stage.stranger("device");
+    device.join(&second.address(), API_KEY);
+    device.sync();
+    let listed = lists(&second);
+    let forged = "select pg_notify('cloudsync_segments', '1-00000001 nothing that is signed')";
+    for round in 1..=20 {
+        stage.postgres.run(forged);
+        stage.postgres.run(&format!("update todo set done = {round} where id = 'p'"));
+        wait::until("the device sees what is new", || {
+            device.sync_waiting(500);
+            (device.value("select done from todo") == round.to_string()).then_some(())
+        });
+    }
+    // One when it began to listen, and one now and then in case that something was not heard.
+    assert!(lists(&second) - listed <= 3.0, "{} lists for 20 changes", lists(&second) - listed);
+}

@@ -3,6 +3,7 @@
 //! Written by ingest, or by what a follower finds in the store; read by downloads. The locks are held for short
 //! steps only, never while anything is awaited.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::watch;
@@ -22,6 +23,10 @@ const TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub(crate) struct Log {
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// The leader tells this node of every new segment.
+    is_told: AtomicBool,
+    /// There may be something that this node was not told of.
+    is_in_doubt: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +67,12 @@ pub(crate) enum Step {
 
 impl Log {
     pub(crate) fn new() -> Log {
-        Log { state: Mutex::default(), changed: watch::Sender::new(()) }
+        Log {
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+            is_told: AtomicBool::new(false),
+            is_in_doubt: AtomicBool::new(true),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -158,6 +168,46 @@ impl Log {
         }
         drop(state);
         self.wake();
+    }
+
+    /// Begins or ends to be told of new segments by the leader.
+    pub(crate) fn set_told(&self, is_told: bool) {
+        self.is_told.store(is_told, Ordering::Release);
+        self.doubt();
+    }
+
+    /// Whether the leader tells of new segments.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_told.load(Ordering::Acquire)
+    }
+
+    /// Notes that there may be something that this node was not told of.
+    pub(crate) fn doubt(&self) {
+        self.is_in_doubt.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether there may be something that this node was not told of.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt.load(Ordering::Acquire)
+    }
+
+    /// Notes that the store is looked at now.
+    pub(crate) fn end_doubt(&self) {
+        self.is_in_doubt.store(false, Ordering::Release);
+    }
+
+    /// Takes what the leader tells of the epoch that it leads.
+    pub(crate) fn hear(&self, epoch: EpochId, segments: &[SegmentName]) {
+        if self.epoch_id() != Some(epoch) {
+            return self.doubt();
+        }
+        let news = segments.iter().filter(|name| self.add_segment(epoch, **name)).count();
+        if self.is_broken() {
+            self.doubt();
+        } else if news > 0 {
+            self.wake();
+        }
     }
 
     /// Wakes all readers.

@@ -1,4 +1,4 @@
-//! How a node that does not lead learns what is new: by LIST, while a client waits.
+//! How a node that does not lead learns what it was not told of: by LIST, while a client waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,13 +47,20 @@ impl Refresh {
     /// Waits until it is time to look.
     pub(super) async fn when_due(&self) {
         let pace = *self.pace.lock().await;
-        tokio::time::sleep_until(pace.due(pace.interval)).await;
+        if !self.log.is_in_doubt() {
+            tokio::time::sleep_until(pace.due(self.interval(&pace))).await;
+        }
+    }
+
+    /// Time between two looks: who is told of what is new need not look often.
+    fn interval(&self, pace: &Pace) -> Duration {
+        if self.log.is_told() { INTERVAL_MAX } else { pace.interval }
     }
 
     /// Looks, unless somebody just did.
     pub(super) async fn run(&self) -> Result<()> {
         let mut pace = self.pace.lock().await;
-        if pace.due(pace.interval) > Instant::now() {
+        if !self.log.is_in_doubt() && pace.due(self.interval(&pace)) > Instant::now() {
             return Ok(());
         }
         let news = self.look().await?;
@@ -64,7 +71,8 @@ impl Refresh {
     /// Looks for a client that has just come, unless somebody did within the shortest interval.
     pub(super) async fn at_once(&self) -> Result<()> {
         let mut pace = self.pace.lock().await;
-        if pace.due(INTERVAL_MIN) > Instant::now() {
+        let interval = if self.log.is_told() { INTERVAL_MAX } else { INTERVAL_MIN };
+        if !self.log.is_in_doubt() && pace.due(interval) > Instant::now() {
             return Ok(());
         }
         let news = self.look().await?;
@@ -74,6 +82,16 @@ impl Refresh {
 
     /// Takes what is new in the store; says whether there was anything.
     async fn look(&self) -> Result<bool> {
+        // Before the LIST: what is told while it runs may not be in it.
+        self.log.end_doubt();
+        let looked = self.take_news().await;
+        if looked.is_err() {
+            self.log.doubt();
+        }
+        looked
+    }
+
+    async fn take_news(&self) -> Result<bool> {
         let Some(newest) = self.archive.newest_epoch().await? else { return Ok(false) };
         let mut news = false;
         for _ in 0..LIST_TRIES {

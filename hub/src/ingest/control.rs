@@ -1,18 +1,21 @@
 //! The ordinary connection of a leader: the advisory lock, the fence number, and what SQL alone can tell.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{AsyncMessage, Client, Row};
 
+use super::news::CHANNEL;
 use crate::error::{Error, Result};
 use crate::ground::{PLUGIN, Slot};
 use crate::keys::Fence;
 use crate::position::Lsn;
-use crate::postgres::{PostgresUrl, TlsConnector, connect};
+use crate::postgres::{Connection, PostgresUrl, TlsConnector, connect};
 use crate::snapshot::visibility::PgSnapshot;
 
 /// Key of the advisory lock: "cloudsync" cut to eight bytes, read as a number. Locks are per database.
@@ -20,6 +23,9 @@ const LOCK_KEY: i64 = 0x636c_6f75_6473_796e;
 
 /// Longest wait for an answer; the lock may be lost when the server is silent for longer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Most notifications that are kept; what comes beyond is looked for in the store.
+const NOTIFICATIONS_MAX: usize = 256;
 
 /// How often the holder of the lock says something.
 const PULSE_INTERVAL: Duration = Duration::from_millis(500);
@@ -32,6 +38,8 @@ pub(crate) struct Control {
     url: PostgresUrl,
     client: Client,
     driver: JoinHandle<()>,
+    heard: Mutex<mpsc::Receiver<String>>,
+    missed: Arc<AtomicBool>,
 }
 
 impl Drop for Control {
@@ -44,11 +52,10 @@ impl Control {
     pub(crate) async fn connect(url: &PostgresUrl) -> Result<Control> {
         let tls = TlsConnector::new(url)?;
         let (client, connection) = connect(url, &tls).await?;
-        let driver = tokio::spawn(async move {
-            // Whoever waits for an answer is told the same error.
-            drop(connection.await);
-        });
-        Ok(Control { url: url.clone(), client, driver })
+        let (sender, heard) = mpsc::channel(NOTIFICATIONS_MAX);
+        let missed = Arc::new(AtomicBool::new(false));
+        let driver = tokio::spawn(drive(connection, sender, Arc::clone(&missed)));
+        Ok(Control { url: url.clone(), client, driver, heard: Mutex::new(heard), missed })
     }
 
     /// The server that it speaks to.
@@ -68,6 +75,31 @@ impl Control {
     /// Says something on the connection, so that other hubs see that this one is alive.
     async fn say(&self) -> Result<()> {
         answered(self.client.simple_query("select 1")).await.map(drop)
+    }
+
+    /// Begins to hear of new segments.
+    pub(crate) async fn listen(&self) -> Result<()> {
+        answered(self.client.batch_execute(&format!("listen {CHANNEL}"))).await
+    }
+
+    /// Hears of new segments no more.
+    pub(crate) async fn unlisten(&self) -> Result<()> {
+        answered(self.client.batch_execute(&format!("unlisten {CHANNEL}"))).await
+    }
+
+    /// Waits for a notification; none when the connection is lost.
+    pub(crate) async fn heard(&self) -> Option<String> {
+        self.heard.lock().await.recv().await
+    }
+
+    /// Whether there were more notifications than could be kept, since it was last asked.
+    pub(crate) fn has_missed_some(&self) -> bool {
+        self.missed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Tells other nodes of new segments.
+    pub(crate) async fn tell(&self, text: &str) -> Result<()> {
+        self.one("select pg_catalog.pg_notify($1, $2)", &[&CHANNEL, &text]).await.map(drop)
     }
 
     /// Ends the hub that holds the lock if it has been silent for so long; says whether there was one.
@@ -164,6 +196,22 @@ impl Control {
     /// What a query sees now.
     pub(crate) async fn snapshot(&self) -> Result<PgSnapshot> {
         read_snapshot(self.one("select pg_catalog.pg_current_snapshot()::text", &[]).await?.get(0))
+    }
+}
+
+/// Drives the connection until it ends, and keeps the notifications that come on it.
+async fn drive(mut connection: Connection, heard: mpsc::Sender<String>, missed: Arc<AtomicBool>) {
+    loop {
+        match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            Some(Ok(AsyncMessage::Notification(notification))) => {
+                if heard.try_send(notification.payload().to_owned()).is_err() {
+                    missed.store(true, Ordering::Release);
+                }
+            }
+            Some(Ok(_)) => {}
+            // Whoever waits for an answer is told the same error.
+            Some(Err(_)) | None => return,
+        }
     }
 }
 

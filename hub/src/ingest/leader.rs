@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::IntGauge;
 use shared_format::payload::Payload;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -16,6 +16,7 @@ use super::control::Control;
 use super::gather::Gatherer;
 use super::ground::{Ground, random_tag};
 use super::lag::{Unstored, postgres_time};
+use super::news::{News, SEGMENTS_MAX};
 use super::outbox::{Destination, Outbox, Stored};
 use super::verify::{Skip, Verifier};
 use super::{Ingest, IngestStatus, RETRY_MIN};
@@ -23,6 +24,7 @@ use crate::definitions::Definitions;
 use crate::epoch::{Epoch, EpochId, EpochReason};
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
+use crate::keys::SegmentName;
 use crate::position::{Lsn, Position};
 use crate::replication::{
     FrameMessage, ReplicationConnection, ReplicationStream, StreamMessage, TransactionFrame,
@@ -104,7 +106,7 @@ impl Ingest {
         let snapshot = control.snapshot().await?;
         let fence = control.next_fence().await?;
         let (definitions, stored_within) = self.known_definitions(control, epoch, &index).await?;
-        let verifier = Verifier::new(control.message_key().await?);
+        let key = control.message_key().await?;
         let end = index.last();
         let stream = start(control, connection, &slot).await?;
         self.archive.put_server_start(epoch.id, control.server_start().await?).await?;
@@ -118,6 +120,7 @@ impl Ingest {
         tracing::info!(database = self.database.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
 
         let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
+        let (news, stored_names) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&outbox).run(Destination {
             archive: self.archive.clone(),
@@ -126,7 +129,9 @@ impl Ingest {
             definitions: Arc::clone(&definitions),
             epoch: epoch.id,
             fence,
+            news,
         }));
+        tasks.spawn(tell(Arc::clone(control), epoch.id, key.clone(), stored_names));
         let mut heartbeat = JoinSet::new();
         heartbeat.spawn(beat(
             Arc::clone(control),
@@ -138,7 +143,7 @@ impl Ingest {
             ingest: self,
             control,
             epoch,
-            verifier,
+            verifier: Verifier::new(key),
             definitions,
             stored: outbox.stored(),
             outbox,
@@ -476,6 +481,26 @@ async fn start(
                 connection = ReplicationConnection::connect(control.url()).await?;
             }
             other => return other,
+        }
+    }
+}
+
+/// Tells other nodes that an epoch is led, and of each segment that is stored.
+async fn tell(
+    control: Arc<Control>,
+    epoch: EpochId,
+    key: Vec<u8>,
+    mut stored: mpsc::UnboundedReceiver<SegmentName>,
+) {
+    let mut news = News { epoch, segments: Vec::new() };
+    loop {
+        if let Err(error) = control.tell(&news.sign(&key)).await {
+            // They find it in the store, later; the lock's connection is watched elsewhere.
+            tracing::debug!(problem = error.logged(), "other nodes were not told");
+        }
+        news.segments.clear();
+        if stored.recv_many(&mut news.segments, SEGMENTS_MAX).await == 0 {
+            return;
         }
     }
 }

@@ -6,10 +6,12 @@
 
 pub(crate) mod archive;
 mod control;
+mod follow;
 mod gather;
 mod ground;
 mod lag;
 mod leader;
+mod news;
 mod outbox;
 mod replay;
 mod verify;
@@ -105,6 +107,7 @@ impl Ingest {
                 () = asked(&mut shutdown) => Ok(()),
             };
             self.log.stop_leading();
+            self.log.set_told(false);
             let Err(error) = outcome else { return };
             self.metrics.behind.cut_off();
             self.note_failure(&error);
@@ -123,6 +126,7 @@ impl Ingest {
     pub(crate) async fn take_turns(&self, url: &PostgresUrl) -> Result<()> {
         let control = Arc::new(Control::connect(url).await?);
         let mut checked = None;
+        let mut key: Option<Vec<u8>> = None;
         while !control.try_lock().await? {
             self.open_from_store().await?;
             if self.log.epoch_id() != checked {
@@ -137,10 +141,16 @@ impl Ingest {
                 let database = self.database.as_str();
                 tracing::warn!(database, "the leading hub is silent, its connections to postgres were ended");
                 tokio::time::sleep(RETRY_MIN).await;
-            } else {
-                tokio::time::sleep(jittered(LOCK_INTERVAL)).await;
+                continue;
             }
+            let key = match &mut key {
+                Some(key) => key,
+                None => key.insert(self.listen(&control).await?),
+            };
+            self.hear(&control, key, LOCK_INTERVAL).await;
         }
+        self.log.set_told(false);
+        control.unlisten().await?;
         // It ends with this turn.
         let mut signs = JoinSet::new();
         signs.spawn(control::pulse(Arc::clone(&control)));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::archive::Archive;
 use super::gather::Gathered;
@@ -69,6 +69,8 @@ pub(crate) struct Destination {
     pub(crate) definitions: Arc<Mutex<Definitions>>,
     pub(crate) epoch: EpochId,
     pub(crate) fence: Fence,
+    /// Takes the name of each segment that is stored.
+    pub(crate) news: mpsc::UnboundedSender<SegmentName>,
 }
 
 impl Outbox {
@@ -155,6 +157,8 @@ impl Outbox {
         to.write(&Write::Segment(segment)).await;
         to.metrics.segments_written.inc();
         to.log.add_segment(to.epoch, name);
+        // Nobody to tell means that the reign ends.
+        let _ended = to.news.send(name);
         let mut waiting = self.waiting();
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
         drop(waiting);
