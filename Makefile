@@ -18,7 +18,7 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 unit_crates := -p shared-format -p schema-mapping -p sqlite_sync -p hub
 tidy := cargo test --package tests --test tidy
 
-.PHONY: help demo test check test-unit test-postgres test-majors test-store test-e2e test-memory fuzz generate bench bench-sqlite bench-postgres dist
+.PHONY: help demo test check test-unit test-postgres test-majors test-store test-e2e test-memory fuzz generate bench bench-sqlite bench-postgres bench-hub dist
 .PHONY: build-tools test-tools
 
 help: ## Lists these targets.
@@ -73,6 +73,11 @@ bench-postgres: dist ## Prints figures of the Postgres side beside plain Postgre
 	cargo run --quiet --release --package bench --bin postgres -- \
 		rows=$(or $(ROWS),100000) decoded=$(or $(DECODED),1000000) filled=$(or $(FILLED),10000000) \
 		runs=$(or $(RUNS),5) $(addprefix only=,$(ONLY))
+
+bench-hub: dist ## Prints figures of the hub (ROWS, WAITING, COMMITS, SECONDS, ONLY).
+	cargo run --quiet --release --package bench --bin hub-bench -- \
+		rows=$(or $(ROWS),1000000) waiting=$(or $(WAITING),10000) commits=$(or $(COMMITS),500) \
+		seconds=$(or $(SECONDS),10) $(addprefix only=,$(ONLY))
 
 dist: build-tools ## Builds the artefacts in dist/; DESTDIR=... installs them.
 	$(scripts)/dist.sh

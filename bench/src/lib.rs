@@ -1,5 +1,7 @@
 //! What the benchmarks have in common: how figures of several runs become one, and under which load they were taken.
 
+pub mod arrival;
+
 use std::fs;
 
 /// The middle one of the values of several runs; there has to be one.

@@ -137,6 +137,11 @@ impl Hub {
         self.process.as_ref().is_some_and(Process::is_running)
     }
 
+    /// Returns the process's id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the hub runs").pid()
+    }
+
     /// Returns the address that clients are given.
     pub fn address(&self) -> String {
         format!("{}/{}", self.base(), self.database)
