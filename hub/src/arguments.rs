@@ -15,6 +15,8 @@ environment:
   CLOUDSYNC_LISTEN, CLOUDSYNC_STORE                    override `listen` and `store` of the file
   CLOUDSYNC_DATABASE_<NAME>_URL                        overrides `url` of a database; - in its name is _ here
   CLOUDSYNC_DATABASE_<NAME>_API_KEYS                   overrides its `api_keys`: key or key:role, by commas
+  CLOUDSYNC_DATABASE_<NAME>_JWT_SECRET                 overrides `secret` of its `jwt`
+  CLOUDSYNC_MONITORING_KEY                             overrides `monitoring_key`
   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY             credentials of a store in S3
   AWS_SESSION_TOKEN, AWS_REGION
   CLOUDSYNC_LOG                                        which events are logged; default info

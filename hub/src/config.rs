@@ -8,12 +8,16 @@
 //! |---|---|
 //! | `listen` | `CLOUDSYNC_LISTEN` |
 //! | `store` | `CLOUDSYNC_STORE` |
+//! | `trusted_proxies`, `connections_max`, `monitoring_key`, `tls` | see `config/edges.rs` |
 //! | `url` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_URL` |
 //! | `api_keys` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_API_KEYS`, as `key` or `key:role`, by commas |
+//! | `jwt` of database `my-app`, a table | its `secret`: `CLOUDSYNC_DATABASE_MY_APP_JWT_SECRET`; see `config/auth.rs` |
 //!
 //! `CLOUDSYNC_LOG` and `CLOUDSYNC_LOG_FORMAT` say what is logged and how; they have no key.
 //! S3 credentials come from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` only.
 
+mod auth;
+mod edges;
 mod location;
 mod tree;
 
@@ -22,6 +26,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
+pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
 pub use location::{S3Credentials, S3Location, StoreLocation};
 
 use crate::auth::api_key::{ApiKey, ApiKeys};
@@ -80,8 +86,10 @@ pub struct DatabaseConfig {
     pub name: DatabaseName,
     /// Where its Postgres is.
     pub url: PostgresUrl,
-    /// Who may use it.
+    /// Who may use it by a key.
     pub api_keys: ApiKeys,
+    /// Whose tokens count, if any do.
+    pub tokens: Option<TokenConfig>,
 }
 
 /// Everything that `hub serve` is told.
@@ -91,6 +99,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where segments and snapshots are kept.
     pub store: StoreLocation,
+    /// The edges of the server.
+    pub edges: EdgesConfig,
     /// The databases, in the order of the file; at least one.
     pub databases: Vec<DatabaseConfig>,
 }
@@ -106,7 +116,7 @@ impl Config {
     /// Reads a configuration from the text of a file, under the variables of the environment.
     pub fn parse(text: &str, environment: &Environment) -> Result<Config> {
         let root = Node::parse(text)?;
-        root.only(&["listen", "store", "database"])?;
+        root.only(&[&["listen", "store", "database"][..], &EdgesConfig::KEYS].concat())?;
         let listen = overridden(environment, "CLOUDSYNC_LISTEN", || root.text("listen"))?;
         let store = overridden(environment, "CLOUDSYNC_STORE", || root.text("store"))?;
         let databases = root
@@ -118,6 +128,7 @@ impl Config {
         Ok(Config {
             listen: read_listen(&listen)?,
             store: StoreLocation::parse(&store.key, &store.text, environment)?,
+            edges: EdgesConfig::read(&root, environment)?,
             databases,
         })
     }
@@ -155,7 +166,7 @@ fn read_listen(listen: &Sourced) -> Result<SocketAddr> {
 }
 
 fn read_database(node: &Node<'_>, environment: &Environment) -> Result<DatabaseConfig> {
-    node.only(&["name", "url", "api_keys"])?;
+    node.only(&["name", "url", "api_keys", "jwt"])?;
     let name = node.text("name")?;
     let name = DatabaseName::new(&name.text).ok_or_else(|| {
         let wanted = "1 to 63 lower-case letters, digits, - and _, beginning with a letter or digit";
@@ -170,13 +181,14 @@ fn read_database(node: &Node<'_>, environment: &Environment) -> Result<DatabaseC
         Some(text) => read_keys_of_variable(&keys_variable, text)?,
         None => node.list("api_keys")?.iter().map(read_key).collect::<Result<Vec<_>>>()?,
     };
+    let tokens = TokenConfig::read(node, &variable("JWT_SECRET"), environment)?;
     let place = node.place("api_keys");
-    if api_keys.is_empty() {
-        return Err(wrong(&place, "an empty list", "at least one key"));
+    if api_keys.is_empty() && tokens.is_none() {
+        return Err(wrong(&place, "an empty list", "at least one key, or a table jwt"));
     }
     let api_keys =
         ApiKeys::new(api_keys).ok_or_else(|| wrong(&place, "the same key twice", "different keys"))?;
-    Ok(DatabaseConfig { name, url, api_keys })
+    Ok(DatabaseConfig { name, url, api_keys, tokens })
 }
 
 fn read_key(node: &Node<'_>) -> Result<ApiKey> {
@@ -222,9 +234,9 @@ fn check_databases(databases: &[DatabaseConfig], environment: &Environment) -> R
     }
     for variable in environment.keys() {
         let Some(rest) = variable.strip_prefix(DATABASE_VARIABLE) else { continue };
-        let name = rest.strip_suffix("_URL").or_else(|| rest.strip_suffix("_API_KEYS"));
-        if !name.is_some_and(|name| variables.contains_key(name)) {
-            let wanted = "CLOUDSYNC_DATABASE_<NAME>_URL or _API_KEYS, with a name of the file";
+        let mut names = ["_URL", "_API_KEYS", "_JWT_SECRET"].iter().filter_map(|key| rest.strip_suffix(key));
+        if !names.any(|name| variables.contains_key(name)) {
+            let wanted = "CLOUDSYNC_DATABASE_<NAME>_URL, _API_KEYS or _JWT_SECRET, with a name of the file";
             return Err(wrong(variable, "a variable for no configured key", wanted));
         }
     }

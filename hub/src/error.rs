@@ -241,6 +241,14 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The keys that a service publishes for its tokens cannot be had.
+    #[error("keys at {url} cannot be had: {reason}")]
+    KeySet {
+        /// Where they are published.
+        url: String,
+        /// What happened instead.
+        reason: String,
+    },
     /// The operating system gives no random bytes.
     #[error("operating system gives no random bytes")]
     RandomBytes,
@@ -286,6 +294,7 @@ impl Error {
             | Error::ReplicationAuthentication { .. }
             | Error::UnknownDefinition { .. }
             | Error::LogGap { .. }
+            | Error::KeySet { .. }
             | Error::Unavailable { .. } => ProblemKind::Unavailable,
             Error::Argument { .. }
             | Error::ConfigFile { .. }

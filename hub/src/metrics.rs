@@ -15,7 +15,7 @@ use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Regist
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use families::{ClientFamilies, LogFamilies, Maker};
+use families::{AuthFamilies, ClientFamilies, LogFamilies, Maker};
 use live::{Behind, Devices};
 
 pub use families::StoreMetrics;
@@ -25,6 +25,7 @@ pub use live::{DeviceCounts, Present};
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
+    auth: AuthFamilies,
     clients: ClientFamilies,
     log: LogFamilies,
     live: Arc<DashMap<String, Live>>,
@@ -44,6 +45,7 @@ struct Live {
 #[derive(Clone, Debug)]
 pub struct DatabaseMetrics {
     name: String,
+    key_set_fetches: IntCounterVec,
     uploads: IntCounterVec,
     downloads: IntCounterVec,
     messages_skipped: IntCounterVec,
@@ -99,6 +101,11 @@ impl DatabaseMetrics {
         self.downloads.with_label_values(&[self.name.as_str(), source]).inc();
     }
 
+    /// Counts one question for the published keys of tokens, by its outcome.
+    pub fn count_key_set(&self, outcome: &'static str) {
+        self.key_set_fetches.with_label_values(&[self.name.as_str(), outcome]).inc();
+    }
+
     /// Counts one message in the WAL that was not taken, by the reason.
     pub fn count_message_skipped(&self, reason: &'static str) {
         self.messages_skipped.with_label_values(&[self.name.as_str(), reason]).inc();
@@ -127,6 +134,7 @@ impl Metrics {
             .map_err(Error::Metrics)?;
         let make = Maker(&registry);
         Ok(Metrics {
+            auth: AuthFamilies::make(&make)?,
             clients: ClientFamilies::make(&make)?,
             log: LogFamilies::make(&make)?,
             store: StoreMetrics::make(&make)?,
@@ -143,6 +151,7 @@ impl Metrics {
         let (clients, log) = (&self.clients, &self.log);
         clients.begin(name);
         log.begin(name);
+        self.auth.begin(name);
         let live = self.live.entry(name.to_owned()).or_default().clone();
         DatabaseMetrics {
             name: name.to_owned(),
@@ -152,6 +161,7 @@ impl Metrics {
             ingested_rows: log.ingested_rows.with_label_values(&label),
             ingest_seconds: log.ingest_seconds.with_label_values(&label),
             slot_retained_bytes: log.slot_retained_bytes.with_label_values(&label),
+            key_set_fetches: self.auth.key_set_fetches.clone(),
             uploads: clients.uploads.clone(),
             downloads: clients.downloads.clone(),
             messages_skipped: log.messages_skipped.clone(),
@@ -167,6 +177,11 @@ impl Metrics {
             ingest_lag_bytes: log.ingest_lag_bytes.with_label_values(&label),
             segments_written: log.segments_written.with_label_values(&label),
         }
+    }
+
+    /// Counts a request that was not let in, by the reason; the name is empty for a database that is none.
+    pub(crate) fn count_auth_failure(&self, database: &str, reason: &str) {
+        self.auth.failures.with_label_values(&[database, reason]).inc();
     }
 
     /// The metrics of the object store.
@@ -300,6 +315,8 @@ mod tests {
             "cloudsync_epochs_opened_total{cause=\"slot_missing\",database=\"demo\"} 0",
             "cloudsync_replayed_rows_total{database=\"demo\",outcome=\"changed\"} 0",
             "cloudsync_fenced{database=\"demo\"} 0",
+            "cloudsync_auth_failures_total{database=\"demo\",reason=\"credential\"} 0",
+            "cloudsync_key_set_fetches_total{database=\"demo\",outcome=\"failed\"} 0",
             "cloudsync_store_errors_total{operation=\"put\"} 1",
             "cloudsync_store_seconds_count{operation=\"put\"} 1",
         ] {

@@ -23,6 +23,8 @@ pub struct Hub {
     port: u16,
     database: String,
     store: ObjectStore,
+    /// What the configuration holds besides: keys of the whole, and keys and tables of the database.
+    more: (String, String),
 }
 
 /// The answer to a plain HTTP request.
@@ -47,20 +49,29 @@ impl Hub {
         let home = places::scratch("hub");
         new_log(&home.path().join("hub.log"));
         let port = places::free_port();
-        let hub = Self { process: None, home, port, database: database.name.clone(), store };
+        let more = (String::new(), String::new());
+        let hub = Self { process: None, home, port, database: database.name.clone(), store, more };
         hub.point_at(database);
         hub
+    }
+
+    /// Adds lines to the configuration: to the whole, and to the database. They count from the next start on.
+    pub fn configure(&mut self, database: &Database, whole: &str, of_database: &str) {
+        self.more = (whole.to_owned(), of_database.to_owned());
+        self.point_at(database);
     }
 
     /// Writes the configuration for a database, which clients go on calling by the name of the first.
     pub fn point_at(&self, database: &Database) {
         let configuration = format!(
-            "listen = \"127.0.0.1:{}\"\nstore = \"{}\"\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n\
-             api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]\n",
+            "listen = \"127.0.0.1:{}\"\nstore = \"{}\"\n{}\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n\
+             api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]\n{}\n",
             self.port,
             self.store.url,
+            self.more.0,
             self.database,
-            database.url(HUB_ROLE)
+            database.url(HUB_ROLE),
+            self.more.1
         );
         fs::write(self.home.path().join("hub.toml"), configuration).expect("a configuration can be written");
     }
@@ -158,6 +169,17 @@ impl Hub {
         let mut answer = config.new_agent().get(format!("{}{path}", self.base())).call().ok()?;
         let body = answer.body_mut().read_to_string().ok()?;
         Some(Answer { status: answer.status().as_u16(), body })
+    }
+
+    /// Asks the hub something about the database by plain HTTP, showing a key or token, as if from an address.
+    pub fn ask_as(&self, credential: &str, address: &str, path: &str) -> Answer {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        let url = format!("{}/v1/databases/{}{path}", self.base(), self.database);
+        let request = config.new_agent().get(url).header("Authorization", format!("Bearer {credential}"));
+        let request = request.header("X-Forwarded-For", address);
+        let mut answer = request.call().expect("the hub answers");
+        let body = answer.body_mut().read_to_string().expect("it is text");
+        Answer { status: answer.status().as_u16(), body }
     }
 
     /// Asks the hub something by plain HTTP.

@@ -13,4 +13,5 @@ pub mod process;
 pub mod prometheus;
 pub mod sql;
 pub mod stage;
+pub mod tokens;
 pub mod wait;

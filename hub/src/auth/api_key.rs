@@ -37,6 +37,12 @@ pub(crate) struct KeyProblem {
     pub(crate) wanted: &'static str,
 }
 
+/// Why a text cannot be the name of a role, if it cannot: what was found and what was wanted.
+pub(crate) fn role_problem(role: &str) -> Option<(String, &'static str)> {
+    let wrong = role.is_empty() || role.len() > ROLE_BYTES_MAX || role.contains('\0');
+    wrong.then(|| (format!("{} bytes", role.len()), "a role's name of 1 to 63 bytes without NUL"))
+}
+
 impl ApiKey {
     /// Hashes a key; without a role it stands for the role that the hub logs in with.
     pub(crate) fn new(key: &str, role: Option<&str>) -> Result<ApiKey, KeyProblem> {
@@ -48,11 +54,9 @@ impl ApiKey {
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return problem(false, "characters that no header can carry".to_owned(), "visible ASCII only");
         }
-        match role {
-            Some(role) if role.is_empty() || role.len() > ROLE_BYTES_MAX || role.contains('\0') => {
-                problem(true, format!("{} bytes", role.len()), "a role's name of 1 to 63 bytes without NUL")
-            }
-            Some(_) | None => Ok(ApiKey { hash: hash(key), role: role.map(str::to_owned) }),
+        match role.and_then(role_problem) {
+            Some((found, wanted)) => problem(true, found, wanted),
+            None => Ok(ApiKey { hash: hash(key), role: role.map(str::to_owned) }),
         }
     }
 
@@ -71,6 +75,16 @@ impl PresentedKey {
     #[must_use]
     pub fn new(text: &str) -> PresentedKey {
         PresentedKey(hash(text))
+    }
+
+    /// Takes what was hashed before.
+    pub(crate) fn of_hash(hash: [u8; 32]) -> PresentedKey {
+        PresentedKey(hash)
+    }
+
+    /// The SHA-256 of it.
+    pub(crate) fn hash(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

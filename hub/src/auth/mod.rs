@@ -1,15 +1,21 @@
-//! Who is asking: from the `Authorization` header to a database and a role.
+//! Who is asking: from the `Authorization` header, by an API key or a token, to a database and a role.
 //!
 //! Which databases there are is told only to a caller who holds a key for one of them: to everybody else an
 //! unknown database and a wrong key look alike.
 
 pub mod api_key;
+mod bounded;
+pub(crate) mod failures;
+mod key_set;
+mod signatures;
+mod token;
 
-use std::sync::Arc;
-
-use crate::auth::api_key::{ApiKeys, PresentedKey};
+use crate::auth::api_key::{ApiKey, PresentedKey};
 use crate::config::DatabaseName;
 use crate::http::problem::{Problem, ProblemKind};
+use token::Refusal;
+
+pub(crate) use token::Tokens;
 
 /// Longest `Authorization` header that is read, in bytes: room for every key and token in use.
 const AUTHORIZATION_BYTES_MAX: usize = 8_192;
@@ -44,47 +50,108 @@ impl Caller {
     }
 }
 
-/// Takes the key out of an `Authorization: Bearer` header.
-pub(crate) fn read_bearer(header: Option<&[u8]>) -> Result<PresentedKey, Problem> {
-    let missing = || unauthorized("header Authorization: found none, wanted Bearer with an API key");
+/// What a request shows: a key or a token, and its hash.
+pub(crate) struct Credential {
+    text: String,
+    hash: [u8; 32],
+}
+
+impl Credential {
+    /// Hashes what a request shows.
+    pub(crate) fn new(text: &str) -> Credential {
+        Credential { text: text.to_owned(), hash: *PresentedKey::new(text).hash() }
+    }
+
+    /// It as a key.
+    pub(crate) fn presented(&self) -> PresentedKey {
+        PresentedKey::of_hash(self.hash)
+    }
+
+    /// What it is remembered by.
+    pub(crate) fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+}
+
+/// Takes the key or token out of an `Authorization: Bearer` header.
+pub(crate) fn read_bearer(header: Option<&[u8]>) -> Result<Credential, Problem> {
+    let missing = || unauthorized("header Authorization: found none, wanted Bearer with an API key or token");
     let header = header.ok_or_else(missing)?;
     if header.len() > AUTHORIZATION_BYTES_MAX {
         return Err(unauthorized("header Authorization is too long"));
     }
-    let wrong = || unauthorized("header Authorization: wanted Bearer with an API key");
-    let (scheme, key) =
+    let wrong = || unauthorized("header Authorization: wanted Bearer with an API key or token");
+    let (scheme, text) =
         std::str::from_utf8(header).ok().and_then(|text| text.split_once(' ')).ok_or_else(wrong)?;
-    if !scheme.eq_ignore_ascii_case("bearer") || key.trim().is_empty() {
+    if !scheme.eq_ignore_ascii_case("bearer") || text.trim().is_empty() {
         return Err(wrong());
     }
-    Ok(PresentedKey::new(key.trim()))
+    Ok(Credential::new(text.trim()))
 }
 
-/// Decides who is asking for the database of this name, among all databases of the hub.
-pub(crate) fn authenticate<'a, T>(
+/// Why a caller is not let in: the word that it is counted under, and what the caller is told.
+pub(crate) struct Denied {
+    /// The word.
+    pub(crate) reason: &'static str,
+    /// What the caller is told.
+    pub(crate) problem: Problem,
+}
+
+impl Denied {
+    /// Whether it may have been a guess: then it counts against the address.
+    pub(crate) fn is_guess(&self) -> bool {
+        self.reason == GUESS
+    }
+}
+
+/// The word for a credential that nothing is known of.
+const GUESS: &str = "credential";
+
+/// Decides who shows a credential to the database of this name, among all databases of the hub.
+pub(crate) async fn authenticate<'a, D: Door + 'a>(
     asked: &str,
-    presented: &PresentedKey,
-    databases: impl Iterator<Item = (&'a DatabaseName, Arc<ApiKeys>, T)>,
-) -> Result<(T, Caller), Problem> {
+    shown: &Credential,
+    databases: impl Iterator<Item = (&'a DatabaseName, &'a D)>,
+) -> Result<(&'a D, Caller), Denied> {
+    let presented = shown.presented();
     let mut known_somewhere = false;
     let mut found = None;
-    let mut database_exists = false;
-    for (name, keys, database) in databases {
-        let key = keys.find(presented);
+    for (name, database) in databases {
+        let key = database.find_key(&presented);
         known_somewhere |= key.is_some();
         if name.as_str() == asked {
-            database_exists = true;
-            found = key.map(|key| (database, Caller::of_key(key.role())));
+            found = Some((database, key));
         }
     }
+    let unknown = || Denied { reason: GUESS, problem: unknown_credential() };
     match found {
-        Some(found) => Ok(found),
-        None if known_somewhere && !database_exists => Err(Problem::new(
-            ProblemKind::UnknownDatabase,
-            format!("database {asked:?} is not one of this hub"),
-        )),
-        None => Err(unauthorized("API key is not one for this database")),
+        Some((database, Some(key))) => Ok((database, Caller::of_key(key.role()))),
+        Some((database, None)) => {
+            let tokens = database.tokens().ok_or_else(unknown)?;
+            let verified = tokens.verify(&shown.text, shown.hash).await;
+            let denied = |refusal: Refusal| Denied { reason: refusal.reason(), problem: refusal.problem() };
+            verified.map(|caller| (database, caller)).map_err(denied)
+        }
+        None if known_somewhere => {
+            let detail = format!("database {asked:?} is not one of this hub");
+            Err(Denied { reason: "database", problem: Problem::new(ProblemKind::UnknownDatabase, detail) })
+        }
+        None => Err(unknown()),
     }
+}
+
+/// A database as seen by who wants in: this is all that authentication knows of it.
+pub(crate) trait Door {
+    /// The API key that was presented, if it is one of this database as of now.
+    fn find_key(&self, presented: &PresentedKey) -> Option<ApiKey>;
+
+    /// The tokens that it takes, if it takes any.
+    fn tokens(&self) -> Option<&Tokens>;
+}
+
+/// What everybody is told whose key or token is not known here, whether the database is or not.
+fn unknown_credential() -> Problem {
+    unauthorized("API key or token is not one for this database")
 }
 
 fn unauthorized(detail: &str) -> Problem {
@@ -94,18 +161,33 @@ fn unauthorized(detail: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::api_key::ApiKey;
+    use crate::auth::api_key::ApiKeys;
 
     const FIRST: &str = "first-0123456789abcdef0123456789";
     const SECOND: &str = "second-0123456789abcdef0123456789";
 
+    struct House(u8, ApiKeys);
+
+    impl Door for House {
+        fn find_key(&self, presented: &PresentedKey) -> Option<ApiKey> {
+            self.1.find(presented).cloned()
+        }
+
+        fn tokens(&self) -> Option<&Tokens> {
+            None
+        }
+    }
+
     fn ask(asked: &str, key: &str) -> Result<(u8, Caller), ProblemKind> {
         let name = |name| DatabaseName::new(name).unwrap();
-        let keys = |key, role| Arc::new(ApiKeys::new(vec![ApiKey::new(key, role).unwrap()]).unwrap());
+        let keys = |key, role| ApiKeys::new(vec![ApiKey::new(key, role).unwrap()]).unwrap();
         let (one, two) = (name("one"), name("two"));
-        let (first, second) = (keys(FIRST, Some("app")), keys(SECOND, None));
-        let all = [(&one, first, 1), (&two, second, 2)];
-        authenticate(asked, &PresentedKey::new(key), all.into_iter()).map_err(|problem| problem.kind())
+        let (first, second) = (House(1, keys(FIRST, Some("app"))), House(2, keys(SECOND, None)));
+        let all = [(&one, &first), (&two, &second)];
+        let shown = Credential::new(key);
+        let asked = authenticate(asked, &shown, all.into_iter());
+        let asked = futures_util::FutureExt::now_or_never(asked).expect("no key set is asked");
+        asked.map(|(house, caller)| (house.0, caller)).map_err(|denied| denied.problem.kind())
     }
 
     #[test]

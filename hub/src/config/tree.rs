@@ -70,6 +70,40 @@ impl Node<'_> {
         self.optional_text(key)?.ok_or_else(|| wrong(&self.place(key), "nothing", "a text"))
     }
 
+    /// The number of things under a key, if the key is there; none at all is no number here.
+    pub(super) fn optional_count(&self, key: &str) -> Result<Option<usize>> {
+        let wanted = "a whole number from 1";
+        match self.table()?.get(key) {
+            None => Ok(None),
+            Some(Value::Integer(number)) => match usize::try_from(*number) {
+                Ok(count) if count > 0 => Ok(Some(count)),
+                Ok(_) | Err(_) => Err(wrong(&self.place(key), number.to_string(), wanted)),
+            },
+            Some(other) => Err(wrong(&self.place(key), kind(other), wanted)),
+        }
+    }
+
+    /// The table under a key, if the key is there.
+    pub(super) fn optional_table(&self, key: &str) -> Result<Option<Node<'_>>> {
+        let path = self.place(key);
+        match self.table()?.get(key) {
+            None => Ok(None),
+            Some(value @ Value::Table(_)) => {
+                Ok(Some(Node { path, value: std::borrow::Cow::Borrowed(value) }))
+            }
+            Some(other) => Err(wrong(&path, kind(other), "a table")),
+        }
+    }
+
+    /// The texts of the list under a key; none when the key is not there.
+    pub(super) fn texts(&self, key: &str) -> Result<Vec<Sourced>> {
+        let read = |node: &Node<'_>| match &*node.value {
+            Value::String(text) => Ok(Sourced { key: node.path.clone(), text: text.clone() }),
+            other => Err(wrong(&node.path, kind(other), "a text")),
+        };
+        self.list(key)?.iter().map(read).collect()
+    }
+
     /// The members of the list under a key; none when the key is not there.
     pub(super) fn list(&self, key: &str) -> Result<Vec<Node<'_>>> {
         let place = self.place(key);

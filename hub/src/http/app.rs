@@ -1,16 +1,16 @@
 //! What the handlers of requests share: the databases, the metrics, the room for uploads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use warp::http::header;
 
 use super::asker::Asker;
 use super::databases::Databases;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemKind};
+use crate::auth::failures::Failures;
 use crate::auth::{Caller, authenticate, read_bearer};
-use crate::config::DatabaseConfig;
+use crate::config::{DatabaseConfig, EdgesConfig};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -29,12 +29,15 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: watch::Receiver<bool>,
     uploads: Arc<Semaphore>,
+    failures: Failures,
+    edges: EdgesConfig,
 }
 
 impl App {
     /// Starts the feed of every database.
     pub(crate) async fn start(
         databases: &[DatabaseConfig],
+        edges: &EdgesConfig,
         store: &Arc<dyn Store>,
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
@@ -44,6 +47,8 @@ impl App {
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            failures: Failures::new(),
+            edges: edges.clone(),
         };
         for database in databases {
             app.databases.serve(database).await?;
@@ -57,13 +62,48 @@ impl App {
         name: &str,
         asker: &Asker,
     ) -> std::result::Result<(Arc<Database>, Caller), Problem> {
-        let presented = read_bearer(asker.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()))?;
         let all = self.databases.all();
-        let admitted = authenticate(name, &presented, all.values().map(|all| (&all.name, all.keys(), all)));
-        if let Err(problem) = &admitted {
-            tracing::debug!(address = %asker.address, code = problem.kind().slug(), "not admitted");
+        let address = self.edges.trusted_proxies.client(asker.address, asker.forwarded());
+        let count = |reason: &str| {
+            tracing::debug!(%address, reason, "not admitted");
+            let known = all.keys().any(|known| known.as_str() == name);
+            self.metrics.count_auth_failure(if known { name } else { "" }, reason);
+        };
+        let shown = read_bearer(asker.authorization()).inspect_err(|_| count("header"))?;
+        if let Some(wait) = self.failures.wait(address, shown.hash(), Instant::now()) {
+            count("limit");
+            let detail =
+                format!("too many wrong keys or tokens from this address, wait {} s", wait.as_secs());
+            return Err(Problem::new(ProblemKind::TooManyFailures, detail));
         }
-        admitted.map(|(database, caller)| (Arc::clone(database), caller))
+        let admitted = authenticate(name, &shown, all.values().map(|all| (&all.name, all))).await;
+        match admitted {
+            Ok((database, caller)) => {
+                self.failures.succeeded(*shown.hash());
+                Ok((Arc::clone(database), caller))
+            }
+            Err(denied) => {
+                count(denied.reason);
+                if denied.is_guess() {
+                    self.failures.forget(shown.hash());
+                    if self.failures.failed(address, Instant::now()) {
+                        tracing::warn!(%address, "too many wrong keys or tokens");
+                    }
+                }
+                Err(denied.problem)
+            }
+        }
+    }
+
+    /// Lets those in who may look at the insides of the hub: everybody, if no key is configured for that.
+    pub(crate) fn admit_monitoring(&self, asker: &Asker) -> std::result::Result<(), Problem> {
+        let Some(keys) = &self.edges.monitoring_key else { return Ok(()) };
+        let shown = read_bearer(asker.authorization())?;
+        if keys.find(&shown.presented()).is_some() {
+            return Ok(());
+        }
+        self.metrics.count_auth_failure("", "monitoring");
+        Err(Problem::new(ProblemKind::Unauthorized, "the key is not the one for monitoring"))
     }
 
     /// Waits for room for one more upload; it is free again when the permit is dropped.

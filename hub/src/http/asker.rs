@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use warp::Filter;
-use warp::http::HeaderMap;
+use warp::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// The sender of a request, before anybody has decided who that is.
 pub(crate) struct Asker {
@@ -13,6 +13,20 @@ pub(crate) struct Asker {
     /// The address that the connection comes from.
     pub(crate) address: IpAddr,
 }
+
+impl Asker {
+    /// The header that shows who it is.
+    pub(crate) fn authorization(&self) -> Option<&[u8]> {
+        self.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes)
+    }
+
+    /// What proxies say of where the request comes from.
+    pub(crate) fn forwarded(&self) -> Option<&str> {
+        self.headers.get_all(FORWARDED_FOR).iter().next_back()?.to_str().ok()
+    }
+}
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Takes the sender out of a request.
 pub(crate) fn asker() -> impl Filter<Extract = (Asker,), Error = Infallible> + Clone {

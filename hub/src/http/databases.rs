@@ -11,7 +11,8 @@ use futures_util::future::join_all;
 use tokio::sync::{Mutex, watch};
 
 use super::health::Probe;
-use crate::auth::api_key::ApiKeys;
+use crate::auth::api_key::{ApiKey, ApiKeys, PresentedKey};
+use crate::auth::{Door, Tokens};
 use crate::backend::{self, Backend};
 use crate::config::{DatabaseConfig, DatabaseName};
 use crate::error::Result;
@@ -31,6 +32,7 @@ pub(crate) struct Database {
     pub(crate) metrics: DatabaseMetrics,
     pub(crate) probe: Probe,
     keys: RwLock<Arc<ApiKeys>>,
+    tokens: Option<Tokens>,
     shutdown: Shutdown,
     ending: watch::Receiver<bool>,
 }
@@ -51,6 +53,16 @@ impl Database {
         if tokio::time::timeout(END_MAX, self.feed.ended()).await.is_err() {
             tracing::warn!(database = self.name.as_str(), "ingest was cut off at the end");
         }
+    }
+}
+
+impl Door for Arc<Database> {
+    fn find_key(&self, presented: &PresentedKey) -> Option<ApiKey> {
+        self.keys().find(presented).cloned()
+    }
+
+    fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
     }
 }
 
@@ -126,14 +138,16 @@ impl Databases {
             &self.metrics,
             ending.clone(),
         );
+        let metrics = self.metrics.database(config.name.as_str());
         tokio::spawn(pass_on(self.shutdown.clone(), ending.clone(), shutdown.clone()));
         Database {
             name: config.name.clone(),
             backend,
             feed,
-            metrics: self.metrics.database(config.name.as_str()),
             probe: Probe::default(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
+            tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),
+            metrics,
             shutdown,
             ending,
         }

@@ -125,14 +125,22 @@ fn database_metrics(app: &Arc<App>) -> BoxedFilter<(Response,)> {
 fn health(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let read = || warp::get().or(warp::head()).unify();
     let healthz = warp::path!("healthz").and(read()).map(health::healthz);
-    let readyz = warp::path!("readyz")
-        .and(read())
-        .and(with(Arc::clone(app)))
-        .then(|app: Arc<App>| async move { health::readyz(&app).await });
-    let metrics = warp::path!("metrics")
-        .and(warp::get())
-        .and(with(Arc::clone(app)))
-        .and_then(|app: Arc<App>| answered(async move { health::metrics(&app) }));
+    let readyz = warp::path!("readyz").and(read()).and(with(Arc::clone(app))).and(asker()).and_then(
+        |app: Arc<App>, asker: Asker| {
+            answered(async move {
+                app.admit_monitoring(&asker)?;
+                Ok(health::readyz(&app).await)
+            })
+        },
+    );
+    let metrics = warp::path!("metrics").and(warp::get()).and(with(Arc::clone(app))).and(asker()).and_then(
+        |app: Arc<App>, asker: Asker| {
+            answered(async move {
+                app.admit_monitoring(&asker)?;
+                health::metrics(&app)
+            })
+        },
+    );
     let other = warp::path!("healthz").or(warp::path!("readyz")).unify().and(only("GET, HEAD"));
     let other_metrics = warp::path!("metrics").and(only("GET"));
     healthz

@@ -20,6 +20,12 @@ pub enum ProblemKind {
     BadRequest,
     /// No key, or one that is not for this database.
     Unauthorized,
+    /// A token whose time is over.
+    TokenExpired,
+    /// Known, but not allowed.
+    Forbidden,
+    /// Too many wrong keys or tokens from one address.
+    TooManyFailures,
     /// A path that is none of the hub's.
     NotFound,
     /// A database that is none of the hub's.
@@ -50,7 +56,9 @@ impl ProblemKind {
     pub fn status(self) -> StatusCode {
         match self {
             ProblemKind::BadRequest => StatusCode::BAD_REQUEST,
-            ProblemKind::Unauthorized => StatusCode::UNAUTHORIZED,
+            ProblemKind::Unauthorized | ProblemKind::TokenExpired => StatusCode::UNAUTHORIZED,
+            ProblemKind::Forbidden => StatusCode::FORBIDDEN,
+            ProblemKind::TooManyFailures => StatusCode::TOO_MANY_REQUESTS,
             ProblemKind::NotFound | ProblemKind::UnknownDatabase => StatusCode::NOT_FOUND,
             ProblemKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ProblemKind::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -70,6 +78,9 @@ impl ProblemKind {
         match self {
             ProblemKind::BadRequest => "bad_request",
             ProblemKind::Unauthorized => "unauthorized",
+            ProblemKind::TokenExpired => "token_expired",
+            ProblemKind::Forbidden => "forbidden",
+            ProblemKind::TooManyFailures => "too_many_failures",
             ProblemKind::NotFound => "not_found",
             ProblemKind::UnknownDatabase => "unknown_database",
             ProblemKind::MethodNotAllowed => "method_not_allowed",
@@ -87,7 +98,10 @@ impl ProblemKind {
     fn title(self) -> &'static str {
         match self {
             ProblemKind::BadRequest => "The request is not understood",
-            ProblemKind::Unauthorized => "The API key is missing or wrong",
+            ProblemKind::Unauthorized => "The API key or token is missing or wrong",
+            ProblemKind::TokenExpired => "The token has expired",
+            ProblemKind::Forbidden => "This is not allowed",
+            ProblemKind::TooManyFailures => "Too many wrong keys or tokens",
             ProblemKind::NotFound => "There is nothing at this path",
             ProblemKind::UnknownDatabase => "The database is unknown",
             ProblemKind::MethodNotAllowed => "The path does not take this method",
@@ -157,10 +171,10 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.kind == ProblemKind::Unavailable {
+        if matches!(self.kind, ProblemKind::Unavailable | ProblemKind::TooManyFailures) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
         }
-        if self.kind == ProblemKind::Unauthorized {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(allowed) = self.allowed {
@@ -185,6 +199,9 @@ impl From<Error> for Problem {
             }
             ProblemKind::BadRequest
             | ProblemKind::Unauthorized
+            | ProblemKind::TokenExpired
+            | ProblemKind::Forbidden
+            | ProblemKind::TooManyFailures
             | ProblemKind::NotFound
             | ProblemKind::UnknownDatabase
             | ProblemKind::MethodNotAllowed
@@ -202,9 +219,12 @@ impl From<Error> for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [ProblemKind; 13] = [
+    const ALL: [ProblemKind; 16] = [
         ProblemKind::BadRequest,
         ProblemKind::Unauthorized,
+        ProblemKind::TokenExpired,
+        ProblemKind::Forbidden,
+        ProblemKind::TooManyFailures,
         ProblemKind::NotFound,
         ProblemKind::UnknownDatabase,
         ProblemKind::MethodNotAllowed,
@@ -224,7 +244,9 @@ mod tests {
             let response = Problem::new(kind, "why").response();
             assert_eq!(response.status(), kind.status(), "{kind:?}");
             assert_eq!(response.headers()["content-type"], "application/problem+json", "{kind:?}");
-            assert_eq!(response.headers().contains_key("retry-after"), kind == ProblemKind::Unavailable);
+            let waits = matches!(kind, ProblemKind::Unavailable | ProblemKind::TooManyFailures);
+            assert_eq!(response.headers().contains_key("retry-after"), waits, "{kind:?}");
+            assert_eq!(response.headers().contains_key("www-authenticate"), kind.status() == 401, "{kind:?}");
         }
     }
 

@@ -107,6 +107,40 @@ impl ClientFamilies {
     }
 }
 
+/// Who was not let in, and the keys of tokens.
+#[derive(Clone, Debug)]
+pub(super) struct AuthFamilies {
+    pub(super) failures: IntCounterVec,
+    pub(super) key_set_fetches: IntCounterVec,
+}
+
+impl AuthFamilies {
+    pub(super) fn make(make: &Maker<'_>) -> Result<AuthFamilies> {
+        Ok(AuthFamilies {
+            failures: make.counter(
+                "cloudsync_auth_failures_total",
+                "Requests that were not let in, by reason; the database is empty where it is unknown.",
+                &["database", "reason"],
+            )?,
+            key_set_fetches: make.counter(
+                "cloudsync_key_set_fetches_total",
+                "Questions for the published keys of tokens, by outcome.",
+                &["database", "outcome"],
+            )?,
+        })
+    }
+
+    /// Begins what is sure to come up for a database.
+    pub(super) fn begin(&self, name: &str) {
+        for reason in ["header", "credential", "expired", "claim", "role", "limit"] {
+            self.failures.with_label_values(&[name, reason]);
+        }
+        for outcome in ["answered", "failed"] {
+            self.key_set_fetches.with_label_values(&[name, outcome]);
+        }
+    }
+}
+
 /// What becomes of the log of a database.
 #[derive(Clone, Debug)]
 pub(super) struct LogFamilies {
