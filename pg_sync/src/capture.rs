@@ -5,6 +5,7 @@ use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Pg_finfo_record};
 use pgrx::{PgMemoryContexts, pg_guard};
 use shared_format::RowKind;
 
+use crate::audience::Audience;
 use crate::direct::{self, Outcome};
 use crate::edge::codec;
 use crate::edge::command::{self, Dropped};
@@ -45,8 +46,10 @@ server_functions! {
     capture_statement, pg_finfo_capture_statement, statement;
     registry_changed, pg_finfo_registry_changed, registry;
     emit_step, pg_finfo_emit_step, step;
+    emit_scoped_step, pg_finfo_emit_scoped_step, scoped_step;
     emit_finish, pg_finfo_emit_finish, finish;
     capture_ruled_step, pg_finfo_capture_ruled_step, ruled_step;
+    capture_ruled_scoped_step, pg_finfo_capture_ruled_scoped_step, ruled_scoped_step;
     capture_ruled_finish, pg_finfo_capture_ruled_finish, ruled_finish;
     first_registers, pg_finfo_first_registers, registers;
     hold_back_step, pg_finfo_hold_back_step, nothing;
@@ -80,6 +83,19 @@ impl Call {
 
     fn record(&self, number: usize, name: &'static str) -> Tuple {
         tuple::from_record(required(self.argument(number), name))
+    }
+
+    /// Five arguments that say who read a row and who reads it now.
+    fn audience(&self, first: usize) -> Audience {
+        let is = |number| self.argument(number).is_some_and(codec::to_bool);
+        let list = |number| self.argument(number).map(tuple::to_texts).unwrap_or_default();
+        Audience {
+            was_in: is(first),
+            was_out: is(first + 1),
+            from: list(first + 2),
+            now_in: is(first + 3),
+            to: list(first + 4),
+        }
     }
 
     /// The memory context of the aggregate that this call is a step of.
@@ -128,6 +144,14 @@ fn registry(_call: &Call) -> Datum {
 }
 
 fn step(call: &Call) -> Datum {
+    emitted(call, None)
+}
+
+fn scoped_step(call: &Call) -> Datum {
+    emitted(call, Some(&call.audience(12)))
+}
+
+fn emitted(call: &Call, audience: Option<&Audience>) -> Datum {
     let mut state: *mut Emitter = call.state();
     if state.is_null() {
         state = call.aggregate_context().leak_and_drop_on_delete(start(call));
@@ -151,6 +175,7 @@ fn step(call: &Call) -> Datum {
         carried: carried.as_deref(),
         key: &call.record(10, "row_key"),
         image: &image,
+        audience,
     };
     or_raise(emitter.row(&row));
     Datum::from(state)
@@ -177,6 +202,14 @@ fn nothing(call: &Call) -> Datum {
 }
 
 fn ruled_step(call: &Call) -> Datum {
+    ruled(call, None)
+}
+
+fn ruled_scoped_step(call: &Call) -> Datum {
+    ruled(call, Some(&call.audience(7)))
+}
+
+fn ruled(call: &Call, audience: Option<&Audience>) -> Datum {
     let mut state: *mut Capture = call.state();
     if state.is_null() {
         let capture = or_raise(Capture::new(call.integer(1, "table_id")));
@@ -191,6 +224,7 @@ fn ruled_step(call: &Call) -> Datum {
         changed: call.argument(4).map(tuple::to_bools).unwrap_or_default(),
         key: &call.record(5, "row_key"),
         image: image.as_ref(),
+        audience,
     };
     or_raise(capture.row(&seen));
     Datum::from(state)

@@ -55,6 +55,12 @@ pub(crate) struct Tracked {
     pub(crate) algorithm: TableAlgorithm,
     /// Whether it is sent and received.
     pub(crate) enabled: bool,
+    /// Who reads a row: an expression over its columns; None for everybody.
+    pub(crate) scope: Option<String>,
+    /// Which rows take part: an expression over their columns; None for all.
+    pub(crate) filter: Option<String>,
+    /// Whether policies hold for it.
+    pub(crate) row_security: bool,
     /// How rows and columns merge.
     pub(crate) ruled: TableRules,
     pub(crate) key: Vec<Column>,
@@ -73,6 +79,11 @@ impl Tracked {
             column.definition.algorithm == ColumnAlgorithm::Lww && column.definition.group.is_none()
         };
         self.algorithm == TableAlgorithm::Cls && self.columns.iter().all(plain)
+    }
+
+    /// Whether anything but the table itself says who reads its rows.
+    pub(crate) fn has_audience(&self) -> bool {
+        self.scope.is_some() || self.filter.is_some()
     }
 
     /// The table's name, quoted and qualified.
@@ -143,8 +154,8 @@ impl Tracked {
             algorithm: self.algorithm,
             key: self.key.iter().map(|column| column.definition.clone()).collect(),
             columns: self.columns.iter().map(|column| column.definition.clone()).collect(),
-            scoped: false,
-            row_security: false,
+            scoped: self.scope.is_some(),
+            row_security: self.row_security,
         }
     }
 }
@@ -232,6 +243,9 @@ fn read_table(row: &Tuple) -> Tracked {
             .and_then(|code| TableAlgorithm::from_code(code).ok())
             .unwrap_or(TableAlgorithm::Cls),
         enabled: row.attribute(17).is_some_and(codec::to_bool),
+        scope: row.attribute(22).map(codec::to_text),
+        filter: row.attribute(23).map(codec::to_text),
+        row_security: row.attribute(24).is_some_and(codec::to_bool),
         ruled: TableRules::default(),
         key: Vec::new(),
         columns: Vec::new(),

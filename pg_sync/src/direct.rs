@@ -8,11 +8,14 @@
 use pgrx::pg_sys::Datum;
 use shared_format::{Hlc, RowKind, Stamp, ValueRef};
 
+use crate::audience::{Audience, Travel};
 use crate::edge::heap::{Found, MetadataTable, Stored, Written};
 use crate::edge::memory::Context;
 use crate::edge::session;
 use crate::edge::trigger::{Firing, Operation, Rows};
-use crate::emit::Emitter;
+use crate::edge::tuple::Tuple;
+use crate::emit::{Emitted, Emitter};
+use crate::error::or_raise;
 use crate::plan::Plan;
 use crate::too_large;
 
@@ -47,6 +50,7 @@ fn capture_rows(firing: &Firing, operation: Operation, plan: &Plan) -> Outcome {
         memory: Context::new(c"cloudsync capture"),
         key: Vec::with_capacity(table.key.len()),
         metadata_is: Expected::Unknown,
+        audience: None,
     };
     let done = match operation {
         Operation::Insert => firing.new_rows().map(|new| work.inserted(new)),
@@ -73,6 +77,8 @@ struct Work<'a> {
     /// Key of the present row.
     key: Vec<Datum>,
     metadata_is: Expected,
+    /// Of the present row, where its readers are not everybody.
+    audience: Option<Audience>,
 }
 
 /// Whether the rows of a statement had metadata before.
@@ -98,6 +104,7 @@ enum Change<'a> {
 impl Work<'_> {
     fn inserted(&mut self, mut new: Rows) -> bool {
         while new.advance() {
+            self.look(None, Some(&new));
             if !self.read_key(&new) || !self.row(Change::Created, &new) {
                 return false;
             }
@@ -107,6 +114,7 @@ impl Work<'_> {
 
     fn deleted(&mut self, mut old: Rows) -> bool {
         while old.advance() {
+            self.look(Some(&old), None);
             if !self.read_key(&old) || !self.row(Change::Deleted, &old) {
                 return false;
             }
@@ -133,10 +141,23 @@ impl Work<'_> {
             for (changed, column) in changed.iter_mut().zip(&plan.table.columns) {
                 *changed = !same(column);
             }
-            if changed.contains(&true) && !self.row(Change::Updated(&changed), &new) {
-                return false;
+            if changed.contains(&true) {
+                self.look(Some(&old), Some(&new));
+                if !self.row(Change::Updated(&changed), &new) {
+                    return false;
+                }
             }
         }
+    }
+
+    /// Notes who read the present row, and who reads it.
+    fn look(&mut self, old: Option<&Rows>, new: Option<&Rows>) {
+        let Some(evaluator) = &self.plan.evaluator else { return };
+        let is_in = |rows: Option<&Rows>| rows.is_some_and(|rows| evaluator.matches(rows));
+        let scopes = |rows: Option<&Rows>| rows.map(|rows| evaluator.scopes(rows)).unwrap_or_default();
+        let was_in = is_in(old);
+        let (from, now_in, to) = (scopes(old), is_in(new), scopes(new));
+        self.audience = Some(Audience { was_in, was_out: !was_in, from, now_in, to });
     }
 
     /// Notes the key of a row; false for one without a key, which is no row of a table.
@@ -158,7 +179,8 @@ impl Work<'_> {
             if found.as_ref().is_some_and(|found| found.own) {
                 return false;
             }
-            let (kind, stamp, stored) = self.decide(change, found.as_ref());
+            let (kind, stamp, mut stored) = self.decide(change, found.as_ref());
+            stored.scopes = self.audience.as_ref().filter(|_| !stored.alive).map(Audience::last);
             let (metadata, key) = (&mut self.metadata, &self.key);
             let written = self.memory.run(|| match &found {
                 None => metadata.insert(key, &stored),
@@ -169,7 +191,7 @@ impl Work<'_> {
                     if found.is_none() && kind == RowKind::Created && self.metadata_is == Expected::Unknown {
                         self.metadata_is = Expected::Absent;
                     }
-                    self.emit(kind, stamp, change, image);
+                    self.emit(kind, stamp, &stored, change, image);
                     return true;
                 }
                 (Written::Raced, None) if hopeful => self.metadata_is = Expected::Mixed,
@@ -188,7 +210,11 @@ impl Work<'_> {
         let whole = |kind: RowKind| {
             let stamp = before.map_or(self.wall, |stored| above(greatest(stored, None)));
             let alive = kind == RowKind::Created;
-            (kind, stamp, Stored { alive, hlc: stamp, site: self.plan.ordinal, cols: Vec::new() })
+            (
+                kind,
+                stamp,
+                Stored { alive, hlc: stamp, site: self.plan.ordinal, cols: Vec::new(), scopes: None },
+            )
         };
         let changed = match change {
             Change::Created => return whole(RowKind::Created),
@@ -213,11 +239,39 @@ impl Work<'_> {
                 *site = Some(i64::from(self.plan.ordinal));
             }
         }
-        (RowKind::Cells, stamp, Stored { alive: true, hlc, site, cols })
+        (RowKind::Cells, stamp, Stored { alive: true, hlc, site, cols, scopes: None })
     }
 
-    fn emit(&mut self, kind: RowKind, stamp: i64, change: Change<'_>, image: &Rows) {
+    fn emit(&mut self, kind: RowKind, stamp: i64, stored: &Stored, change: Change<'_>, image: &Rows) {
+        let travel = self.audience.as_ref().map_or(Travel::AsIs, |audience| audience.travel(kind));
+        match travel {
+            Travel::Nothing => {}
+            Travel::AsIs => self.emit_alike(kind, stamp, change, image),
+            Travel::Whole | Travel::Departure => self.emit_row(kind, stored, image),
+        }
+    }
+
+    /// Emits a row with all its stamps, or that readers lost it.
+    fn emit_row(&mut self, kind: RowKind, stored: &Stored, image: &Rows) {
+        let types = self.plan.table.key.iter().map(|column| column.codec.type_oid()).collect();
+        let key = Tuple { values: self.key.iter().copied().map(Some).collect(), types };
+        let (memory, emitter) = (&self.memory, &mut self.emitter);
+        let row = Emitted {
+            kind,
+            hlc: stored.hlc,
+            site: stored.site,
+            cols: &stored.cols,
+            carried: Some(&[]),
+            key: &key,
+            image: &image.tuple(),
+            audience: self.audience.as_ref(),
+        };
+        or_raise(memory.run(|| session::as_owner(|| emitter.row(&row))));
+    }
+
+    fn emit_alike(&mut self, kind: RowKind, stamp: i64, change: Change<'_>, image: &Rows) {
         let table = &self.plan.table;
+        let audience = self.audience.as_ref();
         let stamp = Stamp { hlc: Hlc::from_sql(stamp), site: self.plan.site };
         let (emitter, parts) = (&mut self.emitter, &self.key);
         self.memory.run(|| {
@@ -234,7 +288,7 @@ impl Work<'_> {
             let cells = too_large::read(
                 columns.map(|(place, column)| (place, None, &column.codec, image.attribute(column.id))),
             );
-            emitter.alike(kind, stamp, &key, &cells);
+            emitter.alike(kind, stamp, &key, &cells, audience);
         });
     }
 }

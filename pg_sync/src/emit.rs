@@ -10,6 +10,7 @@ use sha2::Sha256;
 use shared_format::payload::{ChangesBuilder, Collection, Payload, PayloadBuilder};
 use shared_format::{ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef, encode_message, signed_parts};
 
+use crate::audience::{Audience, Travel};
 use crate::catalog::{self, Tracked};
 use crate::edge::codec::{self, Codec};
 use crate::edge::query::{self, Argument};
@@ -52,6 +53,8 @@ pub(crate) struct Emitted<'a> {
     pub(crate) key: &'a Tuple,
     /// The stored row; of a deletion, nothing.
     pub(crate) image: &'a Tuple,
+    /// Who reads it, where that is not everybody.
+    pub(crate) audience: Option<&'a Audience>,
 }
 
 impl Emitter {
@@ -72,8 +75,24 @@ impl Emitter {
         }
     }
 
-    /// Adds a row, and writes a message when enough have gathered.
+    /// Adds a row as its readers need it, and writes a message when enough have gathered. Runs as the owner.
     pub(crate) fn row(&mut self, row: &Emitted<'_>) -> Result<(), SyncError> {
+        let Some(audience) = row.audience else { return self.add(row, Travel::AsIs) };
+        let travel = audience.travel(row.kind);
+        match travel {
+            Travel::Nothing => {
+                self.rows += 1;
+                Ok(())
+            }
+            Travel::AsIs => self.add(row, travel),
+            Travel::Whole => self.add(&Emitted { kind: RowKind::Created, carried: None, ..*row }, travel),
+            Travel::Departure => {
+                self.add(&Emitted { kind: RowKind::Cells, carried: Some(&[]), ..*row }, travel)
+            }
+        }
+    }
+
+    fn add(&mut self, row: &Emitted<'_>, travel: Travel) -> Result<(), SyncError> {
         self.learn_types(row);
         let life = stamp(&mut self.sites, self.table, row.hlc, row.site)?;
         let key: Vec<ValueRef<'_>> =
@@ -86,6 +105,8 @@ impl Emitter {
                     continue;
                 }
                 let own = match own_override(row.cols, *id) {
+                    // It was not carried by the creation: it has its default, of which nobody is told.
+                    Some((0, 0)) if row.kind == RowKind::Created => continue,
                     Some((hlc, site)) => Some(stamp(&mut self.sites, self.table, hlc, site)?),
                     None => None,
                 };
@@ -100,13 +121,16 @@ impl Emitter {
             too_large::report(self.table, &self.ids, &key, &left);
         }
         self.rows += 1;
-        if row.kind == RowKind::Cells && !left.is_empty() && cells.is_empty() {
+        if row.kind == RowKind::Cells && !left.is_empty() && cells.is_empty() && row.audience.is_none() {
             return Ok(());
         }
         let builder = self.builder.get_or_insert_with(|| {
             ChangesBuilder::new(self.table, self.incarnation, self.version, key.len(), &self.ids)
         });
         builder.row(row.kind, first.unwrap_or(life), &key, &cells);
+        if let Some(audience) = row.audience {
+            audience.note(builder, row.kind, travel);
+        }
         let is_full = builder.byte_len() >= MESSAGE_BYTES;
         if is_full {
             self.flush();
@@ -121,11 +145,12 @@ impl Emitter {
         stamp: Stamp,
         key: &[ValueRef<'_>],
         (cells, left): &(Vec<SentCell<'_>>, Vec<LeftOut>),
+        audience: Option<&Audience>,
     ) {
         self.rows += 1;
         if !left.is_empty() {
             too_large::report(self.table, &self.ids, key, left);
-            if kind == RowKind::Cells && cells.is_empty() {
+            if kind == RowKind::Cells && cells.is_empty() && audience.is_none() {
                 return;
             }
         }
@@ -133,6 +158,9 @@ impl Emitter {
             ChangesBuilder::new(self.table, self.incarnation, self.version, key.len(), &self.ids)
         });
         builder.row(kind, stamp, key, cells);
+        if let Some(audience) = audience {
+            audience.note(builder, kind, Travel::AsIs);
+        }
         let is_full = builder.byte_len() >= MESSAGE_BYTES;
         if is_full {
             self.flush();

@@ -86,6 +86,9 @@ pub(crate) enum SyncError {
     /// The caller may not read the table.
     #[error("permission denied for table {0}")]
     Denied(String),
+    /// A scope or filter that cannot be used.
+    #[error("{kind} of table {table} cannot be used: {detail}")]
+    Expression { kind: &'static str, table: String, detail: String },
     /// The caller may not touch files of the server.
     #[error("must be a member of {0}, or superuser")]
     ServerFile(&'static str),
@@ -115,7 +118,9 @@ impl SyncError {
             }
             Self::FrameMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
             Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            Self::Parameter { .. } => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::Parameter { .. } | Self::Expression { .. } => {
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Self::NotTracked(_) | Self::Untracked(_) | Self::NoRelation(_) => {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
             }

@@ -34,7 +34,7 @@ pub(crate) fn explain(relation: pg_sys::Oid, key: &[Option<String>]) -> Result<J
     let key: Vec<Option<Datum>> = table.key.iter().zip(key).map(datum).collect();
     let values: Vec<ValueRef<'_>> =
         table.key.iter().zip(&key).map(|(column, datum)| column.codec.value(*datum)).collect();
-    let is_present = !as_caller(&table, std::slice::from_ref(&key)).is_empty();
+    let is_present = !as_caller(&table, std::slice::from_ref(&key), "true").is_empty();
     let has_policies = query::read("select pg_catalog.row_security_active($1)", &[Argument::oid(relation)]);
     let is_hidden = !is_present && has_policies.first().is_some_and(codec::to_bool);
     let own = as_owner(sites::self_ordinal);

@@ -3,9 +3,10 @@
 use pgrx::prelude::*;
 use pgrx::{JsonB, Uuid, pg_sys};
 
+use crate::edge::expression::Kind;
 use crate::edge::session::{self, as_owner};
 use crate::error::{SyncError, or_raise};
-use crate::{apply, collect, emit, restore, settings, sites, snapshot, stage, tracking, upload};
+use crate::{apply, collect, emit, expressions, restore, settings, sites, snapshot, stage, tracking, upload};
 
 #[pg_extern]
 fn self_ordinal() -> i32 {
@@ -176,6 +177,48 @@ fn set_schema(schema: Option<&str>) {
 #[pg_extern]
 fn set_table_schema(table: Option<&str>, schema: Option<&str>) {
     or_raise(settings::set_table_schema(required(table, "table"), schema));
+}
+
+#[pg_extern]
+fn set_filter(relation: Option<pg_sys::Oid>, expression: Option<&str>) -> bool {
+    let expression = required(expression, "expression");
+    or_raise(expressions::set(required(relation, "table"), Kind::Filter, Some(expression)));
+    true
+}
+
+#[pg_extern]
+fn clear_filter(relation: Option<pg_sys::Oid>) -> bool {
+    or_raise(expressions::set(required(relation, "table"), Kind::Filter, None));
+    true
+}
+
+#[pg_extern]
+fn set_scope(relation: Option<pg_sys::Oid>, expression: Option<&str>) {
+    or_raise(expressions::set(required(relation, "table"), Kind::Scope, expression));
+}
+
+#[pg_extern]
+fn spell_expression(relation: pg_sys::Oid, kind: &str, expression: &str, row_alias: &str) -> String {
+    or_raise(expressions::spell(relation, kind, expression, row_alias))
+}
+
+#[pg_extern]
+fn check_expression(
+    relation: pg_sys::Oid,
+    kind: &str,
+    written: &str,
+) -> TableIterator<'static, (name!(expression, String), name!(tree, String))> {
+    TableIterator::once(or_raise(expressions::check(relation, kind, written)))
+}
+
+#[pg_extern]
+fn renamed_expression(relation: pg_sys::Oid, tree: &str) -> Option<String> {
+    expressions::renamed(relation, tree)
+}
+
+#[pg_extern]
+fn scopes_of(claims: JsonB) -> Vec<String> {
+    or_raise(expressions::scopes_of(&claims.0.to_string()))
 }
 
 #[pg_extern]

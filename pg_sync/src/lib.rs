@@ -2,6 +2,7 @@
 //! plugin that the hub reads.
 
 mod apply;
+mod audience;
 #[allow(unsafe_code, reason = "the calling convention of the capture functions")]
 mod capture;
 mod catalog;
@@ -15,6 +16,7 @@ mod edge;
 mod emit;
 mod error;
 mod explain;
+mod expressions;
 #[allow(unsafe_code, missing_docs, reason = "the macros of pgrx write unsafe code and undocumented items")]
 mod functions;
 mod metadata;

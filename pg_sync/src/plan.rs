@@ -12,11 +12,12 @@ use shared_format::SiteId;
 
 use crate::catalog::{self, Tracked};
 use crate::edge::codec;
+use crate::edge::expression::Evaluator;
 use crate::edge::heap::Layout;
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::trigger::Firing;
-use crate::{emit, sites};
+use crate::{emit, expressions, sites};
 
 /// How rows of one table are captured directly.
 pub(crate) struct Plan {
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) cols_len: usize,
     /// Whether values are printed, which depends on settings.
     pub(crate) prints: bool,
+    /// Who reads a row, where that is not everybody.
+    pub(crate) evaluator: Option<Evaluator>,
     /// This database.
     pub(crate) ordinal: i32,
     pub(crate) site: SiteId,
@@ -102,6 +105,13 @@ fn read(firing: &Firing, table_id: i32, ordinal: i32, site: SiteId) -> Option<Pl
     if !table.key.iter().chain(&table.columns).all(as_registered) {
         return None;
     }
+    let evaluator = if table.has_audience() {
+        let names: Vec<Option<String>> =
+            attributes.iter().map(|found| found.as_ref().map(|(name, _)| name.clone())).collect();
+        Some(expressions::evaluator(&table, &names)?)
+    } else {
+        None
+    };
     let key: Vec<pg_sys::Oid> = table.key.iter().map(|column| column.codec.type_oid()).collect();
     let layout = Layout::of(&format!("meta_{table_id}"), &key)?;
     let last = table.key.iter().chain(&table.columns).map(|column| column.id).max().unwrap_or(0);
@@ -110,6 +120,7 @@ fn read(firing: &Firing, table_id: i32, ordinal: i32, site: SiteId) -> Option<Pl
         cols_len: usize::try_from(last).unwrap_or(0).saturating_mul(2),
         prints: table.key.iter().chain(&table.columns).any(|column| column.codec.prints_by_settings()),
         layout,
+        evaluator,
         ordinal,
         site,
         table,

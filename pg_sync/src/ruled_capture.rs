@@ -2,7 +2,7 @@
 //! back what an algorithm has no place for. Called by the capture triggers, as the owner.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use pgrx::pg_sys::{self, Datum};
 use shared_format::payload::{ChangesBuilder, PayloadBuilder, TableAlgorithm};
@@ -11,12 +11,13 @@ use shared_format::{
 };
 
 use crate::apply::key_json;
+use crate::audience::{Audience, Travel};
 use crate::catalog::{self, Tracked};
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::subtransaction::{RolledBack, subtransaction};
-use crate::edge::tuple::Tuple;
+use crate::edge::tuple::{self, Tuple};
 use crate::emit;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
@@ -40,6 +41,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) key: &'a Tuple,
     /// The row as it stands; None when there is none.
     pub(crate) image: Option<&'a Tuple>,
+    /// Who reads it, where that is not everybody.
+    pub(crate) audience: Option<&'a Audience>,
 }
 
 /// A value to be put back in its row.
@@ -90,7 +93,7 @@ impl Capture {
         let Some(outcome) = stage::outcome(self.table.table_id, row.key, row.image) else { return Ok(()) };
         let Some(ruled) = outcome.ruled else { return Ok(()) };
         let found = self.stored(row.key);
-        if found != ruled.seen || !self.write(row.key, found.is_some(), &outcome.metadata) {
+        if found != ruled.seen || !self.write(row, found.is_some(), &outcome.metadata) {
             self.moved += 1;
             return Ok(());
         }
@@ -133,7 +136,7 @@ impl Capture {
             .map(|(_, id)| id)
             .collect();
         let write = match row.image {
-            None if !full.state.is_alive() => return Ok(true),
+            None if !full.state.is_alive() => return Ok(self.tell_more(row, &full)),
             None => LocalWrite::Delete,
             Some(_) if updated && !self.lacks_registers(&full) => LocalWrite::Update(&written),
             Some(_) => LocalWrite::Create,
@@ -146,13 +149,32 @@ impl Capture {
             ruled::write_local(&mut full, &table.ruled, &values, write, session::wall_ms(), self.site);
         if full != before {
             let ordinals = self.ordinals(&full.state);
-            if !self.write(row.key, found.is_some(), &Metadata::of_full(&full, &ordinals)) {
+            if !self.write(row, found.is_some(), &Metadata::of_full(&full, &ordinals)) {
                 return Ok(false);
             }
             self.emit_local(row, &before.state, &full);
         }
         self.keep(row.key, misplaced);
         Ok(true)
+    }
+
+    /// Another statement has deleted the row for those who read it later: those who read it before are told as well.
+    fn tell_more(&mut self, row: &Seen<'_>, full: &RowRegisters) -> bool {
+        if let Some(scopes) = row.audience.map(Audience::last) {
+            let mut arguments = self.key_arguments(row.key);
+            arguments.push(Argument::of(pg_sys::TEXTARRAYOID, Some(tuple::texts(&scopes))));
+            let sql = format!(
+                "update {} as m set scopes = m.scopes || ${place} \
+                 where {} and not coalesce(m.scopes, '{{}}') @> ${place}",
+                self.table.metadata(),
+                self.key_is(),
+                place = arguments.len(),
+            );
+            if query::run(&sql, &arguments).count > 0 {
+                self.emit(row, RowKind::Deleted, full, &|_place| false, &[]);
+            }
+        }
+        true
     }
 
     fn places(&self) -> impl Iterator<Item = (usize, ColumnId)> {
@@ -209,8 +231,10 @@ impl Capture {
     }
 
     /// Writes metadata; false when a row of metadata came meanwhile.
-    fn write(&self, key: &Tuple, is_there: bool, metadata: &Metadata) -> bool {
+    fn write(&self, row: &Seen<'_>, is_there: bool, metadata: &Metadata) -> bool {
         let count = self.table.key.len();
+        let key = row.key;
+        let scopes = row.audience.filter(|_| !metadata.alive).map(Audience::last);
         let packed = Some(&metadata.registers).filter(|packed| !packed.is_empty());
         let mut arguments = self.key_arguments(key);
         arguments.extend([
@@ -220,21 +244,25 @@ impl Capture {
             Argument::of(pg_sys::INT8ARRAYOID, metadata.cols_datum()),
             Argument::of(pg_sys::BYTEAOID, packed.map(|packed| codec::bytea(packed))),
         ]);
+        arguments.extend(
+            scopes.iter().map(|scopes| Argument::of(pg_sys::TEXTARRAYOID, Some(tuple::texts(scopes)))),
+        );
+        let (column, last) = if scopes.is_some() { (", scopes", count + 6) } else { ("", count + 5) };
         let places = |from: usize, to: usize| {
             (from..=to).map(|place| format!("${place}")).collect::<Vec<_>>().join(", ")
         };
         let keys = (1..=count).map(|place| format!("key_{place}")).collect::<Vec<_>>().join(", ");
         let name = self.table.metadata();
         let sql = if is_there {
-            let set = places(count + 1, count + 5);
+            let set = places(count + 1, last);
             format!(
-                "update {name} as m set (alive, hlc, site, cols, registers) = row({set}) where {}",
+                "update {name} as m set (alive, hlc, site, cols, registers{column}) = row({set}) where {}",
                 self.key_is()
             )
         } else {
-            let all = places(1, count + 5);
+            let all = places(1, last);
             format!(
-                "insert into {name} ({keys}, alive, hlc, site, cols, registers) values ({all}) \
+                "insert into {name} ({keys}, alive, hlc, site, cols, registers{column}) values ({all}) \
                  on conflict do nothing"
             )
         };
@@ -267,42 +295,49 @@ impl Capture {
         carried: &dyn Fn(usize) -> bool,
         travels: &[Travelling],
     ) {
-        if !self.table.enabled {
+        let travel = row.audience.map_or(Travel::AsIs, |audience| audience.travel(kind));
+        if !self.table.enabled || travel == Travel::Nothing {
             return;
         }
+        let sent = match travel {
+            Travel::Nothing | Travel::AsIs => kind,
+            Travel::Whole => RowKind::Created,
+            Travel::Departure => RowKind::Cells,
+        };
         let table = &self.table;
+        let note = |changes: &mut ChangesBuilder| {
+            if let Some(audience) = row.audience {
+                audience.note(changes, sent, travel);
+            }
+        };
         let key = key_values(table, row.key);
         let changes = self.changes.get_or_insert_with(|| {
             let ids = table.column_ids();
             ChangesBuilder::new(table.number(), table.incarnation, table.version, table.key.len(), &ids)
         });
-        let state = &full.state;
-        let whole = ruled::sent(&full.registers);
-        let mut cells: Vec<(usize, Stamp, ValueRef<'_>)> = Vec::new();
-        for (place, column) in table.columns.iter().enumerate() {
-            let id = column.column_id();
-            let Some(image) = row.image.filter(|_| kind != RowKind::Deleted && carried(place)) else {
-                continue;
-            };
-            if kind == RowKind::Cells && table.ruled.is_register(id) {
-                continue;
-            }
-            let value =
-                whole.get(&id).map_or_else(|| column.codec.value(image.attribute(column.id)), Value::as_ref);
-            cells.push((place, state.stamp_of(id), value));
-        }
-        if kind != RowKind::Cells {
-            let life = state.life_stamp();
-            let own = |stamp: Stamp| (stamp != life).then_some(stamp);
-            let cells: Vec<_> =
-                cells.into_iter().map(|(place, stamp, value)| (place, own(stamp), value)).collect();
-            changes.row(kind, life, &key, &cells);
+        if travel == Travel::Departure {
+            changes.row(sent, full.state.life_stamp(), &key, &[]);
+            note(changes);
         } else {
-            push_cells(changes, &key, &cells);
-        }
-        if kind != RowKind::Deleted {
-            for (place, stamp, part) in travels {
+            let carried = |place| travel == Travel::Whole || carried(place);
+            let whole = ruled::sent(&full.registers);
+            let image = row.image.filter(|_| sent != RowKind::Deleted);
+            let cells = cells_of(table, image, sent, (full, &whole), &carried);
+            if sent == RowKind::Cells {
+                if push_cells(changes, &key, &cells) {
+                    note(changes);
+                }
+            } else {
+                let life = full.state.life_stamp();
+                let own = |stamp: Stamp| (stamp != life).then_some(stamp);
+                let cells: Vec<_> =
+                    cells.into_iter().map(|(place, stamp, value)| (place, own(stamp), value)).collect();
+                changes.row(sent, life, &key, &cells);
+                note(changes);
+            }
+            for (place, stamp, part) in travels.iter().filter(|_| sent != RowKind::Deleted) {
                 push_cells(changes, &key, &[(*place, *stamp, ValueRef::Blob(&part.encode()))]);
+                note(changes);
             }
         }
         if changes.byte_len() >= MESSAGE_BYTES {
@@ -406,14 +441,41 @@ impl Capture {
     }
 }
 
-/// Adds cells of a row; the first one's stamp stands for the row and is said once.
-fn push_cells(changes: &mut ChangesBuilder, key: &[ValueRef<'_>], cells: &[(usize, Stamp, ValueRef<'_>)]) {
-    let Some((_, first, _)) = cells.first().copied() else { return };
+/// Cells of a row as it stands, with their stamps. Registers travel as a whole with a creation, else by their parts.
+fn cells_of<'a>(
+    table: &'a Tracked,
+    image: Option<&'a Tuple>,
+    kind: RowKind,
+    (full, whole): (&RowRegisters, &'a BTreeMap<ColumnId, Value>),
+    carried: &dyn Fn(usize) -> bool,
+) -> Vec<(usize, Stamp, ValueRef<'a>)> {
+    let Some(image) = image else { return Vec::new() };
+    let cell = |(place, column): (usize, &'a catalog::Column)| {
+        let id = column.column_id();
+        let stamp = full.state.stamp_of(id);
+        let is_part = kind == RowKind::Cells && table.ruled.is_register(id);
+        if !carried(place) || is_part || full.state.cell(id) == Some(Stamp::ZERO) {
+            return None;
+        }
+        let value = || column.codec.value(image.attribute(column.id));
+        Some((place, stamp, whole.get(&id).map_or_else(value, Value::as_ref)))
+    };
+    (0..).zip(&table.columns).filter_map(cell).collect()
+}
+
+/// Adds cells of a row, if there are any; the first one's stamp stands for the row and is said once.
+fn push_cells(
+    changes: &mut ChangesBuilder,
+    key: &[ValueRef<'_>],
+    cells: &[(usize, Stamp, ValueRef<'_>)],
+) -> bool {
+    let Some((_, first, _)) = cells.first().copied() else { return false };
     let cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = cells
         .iter()
         .map(|(place, stamp, value)| (*place, (*stamp != first).then_some(*stamp), *value))
         .collect();
     changes.row(RowKind::Cells, first, key, &cells);
+    true
 }
 
 fn key_values<'t>(table: &'t Tracked, key: &'t Tuple) -> Vec<ValueRef<'t>> {

@@ -7,6 +7,7 @@ use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, as_owner};
 use crate::error::SyncError;
+use crate::expressions;
 use crate::tracking::{self, lock, owned_table};
 
 /// Makes a table take part, or no more. Waits for those who write to it.
@@ -26,6 +27,9 @@ pub(crate) fn is_enabled(relation: pg_sys::Oid) -> bool {
 
 /// Keeps a value for the database.
 pub(crate) fn set(key: &str, value: Option<&str>) -> Result<(), SyncError> {
+    if let ("scopes_function", Some(name)) = (key, value) {
+        return expressions::set_function(name);
+    }
     check_database_owner()?;
     as_owner(|| {
         query::run(
@@ -77,7 +81,7 @@ pub(crate) fn alter(relation: pg_sys::Oid) -> Result<(), SyncError> {
 }
 
 /// Checks that the caller has the rights of this database's owner.
-fn check_database_owner() -> Result<(), SyncError> {
+pub(crate) fn check_database_owner() -> Result<(), SyncError> {
     let sql = "select pg_catalog.pg_has_role($1, d.datdba, 'usage') from pg_catalog.pg_database as d \
                where d.datname operator(pg_catalog.=) pg_catalog.current_database()";
     let user = session::current_user();

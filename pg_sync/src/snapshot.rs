@@ -11,10 +11,10 @@ use crate::apply::parked;
 use crate::catalog::{self, Tracked};
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{as_owner, by_index};
-use crate::edge::tuple::Tuple;
+use crate::edge::tuple::{self, Tuple};
 use crate::error::SyncError;
 use crate::metadata::Metadata;
-use crate::{collect, ruled, sites, too_large};
+use crate::{audience, collect, expressions, ruled, sites, too_large};
 
 /// Rows read from the server at once, so that wide rows do not gather in memory.
 const ROWS_AT_ONCE: i32 = 200;
@@ -44,7 +44,10 @@ pub(crate) fn part(
             wanted: "1 or more",
         });
     }
-    let (table, self_ordinal) = as_owner(|| catalog::table(table_id).map(|t| (t, sites::self_ordinal())))?;
+    // The site comes first: it makes a restored registry this database's own.
+    let (self_ordinal, table) = as_owner(|| (sites::self_ordinal(), catalog::table(table_id)));
+    let table = table?;
+    let readers = Readers::of(&table)?;
     table.hold()?;
     let baseline = Metadata {
         alive: true,
@@ -65,7 +68,7 @@ pub(crate) fn part(
     let mut ended = false;
     while !ended && row_count < max_rows && changes.byte_len() < PAGE_BYTES {
         let wanted = ROWS_AT_ONCE.min(max_rows - row_count);
-        let rows = rows(&table, dead, place.as_deref(), wanted)?;
+        let rows = rows(&table, dead, place.as_deref(), wanted, &readers)?;
         ended = rows.len() < usize::try_from(wanted).unwrap_or(0);
         for row in &rows {
             place = Some(add(&mut changes, &table, row, &baseline)?);
@@ -85,7 +88,34 @@ pub(crate) fn part(
     Ok(Part { payload: payload.finish(), next: if ended { None } else { place }, row_count })
 }
 
-/// Adds one row: alive, hlc, site, cols, then the key, then the other columns. Returns its key.
+/// How a statement asks who reads a row.
+struct Readers {
+    /// Who reads a live row, and who read a dead one last; empty where everybody does.
+    live: String,
+    dead: String,
+    /// Which live and which dead rows take part.
+    live_in: String,
+    dead_in: &'static str,
+}
+
+impl Readers {
+    fn of(table: &Tracked) -> Result<Self, SyncError> {
+        let spell = |kind, text: &Option<String>| {
+            text.as_ref()
+                .map(|text| as_owner(|| expressions::spell(table.relation, kind, text, "d")))
+                .transpose()
+        };
+        let scope = spell("scope", &table.scope)?;
+        Ok(Self {
+            live: scope.as_ref().map_or_else(String::new, |scope| format!(", {scope}")),
+            dead: scope.map_or_else(String::new, |_| ", m.scopes".into()),
+            live_in: spell("filter", &table.filter)?.unwrap_or_else(|| "true".into()),
+            dead_in: if table.filter.is_some() { "m.scopes is distinct from '{}'" } else { "true" },
+        })
+    }
+}
+
+/// Adds one row: alive, hlc, site, cols, then the key, then the other columns, registers, scopes. Returns its key.
 fn add(
     changes: &mut ChangesBuilder,
     table: &Tracked,
@@ -93,9 +123,15 @@ fn add(
     baseline: &Metadata,
 ) -> Result<Vec<u8>, SyncError> {
     let after = i16::try_from(table.key.len() + table.columns.len()).unwrap_or(i16::MAX).saturating_add(5);
-    let found = Metadata::from_tuple(row, 1).map(|found| found.with_registers(row, after));
+    let has_registers = !table.ruled.rules.are_plain();
+    let found = Metadata::from_tuple(row, 1)
+        .map(|found| if has_registers { found.with_registers(row, after) } else { found });
     let metadata = found.as_ref().unwrap_or(baseline);
     let state = as_owner(|| metadata.state(table))?;
+    let scopes = table.scope.as_ref().map(|_| {
+        let at = i16::try_from(row.values.len()).unwrap_or(i16::MAX);
+        row.attribute(at).map(tuple::to_texts).unwrap_or_default()
+    });
     let life = state.life_stamp();
     let key: Vec<ValueRef<'_>> =
         (5..).zip(&table.key).map(|(at, column)| column.codec.value(row.attribute(at))).collect();
@@ -121,10 +157,15 @@ fn add(
     // A row of which only cells are known has no life to tell of.
     if metadata.alive || life.hlc > Hlc::ZERO {
         changes.row(kind, life, &key, &cells);
+        if let Some(scopes) = &scopes {
+            let nobody = Vec::new();
+            let (from, to) = if metadata.alive { (&nobody, scopes) } else { (scopes, &nobody) };
+            audience::note(changes, from, to);
+        }
     }
     let row_key = encode_key(key.iter().copied());
     if !metadata.alive && !state.cells.is_empty() {
-        add_parked(changes, table, &state, &key, &row_key)?;
+        add_parked(changes, table, &state, (&key, &row_key), scopes.as_ref())?;
     }
     Ok(row_key)
 }
@@ -134,8 +175,8 @@ fn add_parked(
     changes: &mut ChangesBuilder,
     table: &Tracked,
     state: &RowState,
-    key: &[ValueRef<'_>],
-    row_key: &[u8],
+    (key, row_key): (&[ValueRef<'_>], &[u8]),
+    scopes: Option<&Vec<String>>,
 ) -> Result<(), SyncError> {
     let Some(bytes) = as_owner(|| parked::stored(table, row_key)) else { return Ok(()) };
     let known = parked::known_cells(table, state, &bytes)?;
@@ -143,11 +184,20 @@ fn add_parked(
         known.into_iter().map(|(place, stamp, value)| (place, Some(stamp), value)).collect();
     if let Some((_, Some(first), _)) = cells.first() {
         changes.row(RowKind::Cells, *first, key, &cells);
+        if let Some(scopes) = scopes {
+            audience::note(changes, scopes, scopes);
+        }
     }
     Ok(())
 }
 
-fn rows(table: &Tracked, dead: bool, after: Option<&[u8]>, wanted: i32) -> Result<Vec<Tuple>, SyncError> {
+fn rows(
+    table: &Tracked,
+    dead: bool,
+    after: Option<&[u8]>,
+    wanted: i32,
+    readers: &Readers,
+) -> Result<Vec<Tuple>, SyncError> {
     let mut arguments = vec![Argument::integer(wanted)];
     let mut bound = String::from("true");
     let source = if dead { "m.key_" } else { "d." };
@@ -172,33 +222,42 @@ fn rows(table: &Tracked, dead: bool, after: Option<&[u8]>, wanted: i32) -> Resul
         let marks: Vec<String> = (2..).take(parts.len()).map(|number: usize| format!("${number}")).collect();
         bound = format!("({}) > ({})", names.join(", "), marks.join(", "));
     }
-    let sql = if dead { dead_sql(table, &names, &bound) } else { live_sql(table, &names, &bound) };
+    let sql = if dead {
+        dead_sql(table, &names, &bound, readers)
+    } else {
+        live_sql(table, &names, &bound, readers)
+    };
     Ok(by_index(|| query::read(&sql, &arguments)).rows)
 }
 
-fn live_sql(table: &Tracked, names: &[String], bound: &str) -> String {
+fn live_sql(table: &Tracked, names: &[String], bound: &str, readers: &Readers) -> String {
     let columns: String = table.columns.iter().map(|column| format!(", d.{}", column.quoted())).collect();
     let matching: Vec<String> = (1..)
         .zip(&table.key)
         .map(|(place, column)| format!("m.key_{place} {} d.{}", column.equality, column.quoted()))
         .collect();
     format!(
-        "select m.alive, m.hlc, m.site, m.cols, {keys}{columns}{registers} from {name} as d \
+        "select m.alive, m.hlc, m.site, m.cols, {keys}{columns}{registers}{scopes} from {name} as d \
          left join {metadata} as m \
-         on {matching} where {bound} order by {keys} limit $1",
+         on {matching} where {bound} and {taken} order by {keys} limit $1",
         keys = names.join(", "),
         name = table.scan(),
         metadata = table.metadata(),
         matching = matching.join(" and "),
         registers = if table.ruled.rules.are_plain() { "" } else { ", m.registers" },
+        scopes = readers.live,
+        taken = readers.live_in,
     )
 }
 
-fn dead_sql(table: &Tracked, names: &[String], bound: &str) -> String {
+fn dead_sql(table: &Tracked, names: &[String], bound: &str, readers: &Readers) -> String {
     format!(
-        "select m.alive, m.hlc, m.site, m.cols, {keys} from {metadata} as m \
-         where not m.alive and (m.hlc > 0 or m.cols is not null) and {bound} order by {keys} limit $1",
+        "select m.alive, m.hlc, m.site, m.cols, {keys}{scopes} from {metadata} as m \
+         where not m.alive and (m.hlc > 0 or m.cols is not null) and {bound} and {taken} \
+         order by {keys} limit $1",
         keys = names.join(", "),
         metadata = table.metadata(),
+        scopes = readers.dead,
+        taken = readers.dead_in,
     )
 }

@@ -273,6 +273,7 @@ pub(crate) fn insert_outcome(table: i32, image: &Tuple) -> Result<Option<Metadat
         carried: Some(&carried),
         key: &key,
         image,
+        audience: None,
     })?;
     STAGE.with_borrow_mut(|stage| {
         if let Some(staged) = stage.as_mut().and_then(|stage| stage.tables.get_mut(&table)) {

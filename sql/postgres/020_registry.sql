@@ -43,7 +43,15 @@ create table cloudsync.tables (
   -- How many columns the table has had: a column that is not tracked yet, and numbered below, was there before.
   attributes smallint not null default 0,
   -- What clients call it; checked when a statement ends, so that two tables can change names.
-  client_name text not null unique deferrable initially immediate
+  client_name text not null unique deferrable initially immediate,
+  -- Who reads a row, and which rows take part: as SQL over its columns, and as the server writes that down for itself,
+  -- with columns by their numbers.
+  scope_expression text,
+  scope_tree text,
+  filter_expression text,
+  filter_tree text,
+  -- Whether policies hold for the table.
+  row_security boolean not null default false
 );
 
 -- Every definition that was ever announced: messages written under it may be read much later.

@@ -6,13 +6,19 @@
 -- taken, and the previous stamps under the lock of the metadata row.
 
 -- What tells of rows that were stamped: nothing, for a disabled table. Put into a pattern before the names of users are.
+-- {audience} are the further arguments for a table whose rows have readers of their own, from the row `c`.
 create function cloudsync.spell_emit(table_id integer, pattern text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select replace(
-    spell_emit.pattern, '{emit}', case when t.enabled then 'cloudsync.emit' else 'cloudsync.hold_back' end)
+    replace(
+      spell_emit.pattern, '{emit}',
+      case when not t.enabled then 'cloudsync.hold_back' else
+        coalesce(nullif(cloudsync.where_audience(t.table_id, 'cloudsync.emit_scoped'), ''), 'cloudsync.emit') end),
+    '{audience}',
+    cloudsync.where_audience(t.table_id, ', c.was_in, c.was_out, c.from_scopes, c.now_in, c.to_scopes'))
   from cloudsync.tables as t
   where t.table_id = spell_emit.table_id;
 end;
@@ -113,12 +119,12 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select format(
     $clause$on conflict (%1$s) do update
-    set (alive, hlc, site, cols) = (
+    set (alive, hlc, site, cols%5$s) = (
       select
         excluded.alive,
         case when s.kept then m.hlc else s.stamp end,
         case when s.kept then m.site else excluded.site end,
-        case when s.kept then array[%2$s]::bigint[] end
+        case when s.kept then array[%2$s]::bigint[] end%6$s
       from (
         select
           u.kept,
@@ -138,7 +144,10 @@ begin atomic
     cloudsync.spell(
       spell_upsert.table_id, false,
       ', case when excluded.cols[2 * {id} - 1] is not null then m.cols[2 * {id} - 1] end', ''),
-    cloudsync.spell(spell_upsert.table_id, false, ', m.cols[2 * {id} - 1]', ''));
+    cloudsync.spell(spell_upsert.table_id, false, ', m.cols[2 * {id} - 1]', ''),
+    cloudsync.where_audience(spell_upsert.table_id, ', scopes'),
+    cloudsync.where_audience(
+      spell_upsert.table_id, ', case when m.alive then excluded.scopes else m.scopes || excluded.scopes end'));
 end;
 
 -- Greatest stamp of a metadata row `m`.
@@ -154,7 +163,8 @@ end;
 -- The rows of a statement by key, from the transition tables of one operation: key_1 ..,
 -- was, now, image and changed_1 ... Rows of an update that changed nothing are left out, except
 -- for the staged path, where a greater stamp may come with an equal value. Operation row is a
--- trigger for each row: the row before and after any operation, without an image.
+-- trigger for each row: the row before and after any operation, without an image. Of a table with an audience, also
+-- whether the row before took part, and who read it; null, where there was none.
 create function cloudsync.spell_source(table_id integer, operation text, unchanged boolean)
 returns text
 language sql stable
@@ -162,21 +172,24 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select case spell_source.operation
     when 'insert' then format(
-      'select %s, false as was, true as now, coalesce(%s) as image%s from cloudsync_new as n',
+      'select %s, false as was, true as now, coalesce(%s) as image%s%s from cloudsync_new as n',
       cloudsync.spell(spell_source.table_id, true, 'n.{name} as key_{n}', ', '),
       cloudsync.spell_image(spell_source.table_id, 'n'),
-      cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''))
+      cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''),
+      cloudsync.where_audience(
+        spell_source.table_id, ', null::boolean as was_in, null::text[] as from_scopes'))
     when 'delete' then format(
-      'select %s, true as was, false as now, coalesce(%s) as image%s from cloudsync_old as o',
+      'select %s, true as was, false as now, coalesce(%s) as image%s%s from cloudsync_old as o',
       cloudsync.spell(spell_source.table_id, true, 'o.{name} as key_{n}', ', '),
       cloudsync.spell_image(spell_source.table_id, 'o'),
-      cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''))
+      cloudsync.spell(spell_source.table_id, false, ', false as changed_{n}', ''),
+      cloudsync.spell_audience(spell_source.table_id, 'o', ', %1$s as was_in, %2$s as from_scopes'))
     when 'row' then format(
       $source$
-        select %1$s, true as was, tg_op = 'UPDATE' and %2$s as now%3$s
+        select %1$s, true as was, tg_op = 'UPDATE' and %2$s as now%3$s%6$s
         where tg_op <> 'INSERT'
         union all
-        select %4$s, false as was, true as now%5$s
+        select %4$s, false as was, true as now%5$s%7$s
         where tg_op = 'INSERT' or tg_op = 'UPDATE' and not (%2$s)$source$,
       cloudsync.spell(spell_source.table_id, true, 'old.{name} as key_{n}', ', '),
       cloudsync.spell(spell_source.table_id, true, 'new.{name} {eq} old.{name}', ' and '),
@@ -184,9 +197,11 @@ begin atomic
         spell_source.table_id, false,
         ', pg_catalog.record_image_ne(row(old.{name}), row(new.{name})) as changed_{n}', ''),
       cloudsync.spell(spell_source.table_id, true, 'new.{name}', ', '),
-      cloudsync.spell(spell_source.table_id, false, ', false', ''))
+      cloudsync.spell(spell_source.table_id, false, ', false', ''),
+      cloudsync.spell_audience(spell_source.table_id, 'old', ', %1$s as was_in, %2$s as from_scopes'),
+      cloudsync.where_audience(spell_source.table_id, ', null::boolean, null::text[]'))
     else format(
-      'select %s, %s as was, %s as now, case when %s then %s else %s end as image%s'
+      'select %s, %s as was, %s as now, case when %s then %s else %s end as image%s%s'
       ' from cloudsync_old as o full join cloudsync_new as n on %s'
       ' where %s or %s or %s',
       cloudsync.spell(spell_source.table_id, true, 'coalesce(n.{name}, o.{name}) as key_{n}', ', '),
@@ -198,6 +213,11 @@ begin atomic
       cloudsync.spell(
         spell_source.table_id, false,
         ', pg_catalog.record_image_ne(row(o.{name}), row(n.{name})) as changed_{n}', ''),
+      cloudsync.spell_audience(
+        spell_source.table_id, 'o', replace(
+          ', case when {was} then %1$s end as was_in, case when {was} then %2$s end as from_scopes', '{was}',
+          replace(
+            cloudsync.spell(spell_source.table_id, true, 'o.{name} is not null', ' and '), '%', '%%'))),
       cloudsync.spell(spell_source.table_id, true, 'n.{name} {eq} o.{name}', ' and '),
       cloudsync.spell(spell_source.table_id, true, 'o.{name} is null', ' or '),
       cloudsync.spell(spell_source.table_id, true, 'n.{name} is null', ' or '),
@@ -270,14 +290,14 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select format(
     $statement$with k as materialized (
-      select %1$s, bool_or(x.was) as was, bool_or(x.now) as now, array[%2$s]::boolean[] as changed
+      select %1$s, bool_or(x.was) as was, bool_or(x.now) as now, array[%2$s]::boolean[] as changed%6$s
       from (%3$s offset 0) as x
       group by %1$s
     ), r as materialized (
-      select k.*, coalesce(t.present, false) as present, t.image
+      select k.*, coalesce(t.present, false) as present, t.image%7$s
       from k
       left join lateral (
-        select true as present, coalesce(d.*) as image
+        select true as present, coalesce(d.*) as image%8$s
         from %4$s as d
         where %5$s
         offset 0
@@ -287,7 +307,12 @@ begin atomic
     cloudsync.spell(spell_current.table_id, false, 'bool_or(x.changed_{n})', ', '),
     cloudsync.spell_source(spell_current.table_id, spell_current.operation, spell_current.unchanged),
     cloudsync.table_scan(spell_current.table_id),
-    cloudsync.spell(spell_current.table_id, true, 'd.{name} {eq} k.key_{n}', ' and '));
+    cloudsync.spell(spell_current.table_id, true, 'd.{name} {eq} k.key_{n}', ' and '),
+    cloudsync.where_audience(
+      spell_current.table_id,
+      ', bool_or(x.was_in) as was_in, bool_or(not x.was_in) as was_out, cloudsync.joined(x.from_scopes) as from_scopes'),
+    cloudsync.where_audience(spell_current.table_id, ', t.now_in, t.to_scopes'),
+    cloudsync.spell_audience(spell_current.table_id, 'd', ', %1$s as now_in, %2$s as to_scopes'));
 end;
 
 -- The slow path: stamps and emits by the row as it stands.
@@ -304,22 +329,22 @@ begin atomic
         and (not r.present or r.now)
         and (not r.present or not r.was or true = any (r.changed))
     ), written as (
-      insert into cloudsync.meta_%2$s as m (%4$s, alive, hlc, site, cols)
+      insert into cloudsync.meta_%2$s as m (%4$s, alive, hlc, site, cols%12$s)
       select
         %5$s,
         c.present,
         case when c.present and c.updated then 1 else v_wall end,
         v_site,
-        case when c.present and c.updated then array[%6$s]::bigint[] end
+        case when c.present and c.updated then array[%6$s]::bigint[] end%13$s
       from c
       %7$s
-      where excluded.alive or m.alive
+      where excluded.alive or m.alive%14$s
       returning %8$s, m.alive, m.hlc, m.site, m.cols
     )
     select {emit}(
       %2$s, v_table.incarnation, v_table.version, %9$L::smallint[],
       case when not w.alive then 2 when w.cols is null then 1 else 0 end,
-      w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end, row(%10$s), c.image
+      w.hlc, w.site, w.cols, case when w.cols is not null then c.changed end, row(%10$s), c.image{audience}
     ) filter (where w.alive is not null)
     into v_emitted
     from c
@@ -336,7 +361,13 @@ begin atomic
     cloudsync.spell(spell_slow.table_id, true, 'm.key_{n}', ', '),
     '{' || cloudsync.spell(spell_slow.table_id, false, '{id}', ',') || '}',
     cloudsync.spell(spell_slow.table_id, true, 'w.key_{n}', ', '),
-    cloudsync.spell(spell_slow.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '));
+    cloudsync.spell(spell_slow.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '),
+    cloudsync.where_audience(spell_slow.table_id, ', scopes'),
+    cloudsync.where_audience(
+      spell_slow.table_id, $last$, case when c.was_in then coalesce(c.from_scopes, '{}') else '{}' end$last$),
+    -- Another statement has deleted it for those who read it later.
+    cloudsync.where_audience(
+      spell_slow.table_id, $unknown$ or not coalesce(m.scopes, '{}') @> excluded.scopes$unknown$));
 end;
 
 -- The short way of the staged path, for rows that apply inserted and that no other statement has touched: each row
@@ -379,7 +410,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select case spell_staged.operation
-    when 'insert' then cloudsync.spell_staged_insert(spell_staged.table_id)
+    when 'insert' then case when cloudsync.has_audience(spell_staged.table_id) then ''
+      else cloudsync.spell_staged_insert(spell_staged.table_id) end
     else ''
   end || format(
     cloudsync.spell_emit(spell_staged.table_id, $statement$%1$s, c as materialized (
@@ -388,18 +420,18 @@ begin atomic
       cross join lateral cloudsync.stage_outcome(%2$s, row(%3$s), r.image) as s
       where s.kind is not null
     ), written as (
-      insert into cloudsync.meta_%2$s as m (%4$s, alive, hlc, site, cols)
-      select %5$s, c.alive, c.hlc, c.site, c.cols
+      insert into cloudsync.meta_%2$s as m (%4$s, alive, hlc, site, cols%9$s)
+      select %5$s, c.alive, c.hlc, c.site, c.cols%10$s
       from c
       on conflict (%4$s) do update
-      set alive = excluded.alive, hlc = excluded.hlc, site = excluded.site, cols = excluded.cols
+      set alive = excluded.alive, hlc = excluded.hlc, site = excluded.site, cols = excluded.cols%11$s
       where cloudsync.stage_unchanged(%2$s, row(%6$s), m.alive, m.hlc, m.site, m.cols)
       returning %6$s
     )
     select
       {emit}(
         %2$s, v_table.incarnation, v_table.version, %7$L::smallint[],
-        c.kind, c.hlc, c.site, c.cols, c.carried, row(%5$s), c.image
+        c.kind, c.hlc, c.site, c.cols, c.carried, row(%5$s), c.image{audience}
       ) filter (where w.key_1 is not null),
       count(*) filter (where w.key_1 is null)
     into v_emitted, v_left
@@ -412,5 +444,10 @@ begin atomic
     cloudsync.spell(spell_staged.table_id, true, 'c.key_{n}', ', '),
     cloudsync.spell(spell_staged.table_id, true, 'm.key_{n}', ', '),
     '{' || cloudsync.spell(spell_staged.table_id, false, '{id}', ',') || '}',
-    cloudsync.spell(spell_staged.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '));
+    cloudsync.spell(spell_staged.table_id, true, 'c.key_{n} {eq} w.key_{n}', ' and '),
+    cloudsync.where_audience(spell_staged.table_id, ', scopes'),
+    cloudsync.where_audience(
+      spell_staged.table_id, $last$, case when c.was_in then coalesce(c.from_scopes, '{}')
+        when not c.was_in then '{}' end$last$),
+    cloudsync.where_audience(spell_staged.table_id, ', scopes = coalesce(excluded.scopes, m.scopes)'));
 end;

@@ -80,6 +80,44 @@ create aggregate cloudsync.capture_ruled(
   finalfunc_modify = read_write
 );
 
+-- The same for a table with an audience: see `emit_scoped`.
+create function cloudsync.capture_ruled_scoped_step(
+  state internal,
+  table_id integer,
+  was boolean,
+  now boolean,
+  changed boolean[],
+  row_key record,
+  image record,
+  was_in boolean,
+  was_out boolean,
+  from_scopes text[],
+  now_in boolean,
+  to_scopes text[]
+) returns internal
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'capture_ruled_scoped_step';
+
+create aggregate cloudsync.capture_ruled_scoped(
+  table_id integer,
+  was boolean,
+  now boolean,
+  changed boolean[],
+  row_key record,
+  image record,
+  was_in boolean,
+  was_out boolean,
+  from_scopes text[],
+  now_in boolean,
+  to_scopes text[]
+) (
+  sfunc = cloudsync.capture_ruled_scoped_step,
+  stype = internal,
+  sspace = 65536,
+  finalfunc = cloudsync.capture_ruled_finish,
+  finalfunc_modify = read_write
+);
+
 -- The registers of a row that nobody wrote since it is tracked.
 create function cloudsync.first_registers(table_id integer, image record) returns bytea
 language c volatile parallel unsafe
@@ -116,8 +154,8 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select format(
     $statement$%5$s%1$s
-    select cloudsync.capture_ruled(
-      %2$s, r.was, r.now, r.changed, row(%3$s), case when r.present then r.image end)
+    select cloudsync.capture_ruled%6$s(
+      %2$s, r.was, r.now, r.changed, row(%3$s), case when r.present then r.image end%7$s)
     into v_left
     from r
     where %4$s cloudsync.is_staged(%2$s, row(%3$s));
@@ -127,7 +165,10 @@ begin atomic
     cloudsync.spell(spell_ruled.table_id, true, 'r.key_{n}', ', '),
     case when spell_ruled.staged then '' else 'not' end,
     case when spell_ruled.staged then ''
-      else cloudsync.spell_guard(spell_ruled.table_id, spell_ruled.operation) end);
+      else cloudsync.spell_guard(spell_ruled.table_id, spell_ruled.operation) end,
+    cloudsync.where_audience(spell_ruled.table_id, '_scoped'),
+    cloudsync.where_audience(
+      spell_ruled.table_id, ', r.was_in, r.was_out, r.from_scopes, r.now_in, r.to_scopes'));
 end;
 
 -- Makes room for registers in a table's metadata, and gives them to the rows that are there: what a register

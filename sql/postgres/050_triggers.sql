@@ -86,6 +86,7 @@ set search_path = pg_catalog, pg_temp
 as $create$
 declare
   v_ruled boolean := cloudsync.is_ruled(create_capture_function.table_id);
+  v_plain boolean := not (v_ruled or cloudsync.has_audience(create_capture_function.table_id));
 begin
   execute format(
     $head$create or replace function cloudsync.capture_%1$s_%2$s() returns trigger
@@ -138,7 +139,7 @@ $body$,
       then cloudsync.spell_ruled(create_capture_function.table_id, create_capture_function.operation, true)
       else cloudsync.spell_staged(create_capture_function.table_id, create_capture_function.operation)
     end,
-    case when v_ruled then '' else case create_capture_function.operation
+    case when not v_plain then '' else case create_capture_function.operation
       when 'row' then ''
       when 'update' then format(
         'elsif not exists (select from cloudsync_new as n group by %1$s having count(*) > 1 '
@@ -194,26 +195,34 @@ $body$,
     create_truncate_function.table_id,
     cloudsync.spell_check(create_truncate_function.table_id, 'truncate'),
     format(
-      'with written as ( insert into cloudsync.meta_%1$s as m (%2$s, alive, hlc, site) select %3$s, false, $2, $1 from ',
+      'with c as ( insert into cloudsync.meta_%1$s as m (%2$s, alive, hlc, site%4$s) select %3$s, false, $2, $1%5$s from ',
       create_truncate_function.table_id,
       cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
-      cloudsync.spell(create_truncate_function.table_id, true, 'd.{name}', ', ')),
+      cloudsync.spell(create_truncate_function.table_id, true, 'd.{name}', ', '),
+      cloudsync.where_audience(create_truncate_function.table_id, ', scopes'),
+      cloudsync.spell_audience(
+        create_truncate_function.table_id, 'd', $last$, case when %1$s then %2$s else '{}' end$last$)),
     format(
       cloudsync.spell_emit(create_truncate_function.table_id, $statement$
       on conflict (%2$s) do update
-      set alive = false, hlc = greatest(excluded.hlc, 1 + %3$s), site = excluded.site, cols = null
-      returning %4$s, m.hlc
+      set alive = false, hlc = greatest(excluded.hlc, 1 + %3$s), site = excluded.site, cols = null%7$s
+      returning %4$s, m.hlc%8$s
     )
     select {emit}(
-      %1$s, $3, $4, %5$L::smallint[], 2, w.hlc, $1, null, null, row(%6$s), null
+      %1$s, $3, $4, %5$L::smallint[], 2, c.hlc, $1, null, null, row(%6$s), null{audience}
     ) filter (where $5)
-    from written as w$statement$),
+    from c$statement$),
       create_truncate_function.table_id,
       cloudsync.spell(create_truncate_function.table_id, true, 'key_{n}', ', '),
       cloudsync.spell_greatest(create_truncate_function.table_id),
       cloudsync.spell(create_truncate_function.table_id, true, 'm.key_{n}', ', '),
       '{' || cloudsync.spell(create_truncate_function.table_id, false, '{id}', ',') || '}',
-      cloudsync.spell(create_truncate_function.table_id, true, 'w.key_{n}', ', ')),
+      cloudsync.spell(create_truncate_function.table_id, true, 'c.key_{n}', ', '),
+      cloudsync.where_audience(create_truncate_function.table_id, ', scopes = excluded.scopes'),
+      cloudsync.where_audience(
+        create_truncate_function.table_id,
+        $audience$, m.scopes <> '{}' as was_in, false as was_out, m.scopes as from_scopes, false as now_in,
+          null::text[] as to_scopes$audience$)),
     (select case when t.algorithm = 1 then format(
        'raise exception ''cloudsync: table "%%" only grows (gos): TRUNCATE is not allowed'', %L '
        'using errcode = ''restrict_violation'';', t.table_name) else '' end

@@ -135,10 +135,12 @@ begin
   where t.table_id = create_metadata.table_id;
   execute format(
     'create table cloudsync.meta_%1$s (%2$s, alive boolean not null, hlc bigint not null, '
-    'site integer not null, cols bigint[]%4$s, primary key (%3$s)) with (fillfactor = 80)',
+    'site integer not null, cols bigint[]%4$s%5$s, primary key (%3$s)) with (fillfactor = 80)',
     create_metadata.table_id, v_keys,
     cloudsync.spell(create_metadata.table_id, true, 'key_{n}', ', '),
-    case when cloudsync.is_ruled(create_metadata.table_id) then ', registers bytea' else '' end);
+    case when cloudsync.is_ruled(create_metadata.table_id) then ', registers bytea' else '' end,
+    -- Of rows that are gone: who read them last.
+    cloudsync.where_audience(create_metadata.table_id, ', scopes text[]'));
 end
 $metadata$;
 

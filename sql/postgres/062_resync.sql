@@ -55,13 +55,16 @@ begin
 end
 $restamp$;
 
--- Further columns of a table's metadata, each set to null: registers of column algorithms belong to an earlier life.
+-- Further columns of a table's metadata, for rows that changed without capture: registers of column algorithms belong
+-- to an earlier life, and who read a row that is gone nobody knows, so nobody is told of it.
 create function cloudsync.spell_unregistered(table_id integer)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  select coalesce(string_agg(format(', %I = null', a.attname), ''), '')
+  select coalesce(
+    string_agg(format(', %I = %s', a.attname, case a.attname when 'scopes' then $none$'{}'$none$ else 'null' end), ''),
+    '')
   from pg_attribute as a
   where a.attrelid = format('cloudsync.meta_%s', spell_unregistered.table_id)::regclass
     and a.attnum > 0 and not a.attisdropped

@@ -10,6 +10,11 @@ begin atomic
   select
     (n.nspname::text, c.relname::text) <> ((is_changed.tracked).schema_name, (is_changed.tracked).table_name)
     or c.relnatts <> (is_changed.tracked).attributes
+    or c.relrowsecurity <> (is_changed.tracked).row_security
+    or (
+      cloudsync.renamed_expression(c.oid, (is_changed.tracked).scope_tree),
+      cloudsync.renamed_expression(c.oid, (is_changed.tracked).filter_tree)
+    ) is distinct from ((is_changed.tracked).scope_expression, (is_changed.tracked).filter_expression)
     or cloudsync.refusal(c.oid) is distinct from (is_changed.tracked).suspended
     or (is_changed.tracked).suspended is null and exists (
       select
@@ -61,7 +66,7 @@ begin
   set name = excluded.name, type_name = excluded.type_name, type_oid = excluded.type_oid,
     key_position = excluded.key_position, equality = excluded.equality;
   update cloudsync.tables as t
-  set attributes = c.relnatts
+  set attributes = c.relnatts, row_security = c.relrowsecurity
   from pg_class as c
   where t.table_id = refresh_columns.table_id and c.oid = t.relation;
 end
@@ -137,6 +142,7 @@ begin
   into v_types, v_operators
   from cloudsync.columns as k where k.table_id = v_table.table_id;
   perform cloudsync.refresh_columns(v_table.table_id);
+  perform cloudsync.follow_expressions(v_table.table_id);
   if v_key is distinct from cloudsync.known_key(v_table.table_id) or not cloudsync.key_fits(v_table.table_id)
      or v_key && follow_definition.computed then
     v_reason := 'primary key';
@@ -161,6 +167,13 @@ begin
   if v_reason is null
      and cloudsync.has_new_values(v_table.table_id, v_types, v_table.attributes, follow_definition.rewritten) then
     v_reason := 'new column';
+  end if;
+  -- Who may be served has changed, unless scopes say it.
+  if v_reason is null and v_table.scope_expression is null and exists (
+    select from cloudsync.tables as t
+    where t.table_id = v_table.table_id and t.row_security <> v_table.row_security
+  ) then
+    v_reason := 'row security';
   end if;
   if v_reason is not null and v_table.enabled and cloudsync.has_rows(v_table.table_id) then
     perform cloudsync.emit_reload(v_table.table_id, v_reason);

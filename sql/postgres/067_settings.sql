@@ -65,7 +65,7 @@ set search_path = pg_catalog, pg_temp
 as $set$
 #variable_conflict use_column
 begin
-  if set_value.key in ('schema') then
+  if set_value.key = 'schema' or set_value.key = 'scopes_function' and set_value.value is not null then
     raise exception 'cloudsync_set: key % is the extension''s own, wanted another key', quote_literal(set_value.key)
       using errcode = 'invalid_parameter_value';
   end if;

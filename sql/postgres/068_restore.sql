@@ -85,9 +85,11 @@ begin
       version = t.version + v_moved::integer,
       tracked_from = pg_current_xact_id()::text::bigint,
       suspended_since = null,
-      attributes = c.relnatts
+      attributes = c.relnatts,
+      row_security = c.relrowsecurity
     from pg_class as c
     where t.table_id = v_table.table_id and c.oid = t.relation;
+    perform cloudsync.recheck_expressions(v_table.table_id);
     if v_table.suspended is null then
       perform cloudsync.announce_table(v_table.table_id);
     end if;

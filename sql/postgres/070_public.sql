@@ -78,6 +78,31 @@ end;
 
 alter function @extschema@.cloudsync_table_schema(text) owner to cloudsync_owner;
 
+-- Rows that do not match stay here: an expression over the columns of one row. The other takes it away.
+create function @extschema@.cloudsync_set_filter(relation regclass, expression text) returns boolean
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'set_filter_wrapper';
+
+create function @extschema@.cloudsync_clear_filter(relation regclass) returns boolean
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'clear_filter_wrapper';
+
+-- Who reads a row: an expression over its columns that gives text or text[]. Null takes it away.
+create function @extschema@.cloudsync_set_scope(relation regclass, expression text) returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'set_scope_wrapper';
+
+-- The scopes that a token may read, from its claims: what everybody reads, and what is its own. A function of the
+-- user's takes its place by cloudsync_set('scopes_function', ...).
+create function @extschema@.cloudsync_scopes(claims jsonb) returns setof text
+language sql stable parallel safe
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select ''
+  union
+  select cloudsync_scopes.claims ->> 'sub' where cloudsync_scopes.claims ->> 'sub' is not null;
+end;
+
 -- For symmetry with SQLite: changes of a tracked table are followed by themselves.
 create function @extschema@.cloudsync_begin_alter(relation regclass) returns void
 language c volatile strict parallel unsafe
@@ -175,7 +200,8 @@ begin
     'restored()',
     'site_acked(bytea)',
     'note_site(bytea, pg_lsn)',
-    'collect_tombstones(integer)'
+    'collect_tombstones(integer)',
+    'scopes_of(jsonb)'
   ] loop
     execute format('grant execute on function cloudsync.%s to %I', v_function, cloudsync_grant_hub.role);
   end loop;

@@ -35,6 +35,9 @@ begin atomic
         'clientName', s.client_name,
         'algorithm', (array['cls', 'gos', 'dws', 'aws'])[s.algorithm + 1],
         'enabled', s.enabled,
+        'scope', s.scope_expression,
+        'filter', s.filter_expression,
+        'rowSecurity', s.row_security,
         'metadata', greatest(m.reltuples, 0)::bigint,
         'metadataBytes', pg_total_relation_size(m.oid)
       ) order by s.schema_name, s.table_name), '[]')

@@ -4,17 +4,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use pgrx::pg_sys::{self, Datum};
-use shared_format::payload::PayloadBuilder;
+use shared_format::payload::{ChangesBuilder, PayloadBuilder, SCOPE_EVERYBODY};
 use shared_format::{RowKind, RowRegisters, SiteId, ValueRef};
 
 use super::decide::{Decision, LostCell, Write, decide};
 use super::incoming::{Incoming, IncomingRow};
 use super::local::{self, Local};
 use super::{Settled, Stop, constraints, parked};
+use crate::audience;
 use crate::catalog::Tracked;
 use crate::edge::codec;
 use crate::edge::query::{self, Input, InputColumn};
 use crate::edge::session::{self, as_owner};
+use crate::edge::tuple;
 use crate::emit;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
@@ -330,9 +332,20 @@ fn tell_parked(decided: &[Decided<'_>]) {
         if !decision.buried && decision.newly_parked.is_empty() {
             continue;
         }
+        let readers = if table.has_audience() { Some(last_scopes(table, row)) } else { None };
+        // It took no part when it went, or it was never here: nobody has it but its author.
+        if readers.as_ref().is_some_and(Vec::is_empty) {
+            continue;
+        }
+        let note = |changes: &mut ChangesBuilder, to: &[String]| {
+            if let Some(readers) = &readers {
+                audience::note(changes, readers, to);
+            }
+        };
         let mut changes = parked::start(table);
         if decision.buried {
             changes.row(RowKind::Deleted, decision.state.life_stamp(), &parked::key(table, row), &[]);
+            note(&mut changes, &[]);
         }
         if !decision.newly_parked.is_empty() {
             let is_register = |place: usize| decision.travels.iter().any(|(known, _, _)| *known == place);
@@ -340,10 +353,12 @@ fn tell_parked(decided: &[Decided<'_>]) {
                 decision.newly_parked.iter().copied().filter(|place| !is_register(*place)).collect();
             if !places.is_empty() {
                 parked::add_cells(&mut changes, table, row, &decision.state, &decision.parked, &places);
+                note(&mut changes, readers.as_deref().unwrap_or_default());
             }
             for (place, stamp, part) in &decision.travels {
                 let cell = (*place, None, ValueRef::Blob(&part.encode()));
                 changes.row(RowKind::Cells, *stamp, &parked::key(table, row), &[cell]);
+                note(&mut changes, readers.as_deref().unwrap_or_default());
             }
         }
         payload.push(changes);
@@ -351,4 +366,20 @@ fn tell_parked(decided: &[Decided<'_>]) {
     if !payload.is_empty() {
         emit::changeset(&payload.finish());
     }
+}
+
+/// Who read a row last that is gone. Runs as the owner.
+fn last_scopes(table: &Tracked, row: &IncomingRow) -> Vec<String> {
+    let matching = (1..)
+        .zip(&table.key)
+        .map(|(place, column): (usize, _)| format!("m.key_{place} {} s.key_{place}", column.equality));
+    let sql = format!(
+        "select m.scopes from {} as m, cloudsync_rows as s where {}",
+        table.metadata(),
+        matching.collect::<Vec<_>>().join(" and "),
+    );
+    let input = Input { columns: local::key_columns(table), rows: vec![row.key.clone()] };
+    let found = query::run_with_rows(&sql, &[], &input).first().map(tuple::to_texts);
+    // It went before the table had a scope or a filter.
+    found.unwrap_or_else(|| if table.scope.is_some() { Vec::new() } else { vec![SCOPE_EVERYBODY.to_owned()] })
 }

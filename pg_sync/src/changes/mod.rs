@@ -23,7 +23,7 @@ use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::metadata::Metadata;
-use crate::{ruled, sites};
+use crate::{expressions, ruled, sites};
 
 /// Rows that are read at a time.
 const BATCH_ROWS: i32 = 200;
@@ -56,6 +56,8 @@ struct Part {
     baseline: bool,
     /// Whether the caller learns of rows that are gone.
     tells_dead: bool,
+    /// Which of its rows `d` take part.
+    taken: Rc<str>,
     after: Option<Vec<u8>>,
 }
 
@@ -99,11 +101,18 @@ impl Walk {
                 continue;
             }
             let tracked_from = as_owner(|| tracked_from(&table));
+            let taken: Rc<str> = match &table.filter {
+                Some(filter) => {
+                    as_owner(|| expressions::spell(table.relation, "filter", filter, "d"))?.into()
+                }
+                None => "true".into(),
+            };
             let table = Rc::new(table);
             let part = |baseline| Part {
                 table: Rc::clone(&table),
                 baseline,
                 tells_dead: !has_policies,
+                taken: Rc::clone(&taken),
                 after: None,
             };
             parts.push_back(part(false));
@@ -134,7 +143,7 @@ impl Walk {
         let found = as_owner(|| self.candidates(part))?;
         let table = &part.table;
         let keys: Vec<Vec<Option<Datum>>> = found.iter().map(|row| key_of(table, row)).collect();
-        let values = as_caller(table, &keys);
+        let values = as_caller(table, &keys, &part.taken);
         for (place, (row, key)) in found.iter().zip(&keys).enumerate() {
             let key: Vec<Value> =
                 table.key.iter().zip(key).map(|(c, datum)| c.codec.value(*datum).to_owned_value()).collect();
@@ -191,7 +200,9 @@ impl Walk {
         let sql = if part.baseline {
             baseline_sql(table, &names, &bound)
         } else {
-            known_sql(table, &names, &bound)
+            let is_hidden = table.filter.is_some();
+            let taken = if is_hidden { "(m.alive or m.scopes is distinct from '{}')" } else { "true" };
+            known_sql(table, &names, &format!("{bound} and {taken}"))
         };
         Ok(by_index(|| query::read(&sql, &arguments)).rows)
     }
@@ -251,8 +262,12 @@ fn key_of(table: &Tracked, row: &Tuple) -> Vec<Option<Datum>> {
     (6..).take(table.key.len()).map(|at| row.attribute(at)).collect()
 }
 
-/// Values of the rows that the caller sees, by their place among the keys.
-pub(crate) fn as_caller(table: &Tracked, keys: &[Vec<Option<Datum>>]) -> HashMap<usize, Vec<Value>> {
+/// Values of the rows `d` that the caller sees and of which a condition holds, by their place among the keys.
+pub(crate) fn as_caller(
+    table: &Tracked,
+    keys: &[Vec<Option<Datum>>],
+    taken: &str,
+) -> HashMap<usize, Vec<Value>> {
     let mut columns = key_columns(table);
     columns.push(InputColumn {
         name: "place".into(),
@@ -265,7 +280,7 @@ pub(crate) fn as_caller(table: &Tracked, keys: &[Vec<Option<Datum>>]) -> HashMap
     let input = Input { columns, rows: (0..).zip(keys).map(row).collect() };
     let names: String = table.columns.iter().map(|column| format!(", d.{}", column.quoted())).collect();
     let sql = format!(
-        "select s.place{names} from cloudsync_rows as s join {} as d on {}",
+        "select s.place{names} from cloudsync_rows as s join {} as d on {} where {taken}",
         table.scan(),
         same_key(table, "d", "s"),
     );

@@ -22,6 +22,8 @@ const KEY_COLUMNS: usize = 32;
 pub(crate) struct Layout {
     relation: pg_sys::Oid,
     index: pg_sys::Oid,
+    /// Whether rows that are gone keep who read them last, after the other stamps.
+    has_scopes: bool,
     /// Function that compares, and collation, of each key column.
     comparisons: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
@@ -40,7 +42,9 @@ impl Layout {
         // SAFETY: the shape lives as long as the relation is open.
         let shape = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(open.data().rd_att) };
         let types: Vec<pg_sys::Oid> = shape.iter().take(key.len()).map(|a| a.atttypid).collect();
-        if access != heap || shape.len() != key.len() + AFTER_KEY || types != key {
+        let after: Vec<pg_sys::Oid> = shape.iter().skip(key.len() + AFTER_KEY).map(|a| a.atttypid).collect();
+        let has_scopes = after == [pg_sys::TEXTARRAYOID];
+        if access != heap || !(after.is_empty() || has_scopes) || types != key {
             return None;
         }
         let index = open.primary_key();
@@ -49,7 +53,7 @@ impl Layout {
         }
         let opened = Opened::index(index, pg_sys::AccessShareLock);
         let comparisons = (0..key.len()).map(|at| opened.comparison(at)).collect();
-        Some(Self { relation: oid, index, comparisons })
+        Some(Self { relation: oid, index, has_scopes, comparisons })
     }
 }
 
@@ -133,6 +137,8 @@ pub(crate) struct Stored {
     pub(crate) site: i32,
     /// Overrides by column id, as in metadata; empty for none.
     pub(crate) cols: Vec<Option<i64>>,
+    /// Of a row that is gone, who read it last. It is written, and not read here.
+    pub(crate) scopes: Option<Vec<String>>,
 }
 
 /// A row that was found.
@@ -160,6 +166,7 @@ pub(crate) struct MetadataTable {
     slot: *mut pg_sys::TupleTableSlot,
     keys: Vec<pg_sys::ScanKeyData>,
     index_info: *mut pg_sys::IndexInfo,
+    has_scopes: bool,
     /// Keeps the page at hand that the last row went to.
     bulk: pg_sys::BulkInsertState,
 }
@@ -203,7 +210,8 @@ impl MetadataTable {
         };
         let keys = (1..).zip(&layout.comparisons).map(key).collect();
         let (index_info, bulk) = (std::ptr::null_mut(), std::ptr::null_mut());
-        Self { relation, index, scan, slot, keys, index_info, bulk }
+        let has_scopes = layout.has_scopes;
+        Self { relation, index, scan, slot, keys, index_info, has_scopes, bulk }
     }
 
     /// Prepares for many inserts.
@@ -243,6 +251,7 @@ impl MetadataTable {
             hlc: tuple::in_slot(self.slot, first + 1).map_or(0, codec::to_i64),
             site: tuple::in_slot(self.slot, first + 2).map_or(0, codec::to_i32),
             cols: tuple::in_slot(self.slot, first + 3).map(tuple::to_i64s).unwrap_or_default(),
+            scopes: None,
         };
         // SAFETY: a row in a slot of this kind is a heap tuple.
         let row = unsafe { (*self.slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple };
@@ -259,16 +268,19 @@ impl MetadataTable {
 
     fn form(&self, key: &[Datum], stored: &Stored) -> pg_sys::HeapTuple {
         let cols = (!stored.cols.is_empty()).then(|| tuple::bigints(&stored.cols));
+        let scopes = stored.scopes.as_deref().filter(|_| self.has_scopes).map(tuple::texts);
         let stamps = [
             Datum::from(stored.alive),
             Datum::from(stored.hlc),
             Datum::from(stored.site),
             cols.unwrap_or(Datum::null()),
+            scopes.unwrap_or(Datum::null()),
         ];
-        let mut values = [Datum::null(); KEY_COLUMNS + AFTER_KEY];
+        let mut values = [Datum::null(); KEY_COLUMNS + AFTER_KEY + 1];
         values.iter_mut().zip(key.iter().chain(&stamps)).for_each(|(to, from)| *to = *from);
-        let mut nulls = [false; KEY_COLUMNS + AFTER_KEY];
+        let mut nulls = [false; KEY_COLUMNS + AFTER_KEY + 1];
         nulls[key.len() + AFTER_KEY - 1] = cols.is_none();
+        nulls[key.len() + AFTER_KEY] = scopes.is_none();
         let shape = self.relation.data().rd_att;
         // SAFETY: there is a value of the right type for each attribute: `Layout::of` has checked them.
         unsafe { pg_sys::heap_form_tuple(shape, values.as_mut_ptr(), nulls.as_mut_ptr()) }

@@ -19,6 +19,18 @@ impl Context {
         Self(context)
     }
 
+    /// Makes one that outlives the transaction.
+    pub(crate) fn lasting(name: &'static CStr) -> Self {
+        // SAFETY: reads a global of this session.
+        let parent = unsafe { pg_sys::TopMemoryContext };
+        // SAFETY: put back below.
+        let before = unsafe { pg_sys::MemoryContextSwitchTo(parent) };
+        let context = Self::new(name);
+        // SAFETY: puts back what was current.
+        unsafe { pg_sys::MemoryContextSwitchTo(before) };
+        context
+    }
+
     /// Frees all that was made in it.
     pub(crate) fn reset(&self) {
         // SAFETY: nothing that was made in it is used again: it holds what callers need for one row.

@@ -4,6 +4,7 @@
 pub(crate) mod codec;
 pub(crate) mod command;
 pub(crate) mod confine;
+pub(crate) mod expression;
 pub(crate) mod heap;
 pub(crate) mod memory;
 pub(crate) mod query;

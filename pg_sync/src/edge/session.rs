@@ -346,6 +346,17 @@ pub(crate) fn relation_name(relation: pg_sys::Oid) -> String {
     unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
 }
 
+/// The name of a column of a relation; None when there is no such column.
+pub(crate) fn column_name(relation: pg_sys::Oid, number: i16) -> Option<String> {
+    // SAFETY: a missing column gives null.
+    let name = unsafe { pg_sys::get_attname(relation, number, true) };
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: not null, so a C string.
+    Some(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
+}
+
 /// Names this installation of the extension: what a session remembers of another one is void.
 pub(crate) fn installation() -> pg_sys::Oid {
     cloudsync_relation(c"secret")

@@ -6,7 +6,7 @@ use pgrx::PgTupleDesc;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 
-use super::tuple;
+use super::tuple::{self, Tuple};
 
 /// What a statement did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +168,21 @@ impl Rows {
         // SAFETY: the shape lives as long as the relation is open.
         let attributes = unsafe { (*shape).natts };
         Some(Self { store, slot, pointer, attributes })
+    }
+
+    /// The present row, as the server's own parts take it.
+    pub(super) fn slot(&self) -> *mut pg_sys::TupleTableSlot {
+        self.slot
+    }
+
+    /// The present row taken apart.
+    pub(crate) fn tuple(&self) -> Tuple {
+        // SAFETY: the slot lives as long as `self`.
+        let shape = unsafe { (*self.slot).tts_tupleDescriptor };
+        // SAFETY: the shape lives as long as the relation is open.
+        let shape = unsafe { PgTupleDesc::from_pg_unchecked(shape) };
+        let values = (0..shape.len()).map(|at| tuple::in_slot(self.slot, at)).collect();
+        Tuple { values, types: shape.iter().map(|attribute| attribute.atttypid).collect() }
     }
 
     /// Goes to the next row; false at the end.

@@ -88,8 +88,15 @@ struct Element {
     alignment: u8,
 }
 
+impl Element {
+    fn is_by_value(&self) -> bool {
+        self.length > 0
+    }
+}
+
 const BIGINT: Element = Element { oid: pg_sys::INT8OID, length: 8, alignment: b'd' };
 const SMALLINT: Element = Element { oid: pg_sys::INT2OID, length: 2, alignment: b's' };
+const TEXT: Element = Element { oid: pg_sys::TEXTOID, length: -1, alignment: b'i' };
 const BOOLEAN: Element = Element { oid: pg_sys::BOOLOID, length: 1, alignment: b'c' };
 
 fn elements(array: Datum, element: &Element) -> Vec<Option<Datum>> {
@@ -102,7 +109,7 @@ fn elements(array: Datum, element: &Element) -> Vec<Option<Datum>> {
             array,
             element.oid,
             element.length,
-            true,
+            element.is_by_value(),
             element.alignment.cast_signed(),
             &raw mut values,
             &raw mut nulls,
@@ -150,11 +157,21 @@ fn make_array(values: &[Option<Datum>], element: &Element) -> Datum {
             &raw mut lower,
             element.oid,
             element.length,
-            true,
+            element.is_by_value(),
             element.alignment.cast_signed(),
         )
     };
     Datum::from(array)
+}
+
+/// Reads a `text[]`, without its nulls.
+pub(crate) fn to_texts(array: Datum) -> Vec<String> {
+    elements(array, &TEXT).into_iter().flatten().map(super::codec::to_text).collect()
+}
+
+/// Makes a `text[]` in the current memory context.
+pub(crate) fn texts(values: &[String]) -> Datum {
+    make_array(&values.iter().map(|value| Some(super::codec::text(value))).collect::<Vec<_>>(), &TEXT)
 }
 
 /// Makes a `bigint[]` in the current memory context.

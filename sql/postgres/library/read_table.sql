@@ -21,7 +21,10 @@ select
   r.relkind operator(pg_catalog.=) 'p',
   t.client_name,
   c.delimiter,
-  pg_catalog.pg_get_expr(v.adbin, v.adrelid)
+  pg_catalog.pg_get_expr(v.adbin, v.adrelid),
+  t.scope_expression,
+  t.filter_expression,
+  t.row_security
 from cloudsync.tables as t
 join cloudsync.columns as c on c.table_id operator(pg_catalog.=) t.table_id
 join pg_catalog.pg_class as r on r.oid operator(pg_catalog.=) t.relation::pg_catalog.oid

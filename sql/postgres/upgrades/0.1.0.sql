@@ -11,7 +11,12 @@ alter table cloudsync.tables
   add column suspended text,
   add column suspended_since xid8,
   add column attributes smallint not null default 0,
-  add column client_name text unique deferrable initially immediate;
+  add column client_name text unique deferrable initially immediate,
+  add column scope_expression text,
+  add column scope_tree text,
+  add column filter_expression text,
+  add column filter_tree text,
+  add column row_security boolean not null default false;
 
 update cloudsync.tables as t set client_name = t.table_name;
 set constraints all immediate;

@@ -15,7 +15,7 @@ begin
     end loop;
     set local role cloudsync_owner;
     update cloudsync.tables as t
-    set attributes = c.relnatts
+    set attributes = c.relnatts, row_security = c.relrowsecurity
     from pg_catalog.pg_class as c
     where t.table_id = v_table.table_id and c.oid = t.relation;
     perform cloudsync.announce_table(v_table.table_id);
