@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::audience::ScopesMark;
 use crate::epoch::EpochId;
 use crate::error::{Error, Result};
 use crate::position::{Lsn, Position};
@@ -33,6 +34,8 @@ pub enum Cursor {
         position: Position,
         /// It is the last of its transaction; else the rest is still to come.
         transaction_end: bool,
+        /// The scopes that the client held; None for those that everybody holds.
+        scopes: Option<ScopesMark>,
     },
     /// The client has the parts before `part` of a snapshot.
     Snapshot {
@@ -42,6 +45,8 @@ pub enum Cursor {
         snapshot: SnapshotId,
         /// The next part.
         part: u32,
+        /// The scopes that the client held; None for those that everybody holds.
+        scopes: Option<ScopesMark>,
     },
 }
 
@@ -64,19 +69,29 @@ impl Cursor {
             Cursor::Log { epoch, .. } | Cursor::Snapshot { epoch, .. } => *epoch,
         }
     }
+
+    /// The scopes that the client held, as far as they are not everybody's.
+    #[must_use]
+    pub const fn scopes(&self) -> Option<ScopesMark> {
+        match self {
+            Cursor::Log { scopes, .. } | Cursor::Snapshot { scopes, .. } => *scopes,
+        }
+    }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cursor::Log { epoch, position, transaction_end } => {
+            Cursor::Log { epoch, position, transaction_end, scopes: _ } => {
                 let kind = if *transaction_end { KIND_LOG } else { KIND_WITHIN };
-                write!(f, "{kind}.{epoch}.{}", position.to_hex())
+                write!(f, "{kind}.{epoch}.{}", position.to_hex())?;
             }
-            Cursor::Snapshot { epoch, snapshot, part } => {
-                write!(f, "{KIND_SNAPSHOT}.{epoch}.{}.{:016x}.{part}", snapshot.lsn.to_hex(), snapshot.build)
+            Cursor::Snapshot { epoch, snapshot, part, scopes: _ } => {
+                let SnapshotId { lsn, build } = snapshot;
+                write!(f, "{KIND_SNAPSHOT}.{epoch}.{}.{build:016x}.{part}", lsn.to_hex())?;
             }
         }
+        self.scopes().map_or(Ok(()), |scopes| write!(f, ".{scopes}"))
     }
 }
 
@@ -95,20 +110,26 @@ fn parse(text: &str) -> Option<Cursor> {
     let mut parts = text.split('.');
     let kind = parts.next()?;
     let epoch = EpochId::parse(parts.next()?)?;
-    let cursor = match kind {
+    let mut cursor = match kind {
         KIND_LOG | KIND_WITHIN => {
             let position = Position::from_hex(parts.next()?)?;
-            Cursor::Log { epoch, position, transaction_end: kind == KIND_LOG }
+            Cursor::Log { epoch, position, transaction_end: kind == KIND_LOG, scopes: None }
         }
         KIND_SNAPSHOT => {
             let lsn = Lsn::from_hex(parts.next()?)?;
             let build = Lsn::from_hex(parts.next()?)?.raw();
             let part = parts.next()?;
             let part = part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())??;
-            Cursor::Snapshot { epoch, snapshot: SnapshotId { lsn, build }, part }
+            Cursor::Snapshot { epoch, snapshot: SnapshotId { lsn, build }, part, scopes: None }
         }
         _ => return None,
     };
+    if let Some(mark) = parts.next() {
+        let mark = ScopesMark::parse(mark)?;
+        match &mut cursor {
+            Cursor::Log { scopes, .. } | Cursor::Snapshot { scopes, .. } => *scopes = Some(mark),
+        }
+    }
     parts.next().is_none().then_some(cursor)
 }
 
@@ -119,10 +140,19 @@ mod tests {
     #[test]
     fn a_cursor_reads_back() {
         let epoch = EpochId::new(3, 0xabcd_0123);
+        let marked = ScopesMark::parse("00000000000000ff");
+        assert!(marked.is_some());
+        let long = SnapshotId { lsn: Lsn::MAX, build: u64::MAX };
         for cursor in [
-            Cursor::Log { epoch, position: Position::default(), transaction_end: false },
-            Cursor::Log { epoch, position: Position::after(Lsn::new(0x1_0000_0000)), transaction_end: true },
-            Cursor::Snapshot { epoch, snapshot: SnapshotId { lsn: Lsn::new(77), build: u64::MAX }, part: 12 },
+            Cursor::Log { epoch, position: Position::default(), transaction_end: false, scopes: None },
+            Cursor::Log {
+                epoch,
+                position: Position::after(Lsn::new(0x1_0000_0000)),
+                transaction_end: true,
+                scopes: marked,
+            },
+            Cursor::Snapshot { epoch, snapshot: long, part: 12, scopes: None },
+            Cursor::Snapshot { epoch, snapshot: long, part: u32::MAX, scopes: marked },
         ] {
             assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
         }
@@ -135,6 +165,7 @@ mod tests {
             String::new(),
             "l".to_owned(),
             format!("l.1-abcd0123.{position}.1"),
+            format!("l.1-abcd0123.{position}.00000000000000ff.1"),
             format!("l.1.{position}"),
             format!("l.1-abcd012.{position}"),
             format!("l.+1-abcd0123.{position}"),

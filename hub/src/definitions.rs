@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared_format::payload::{Changes, Payload, PayloadBuilder, TableDefinition};
 
+use crate::audience::Audience;
 use crate::error::{Error, Result};
 
 /// What messages call a definition by: table, incarnation of the registry entry, version.
@@ -66,6 +67,15 @@ impl Definitions {
         self.known.get(&key)
     }
 
+    /// Whether a definition gives the rows of its table other readers than the version before it.
+    #[must_use]
+    pub fn changes_readers(&self, definition: &TableDefinition) -> bool {
+        let TableDefinition { table, incarnation, version, .. } = *definition;
+        let at = |version| DefinitionKey { table, incarnation, version };
+        let before = self.known.range(at(0)..at(version)).next_back();
+        before.is_some_and(|(_, before)| Audience::of_table(before) != Audience::of_table(definition))
+    }
+
     /// A payload of the newest version of each table, and of those that are `used`.
     #[must_use]
     pub fn in_force(&self, used: &BTreeSet<DefinitionKey>) -> Vec<u8> {
@@ -123,6 +133,20 @@ mod tests {
         read.add_payload(&definitions.in_force(&used)).unwrap();
         let keys: Vec<(u32, u32)> = read.known.keys().map(|key| (key.table, key.version)).collect();
         assert_eq!(keys, [(1, 1), (1, 3), (2, 1)]);
+    }
+
+    #[test]
+    fn a_table_that_is_read_by_others_from_now_on_is_noticed() {
+        let mut definitions = Definitions::default();
+        definitions.add(definition(1, 2));
+        let guarded = |version| TableDefinition { row_security: true, ..definition(1, version) };
+        assert!(!definitions.changes_readers(&definition(1, 3)));
+        assert!(!definitions.changes_readers(&guarded(1)), "nothing is known from before");
+        assert!(definitions.changes_readers(&guarded(3)));
+        assert!(!definitions.changes_readers(&TableDefinition { table: 2, ..guarded(3) }));
+        definitions.add(guarded(3));
+        assert!(!definitions.changes_readers(&guarded(4)));
+        assert!(definitions.changes_readers(&definition(1, 4)));
     }
 
     #[test]

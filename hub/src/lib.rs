@@ -4,6 +4,7 @@
 //! Postgres and the object store hold everything that an answer ever promised.
 
 pub mod arguments;
+pub mod audience;
 pub mod auth;
 mod backend;
 pub mod config;

@@ -27,6 +27,9 @@ pub(crate) trait Backend: Send + Sync {
     /// The number up to which the database has what a site sent; none if it does not know the site.
     fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>>;
 
+    /// The scopes that a caller with these claims holds.
+    fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>>;
+
     /// Asks for a sign of life.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;
 

@@ -135,7 +135,7 @@ impl Log {
     /// Adds decoded frames to the tail.
     pub(crate) fn push(&self, frame: LogFrame, transactions: &[Transaction]) {
         let mut state = self.state();
-        let length = u64::try_from(frame.bytes.len()).unwrap_or(u64::MAX);
+        let length = u64::try_from(frame.byte_len()).unwrap_or(u64::MAX);
         state.bytes = state.bytes.saturating_add(length);
         if let Some(leading) = &mut state.leading {
             leading.tail.push(frame);
@@ -273,9 +273,13 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
 
     use super::*;
+    use crate::audience::Readership;
+    use crate::auth::CallerKind;
     use crate::epoch::{EpochReason, ServerIdentity};
     use crate::lineage::Lineage;
 
@@ -303,8 +307,8 @@ mod tests {
         let snapshot = PgSnapshot::parse("5:5:").unwrap();
         log.begin_leading(DecodedTransactions::begin(Lsn::new(20), &snapshot));
         for (xid, commit_end) in [(6, 30), (7, 40)] {
-            let frame =
-                LogFrame { last: at(commit_end), transaction_end: true, bytes: Bytes::from_static(b"x") };
+            let bytes = Bytes::from_static(b"x");
+            let frame = LogFrame { last: at(commit_end), transaction_end: true, bytes, pieces: Vec::new() };
             log.push(frame, &[Transaction { xid, commit_end: Lsn::new(commit_end) }]);
         }
         log.add_segment(epoch(1).id, SegmentName { previous: at(20), last: at(30), fence: 2 });
@@ -312,7 +316,7 @@ mod tests {
     }
 
     fn check(number: u32, place: Position, wanted: &Step, frames: usize) {
-        let mut read = LogRead::new(place, true, 100);
+        let mut read = LogRead::new(Arc::new(Readership::unknown(CallerKind::Key)), place, true, 100);
         assert_eq!(log().read(epoch(number).id, &mut read), *wanted, "{place}");
         assert_eq!(read.frames.len(), frames, "{place}");
     }

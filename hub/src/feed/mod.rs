@@ -6,8 +6,10 @@
 pub(crate) mod log;
 mod reader;
 mod refresh;
+mod scopes;
 pub(crate) mod tail;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +19,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::audience::Readership;
+use crate::auth::Caller;
 use crate::backend::Backend;
 use crate::config::DatabaseName;
 use crate::cursor::{Cursor, SnapshotId};
@@ -28,14 +32,18 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::position::{Lsn, Position};
 use crate::segment::{Compacted, Expired, compact, expire};
-use crate::snapshot::{PartRead, Snapshots};
+use crate::snapshot::{Build, PartRead, Snapshots};
 use crate::store::Store;
 use log::Log;
 use reader::Reader;
 use refresh::Refresh;
+use scopes::ScopesOf;
 
 /// Longest wait for an epoch to be opened: a hub that has just started needs a moment.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of a snapshot under which one answer takes further parts.
+const PART_BYTES_MIN: usize = 256 * 1024;
 
 /// Snapshots begun for one request, where making them fails: a serialization failure passes.
 const SNAPSHOT_TRIES: usize = 3;
@@ -45,6 +53,9 @@ pub struct Feed {
     log: Arc<Log>,
     ingest: Arc<Ingest>,
     reader: Reader,
+    scopes: ScopesOf,
+    /// Something was met that only some readers get.
+    is_scoped: AtomicBool,
     refresh: Refresh,
     archive: Archive,
     snapshots: Snapshots,
@@ -65,6 +76,24 @@ pub struct ChangesAnswer {
     pub part: Option<u32>,
     /// Whether the client's place was in another epoch.
     pub moved: Moved,
+}
+
+/// What a wait for the log ended with.
+enum Waited {
+    Answer(ChangesAnswer),
+    /// The place is too old.
+    TooOld,
+    /// The reader's scopes have to be asked for.
+    ReaderWanted,
+}
+
+/// What a try to take parts of a snapshot ended with.
+enum Taken {
+    Answer(ChangesAnswer),
+    /// The reader's scopes have to be asked for.
+    ReaderWanted,
+    /// Another snapshot has to be taken, for a reason that may be known.
+    Failed(Option<String>),
 }
 
 /// What became of the epoch of a client's place.
@@ -127,6 +156,7 @@ impl Feed {
         let keys = Keys::new(database.as_str());
         let archive = Archive::new(Arc::clone(&store), keys.clone());
         let log = Arc::new(Log::new());
+        let scopes = ScopesOf::new(Arc::clone(&backend));
         let snapshots = Snapshots::new(Arc::clone(&backend), store, keys, Arc::clone(&log));
         let ingest = Arc::new(Ingest {
             metrics: metrics.database(database.as_str()),
@@ -141,6 +171,8 @@ impl Feed {
         let task = tokio::spawn(Arc::clone(&ingest).run());
         Arc::new(Feed {
             reader: Reader::new(Arc::clone(&log), archive.clone()),
+            scopes,
+            is_scoped: AtomicBool::new(false),
             refresh: Refresh::new(Arc::clone(&log), archive.clone()),
             archive,
             log,
@@ -226,29 +258,67 @@ impl Feed {
     }
 
     /// What is new since a cursor; without anything new, waits for it.
-    pub async fn changes(&self, cursor: Option<&str>, wait: Duration) -> Result<ChangesAnswer> {
+    pub async fn changes(
+        &self,
+        caller: &Caller,
+        cursor: Option<&str>,
+        wait: Duration,
+    ) -> Result<ChangesAnswer> {
         let cursor = cursor.map(str::parse::<Cursor>).transpose()?;
         let deadline = Instant::now() + wait;
         if !self.log.is_leading() {
             self.refresh.at_once().await?;
         }
         let epoch = self.await_epoch(deadline).await?;
+        loop {
+            let reader = self.reader_of(caller, cursor).await?;
+            if let Some(answer) = self.changes_for(caller, &reader, &epoch, cursor, deadline).await? {
+                return Ok(answer);
+            }
+            // What it may read is not, or no more, what was thought.
+            self.is_scoped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What a caller may read. Nobody is asked while all that was met is for everybody.
+    async fn reader_of(&self, caller: &Caller, cursor: Option<Cursor>) -> Result<Arc<Readership>> {
+        let had_scopes = cursor.is_some_and(|cursor| cursor.scopes().is_some());
+        if had_scopes || self.is_scoped.load(Ordering::Relaxed) {
+            self.scopes.reader(caller).await
+        } else {
+            Ok(Arc::new(Readership::unknown(caller.kind)))
+        }
+    }
+
+    /// The same for a reader; None if it has to be asked again what it may read.
+    async fn changes_for(
+        &self,
+        caller: &Caller,
+        reader: &Arc<Readership>,
+        epoch: &Epoch,
+        cursor: Option<Cursor>,
+        deadline: Instant,
+    ) -> Result<Option<ChangesAnswer>> {
         match cursor {
-            Some(Cursor::Log { epoch: at, position, transaction_end }) if at == epoch.id => {
-                match self.await_log(&epoch, position, transaction_end, deadline).await? {
-                    Some(answer) => Ok(answer),
-                    None => self.snapshot(None).await,
+            Some(cursor) if cursor.epoch() != epoch.id => {
+                let restored = self.was_restored_since(cursor.epoch(), epoch).await?;
+                let moved = if restored { Moved::Restored } else { Moved::On };
+                let answer = self.snapshot(reader, None).await?;
+                Ok(answer.map(|answer| ChangesAnswer { moved, ..answer }))
+            }
+            // It gained or lost scopes: a snapshot of what it may read now, and it forgets the rest.
+            Some(cursor) if cursor.scopes() != reader.mark() => self.snapshot(reader, None).await,
+            Some(Cursor::Log { position, transaction_end, .. }) => {
+                match self.await_log(caller, reader, epoch, position, transaction_end, deadline).await? {
+                    Waited::Answer(answer) => Ok(Some(answer)),
+                    Waited::ReaderWanted => Ok(None),
+                    Waited::TooOld => self.snapshot(reader, None).await,
                 }
             }
-            Some(Cursor::Snapshot { epoch: at, snapshot, part }) if at == epoch.id => {
-                self.snapshot(Some((snapshot, part))).await
+            Some(Cursor::Snapshot { snapshot, part, .. }) => {
+                self.snapshot(reader, Some((snapshot, part))).await
             }
-            Some(cursor) => {
-                let restored = self.was_restored_since(cursor.epoch(), &epoch).await?;
-                let moved = if restored { Moved::Restored } else { Moved::On };
-                Ok(ChangesAnswer { moved, ..self.snapshot(None).await? })
-            }
-            None => self.snapshot(None).await,
+            None => self.snapshot(reader, None).await,
         }
     }
 
@@ -271,26 +341,34 @@ impl Feed {
         }
     }
 
-    /// Reads the log from a place on; None if the place is too old for it.
+    /// Reads the log from a place on.
     async fn await_log(
         &self,
+        caller: &Caller,
+        reader: &Arc<Readership>,
         epoch: &Epoch,
         position: Position,
         transaction_end: bool,
         deadline: Instant,
-    ) -> Result<Option<ChangesAnswer>> {
+    ) -> Result<Waited> {
         let mut changed = self.log.subscribe();
+        let begun = Instant::now();
         let (mut position, mut transaction_end) = (position, transaction_end);
         loop {
             changed.mark_unchanged();
-            let Some((read, more)) = self.reader.read(epoch.id, position, transaction_end).await? else {
-                return Ok(None);
+            let Some((read, more)) = self.reader.read(reader, epoch.id, position, transaction_end).await?
+            else {
+                return Ok(Waited::TooOld);
             };
+            if read.has_pieces && !self.still_reads(caller, reader, begun).await? {
+                return Ok(Waited::ReaderWanted);
+            }
             (position, transaction_end) = (read.place, read.transaction_end);
             let over = Instant::now() >= deadline || *self.shutdown.borrow();
             if over || !read.frames.is_empty() {
-                let cursor = Cursor::Log { epoch: epoch.id, position, transaction_end };
-                return Ok(Some(ChangesAnswer {
+                let cursor =
+                    Cursor::Log { epoch: epoch.id, position, transaction_end, scopes: reader.mark() };
+                return Ok(Waited::Answer(ChangesAnswer {
                     frames: read.frames,
                     cursor: cursor.to_string(),
                     complete: transaction_end && !more,
@@ -308,48 +386,78 @@ impl Feed {
         }
     }
 
-    /// Gives a part of a snapshot: of the one that the client is taking, else the first of a new one.
-    async fn snapshot(&self, place: Option<(SnapshotId, u32)>) -> Result<ChangesAnswer> {
+    /// Whether a reader may still read what it might when a wait began.
+    async fn still_reads(&self, caller: &Caller, reader: &Readership, begun: Instant) -> Result<bool> {
+        if !reader.is_known() {
+            return Ok(false);
+        }
+        Ok(begun.elapsed() < scopes::FRESH || self.scopes.reader(caller).await?.mark() == reader.mark())
+    }
+
+    /// Gives a part of a snapshot: of the one that the client is taking, else the first of a new one. None if the
+    /// reader's scopes have to be asked for.
+    async fn snapshot(
+        &self,
+        reader: &Readership,
+        place: Option<(SnapshotId, u32)>,
+    ) -> Result<Option<ChangesAnswer>> {
         let epoch = self.await_epoch(Instant::now()).await?;
         if let Some((id, part)) = place
             && let Some(build) = self.snapshots.find(epoch.id, id).await?
-            && let Some(answer) = self.answer_part(&epoch, id, part, self.snapshots.part(&build, part).await?)
         {
-            return Ok(answer);
+            match self.parts(&epoch, &build, part, reader).await? {
+                Taken::Answer(answer) => return Ok(Some(answer)),
+                Taken::ReaderWanted => return Ok(None),
+                Taken::Failed(_) => {}
+            }
         }
         let mut reason = "the snapshot was removed while it was read".to_owned();
         for _ in 0..SNAPSHOT_TRIES {
             let build = self.snapshots.obtain(&epoch).await?;
-            let read = self.snapshots.part(&build, 0).await?;
-            if let PartRead::Failed(why) = &read {
-                reason.clone_from(why);
-            }
-            if let Some(answer) = self.answer_part(&epoch, build.id, 0, read) {
-                return Ok(answer);
+            match self.parts(&epoch, &build, 0, reader).await? {
+                Taken::Answer(answer) => return Ok(Some(answer)),
+                Taken::ReaderWanted => return Ok(None),
+                Taken::Failed(why) => reason = why.unwrap_or(reason),
             }
         }
         Err(Error::Unavailable { reason })
     }
 
-    /// The answer with a part; None if another snapshot has to be taken.
-    fn answer_part(&self, epoch: &Epoch, id: SnapshotId, part: u32, read: PartRead) -> Option<ChangesAnswer> {
-        let (frames, ended) = match read {
-            PartRead::Part { bytes, is_last } => (vec![bytes], is_last),
-            PartRead::End => (Vec::new(), true),
-            PartRead::Gone | PartRead::Failed(_) => return None,
+    /// The answer with a part, and with those behind it while they hold little for this reader.
+    async fn parts(&self, epoch: &Epoch, build: &Build, part: u32, reader: &Readership) -> Result<Taken> {
+        let id = build.id;
+        let mut frames: Vec<Bytes> = Vec::new();
+        let mut next = part;
+        let ended = loop {
+            let is_last = match self.snapshots.part(build, next, reader).await? {
+                PartRead::Part { frames: more, is_last } => {
+                    frames.extend(more);
+                    is_last
+                }
+                PartRead::End => break true,
+                PartRead::ReaderWanted => return Ok(Taken::ReaderWanted),
+                PartRead::Gone => return Ok(Taken::Failed(None)),
+                PartRead::Failed(why) => return Ok(Taken::Failed(Some(why))),
+            };
+            next = next.saturating_add(1);
+            let length: usize = frames.iter().map(Bytes::len).sum();
+            if is_last || length >= PART_BYTES_MIN || !self.snapshots.has_part(build, next) {
+                break is_last;
+            }
         };
+        let scopes = reader.mark();
         let cursor = if ended {
-            Cursor::Log { epoch: epoch.id, position: Position::after(id.lsn), transaction_end: true }
+            Cursor::Log { epoch: epoch.id, position: Position::after(id.lsn), transaction_end: true, scopes }
         } else {
-            Cursor::Snapshot { epoch: epoch.id, snapshot: id, part: part.saturating_add(1) }
+            Cursor::Snapshot { epoch: epoch.id, snapshot: id, part: next, scopes }
         };
-        Some(ChangesAnswer {
+        Ok(Taken::Answer(ChangesAnswer {
             frames,
             cursor: cursor.to_string(),
             complete: ended && self.is_end(id.lsn),
             part: Some(part),
             moved: Moved::No,
-        })
+        }))
     }
 
     /// Whether nothing is known that committed after this LSN.

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use super::log::{Log, Step};
 use super::tail::LogRead;
+use crate::audience::Readership;
 use crate::epoch::EpochId;
 use crate::error::{Error, Result};
 use crate::ingest::archive::Archive;
 use crate::keys::SegmentName;
 use crate::position::Position;
-use crate::segment::{SCOPE_EVERYBODY, Segment};
+use crate::segment::LogFrame;
 
 /// Bytes of frames in one answer; one frame may exceed it.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -18,11 +19,18 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Segments kept in memory: clients that catch up together read the same ones.
 const SEGMENTS_KEPT: usize = 8;
 
+/// A segment in memory.
+struct Kept {
+    name: SegmentName,
+    transaction_end: bool,
+    frames: Vec<LogFrame>,
+}
+
 /// Reads the log of one database.
 pub(super) struct Reader {
     log: Arc<Log>,
     archive: Archive,
-    kept: Mutex<VecDeque<(EpochId, Arc<Segment>)>>,
+    kept: Mutex<VecDeque<(EpochId, Arc<Kept>)>>,
 }
 
 impl Reader {
@@ -33,11 +41,12 @@ impl Reader {
     /// Reads on from a place, and says whether there is more; None if the place is too old.
     pub(super) async fn read(
         &self,
+        reader: &Arc<Readership>,
         epoch: EpochId,
         place: Position,
         transaction_end: bool,
     ) -> Result<Option<(LogRead, bool)>> {
-        let mut read = LogRead::new(place, transaction_end, ANSWER_BYTES_MAX);
+        let mut read = LogRead::new(Arc::clone(reader), place, transaction_end, ANSWER_BYTES_MAX);
         let mut is_relisted = false;
         loop {
             match self.log.read(epoch, &mut read) {
@@ -51,7 +60,7 @@ impl Reader {
                         self.relist(epoch, read.place, &mut is_relisted).await?;
                         continue;
                     };
-                    if !read.take(segment.frames(SCOPE_EVERYBODY)) {
+                    if !read.take(&segment.frames) {
                         return Ok(Some((read, true)));
                     }
                     read.move_to(name.last, segment.transaction_end);
@@ -71,19 +80,20 @@ impl Reader {
         Ok(())
     }
 
-    fn kept(&self, epoch: EpochId, name: SegmentName) -> Option<Arc<Segment>> {
+    fn kept(&self, epoch: EpochId, name: SegmentName) -> Option<Arc<Kept>> {
         let kept = self.kept.lock().expect("nothing panics with the kept segments");
         let found = kept.iter().find(|(of, segment)| *of == epoch && segment.name == name);
         found.map(|(_epoch, segment)| Arc::clone(segment))
     }
 
     /// Reads a segment; None if the store has it no more.
-    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Option<Arc<Segment>>> {
+    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Option<Arc<Kept>>> {
         if let Some(segment) = self.kept(epoch, name) {
             return Ok(Some(segment));
         }
         let Some(segment) = self.archive.segment(epoch.number(), name).await? else { return Ok(None) };
-        let segment = Arc::new(segment);
+        let frames = segment.log_frames()?;
+        let segment = Arc::new(Kept { name, transaction_end: segment.transaction_end, frames });
         let mut kept = self.kept.lock().expect("nothing panics with the kept segments");
         kept.push_front((epoch, Arc::clone(&segment)));
         kept.truncate(SEGMENTS_KEPT);
@@ -96,12 +106,17 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::auth::CallerKind;
     use crate::epoch::{Epoch, EpochReason, ServerIdentity};
     use crate::keys::Keys;
     use crate::lineage::Lineage;
     use crate::position::Lsn;
-    use crate::segment::{LogFrame, ScopeBlock, SegmentIndex};
+    use crate::segment::{LogFrame, Segment, SegmentIndex, into_blocks};
     use crate::store::directory::DirectoryStore;
+
+    fn anybody() -> Arc<Readership> {
+        Arc::new(Readership::unknown(CallerKind::Key))
+    }
 
     fn at(commit_end: u64) -> Position {
         Position::new(Lsn::new(commit_end), Lsn::new(1))
@@ -123,12 +138,13 @@ mod tests {
             last: at(*commit_end),
             transaction_end: true,
             bytes: Bytes::from(vec![b'x'; length]),
+            pieces: Vec::new(),
         };
         let frames: Vec<LogFrame> = commit_ends.iter().map(frame).collect();
         Segment {
             name: SegmentName { previous, last: frames.last().unwrap().last, fence: 1 },
             transaction_end: true,
-            scopes: vec![ScopeBlock { scope: SCOPE_EVERYBODY.to_owned(), frames }],
+            scopes: into_blocks(frames),
             transactions: Vec::new(),
             definitions: Bytes::new(),
         }
@@ -152,11 +168,11 @@ mod tests {
     async fn a_follower_reads_segment_after_segment() {
         let start = epoch().start_position();
         let (_folder, reader) = reader(&[segment(start, &[20, 30], 5), segment(at(30), &[40], 5)]).await;
-        let (read, more) = reader.read(epoch().id, start, true).await.unwrap().unwrap();
+        let (read, more) = reader.read(&anybody(), epoch().id, start, true).await.unwrap().unwrap();
         assert_eq!((read.frames.len(), read.place, more), (3, at(40), false));
-        let (read, more) = reader.read(epoch().id, at(25), true).await.unwrap().unwrap();
+        let (read, more) = reader.read(&anybody(), epoch().id, at(25), true).await.unwrap().unwrap();
         assert_eq!((read.frames.len(), read.place, more), (2, at(40), false));
-        assert!(reader.read(epoch().id, at(5), true).await.unwrap().is_none());
+        assert!(reader.read(&anybody(), epoch().id, at(5), true).await.unwrap().is_none());
     }
 
     #[tokio::test]
@@ -165,7 +181,7 @@ mod tests {
         let half = ANSWER_BYTES_MAX / 2;
         let (_folder, reader) =
             reader(&[segment(start, &[20, 30], half), segment(at(30), &[40], half)]).await;
-        let (read, more) = reader.read(epoch().id, start, true).await.unwrap().unwrap();
+        let (read, more) = reader.read(&anybody(), epoch().id, start, true).await.unwrap().unwrap();
         assert_eq!((read.frames.len(), read.place, more), (2, at(30), true));
     }
 
@@ -173,7 +189,7 @@ mod tests {
     async fn a_missing_segment_is_an_error_and_never_a_skip() {
         let start = epoch().start_position();
         let (_folder, reader) = reader(&[segment(start, &[20], 5), segment(at(30), &[40], 5)]).await;
-        let gap = reader.read(epoch().id, start, true).await;
+        let gap = reader.read(&anybody(), epoch().id, start, true).await;
         assert!(matches!(gap, Err(Error::LogGap { after }) if after == at(20)), "{gap:?}");
     }
 
@@ -184,18 +200,18 @@ mod tests {
         let (_folder, reader) = reader(&parts).await;
         reader.archive.remove_segment(1, &parts[0].name).await.unwrap();
         reader.archive.remove_segment(1, &parts[1].name).await.unwrap();
-        let gap = reader.read(epoch().id, at(25), true).await.unwrap();
+        let gap = reader.read(&anybody(), epoch().id, at(25), true).await.unwrap();
         assert!(gap.is_none(), "what has expired is taken from a snapshot");
         reader.archive.put_segment(1, &segment(start, &[20, 30], 5)).await.unwrap();
         reader.archive.remove_segment(1, &parts[2].name).await.unwrap();
         reader.archive.put_segment(1, &segment(at(30), &[40, 50], 5)).await.unwrap();
-        let (read, more) = reader.read(epoch().id, at(30), true).await.unwrap().unwrap();
+        let (read, more) = reader.read(&anybody(), epoch().id, at(30), true).await.unwrap().unwrap();
         assert_eq!((read.frames.len(), read.place, more), (2, at(50), false));
-        let (read, _more) = reader.read(epoch().id, start, true).await.unwrap().unwrap();
+        let (read, _more) = reader.read(&anybody(), epoch().id, start, true).await.unwrap().unwrap();
         assert_eq!((read.frames.len(), read.place), (4, at(50)));
         reader.archive.remove_segment(1, &segment(at(30), &[40, 50], 5).name).await.unwrap();
         reader.kept.lock().unwrap().clear();
-        let lost = reader.read(epoch().id, at(30), true).await;
+        let lost = reader.read(&anybody(), epoch().id, at(30), true).await;
         assert!(matches!(lost, Err(Error::LogGap { after }) if after == at(30)), "{lost:?}");
     }
 }

@@ -3,15 +3,21 @@
 //! Invariant: what is not stored yet is never let go.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::audience::{Readership, Share};
 use crate::position::Position;
 use crate::segment::LogFrame;
 
 /// Frames of the log on their way to one client.
 #[derive(Debug)]
 pub(crate) struct LogRead {
+    /// Who reads.
+    reader: Arc<Readership>,
+    /// Something was passed over that only some readers get.
+    pub(crate) has_pieces: bool,
     /// The frames, none of them empty.
     pub(crate) frames: Vec<Bytes>,
     /// The client's place after these frames.
@@ -24,8 +30,13 @@ pub(crate) struct LogRead {
 
 impl LogRead {
     /// Begins at a client's place, for at most `bytes_max` bytes, or one frame.
-    pub(crate) fn new(place: Position, transaction_end: bool, bytes_max: usize) -> LogRead {
-        LogRead { frames: Vec::new(), place, transaction_end, bytes: 0, bytes_max }
+    pub(crate) fn new(
+        reader: Arc<Readership>,
+        place: Position,
+        transaction_end: bool,
+        bytes_max: usize,
+    ) -> LogRead {
+        LogRead { reader, has_pieces: false, frames: Vec::new(), place, transaction_end, bytes: 0, bytes_max }
     }
 
     /// Whether a frame of this length would be too much.
@@ -39,14 +50,16 @@ impl LogRead {
             if frame.last <= self.place {
                 continue;
             }
-            if self.is_full(frame.bytes.len()) {
+            let reader = Arc::clone(&self.reader);
+            let parts = || shares(&reader, frame).filter(|bytes| !bytes.is_empty());
+            let length = parts().map(Bytes::len).fold(0, usize::saturating_add);
+            if self.is_full(length) {
                 return false;
             }
+            self.has_pieces |= !frame.pieces.is_empty();
             self.move_to(frame.last, frame.transaction_end);
-            if !frame.bytes.is_empty() {
-                self.bytes = self.bytes.saturating_add(frame.bytes.len());
-                self.frames.push(frame.bytes.clone());
-            }
+            self.bytes = self.bytes.saturating_add(length);
+            self.frames.extend(parts().cloned());
         }
         true
     }
@@ -58,6 +71,16 @@ impl LogRead {
             self.transaction_end = transaction_end;
         }
     }
+}
+
+/// What a reader gets of a frame, as it is.
+fn shares<'a>(reader: &Readership, frame: &'a LogFrame) -> impl Iterator<Item = &'a Bytes> {
+    let pieces = frame.pieces.iter().filter_map(|piece| match reader.share(&piece.audience) {
+        Share::Rows => Some(&piece.rows),
+        Share::Evictions => Some(&piece.evictions),
+        Share::Nothing => None,
+    });
+    std::iter::once(&frame.bytes).chain(pieces)
 }
 
 /// The newest frames of one epoch's log.
@@ -80,7 +103,7 @@ impl Tail {
     /// Adds the next frame.
     pub(crate) fn push(&mut self, frame: LogFrame) {
         self.last = frame.last;
-        self.bytes = self.bytes.saturating_add(frame.bytes.len());
+        self.bytes = self.bytes.saturating_add(frame.byte_len());
         self.frames.push_back(frame);
         self.let_go();
     }
@@ -97,7 +120,7 @@ impl Tail {
         {
             let Some(frame) = self.frames.pop_front() else { return };
             self.start = frame.last;
-            self.bytes = self.bytes.saturating_sub(frame.bytes.len());
+            self.bytes = self.bytes.saturating_sub(frame.byte_len());
         }
     }
 
@@ -121,6 +144,7 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::CallerKind;
     use crate::position::Lsn;
 
     fn at(commit_end: u64) -> Position {
@@ -132,6 +156,7 @@ mod tests {
             last: at(commit_end),
             transaction_end: commit_end.is_multiple_of(20),
             bytes: Bytes::from_static(bytes),
+            pieces: Vec::new(),
         }
     }
 
@@ -144,7 +169,8 @@ mod tests {
     }
 
     fn check(place: u64, bytes_max: usize, wanted: &[&str], wanted_place: u64) {
-        let mut read = LogRead::new(at(place), true, bytes_max);
+        let reader = Arc::new(Readership::unknown(CallerKind::Key));
+        let mut read = LogRead::new(reader, at(place), true, bytes_max);
         tail(100).read(&mut read);
         let found: Vec<&str> = read.frames.iter().map(|frame| std::str::from_utf8(frame).unwrap()).collect();
         assert_eq!((found.as_slice(), read.place), (wanted, at(wanted_place)), "{place} {bytes_max}");

@@ -15,6 +15,7 @@ use warp::reply::Response;
 
 use super::app::Database;
 use super::problem::{Problem, ProblemKind};
+use crate::auth::Caller;
 use crate::error::Error;
 use crate::feed::{ChangesAnswer, Moved};
 use crate::shutdown;
@@ -88,6 +89,7 @@ impl Drop for Waiting<'_> {
 /// Answers one download.
 pub(super) async fn answer(
     database: &Database,
+    caller: &Caller,
     headers: &HeaderMap,
     query: &str,
 ) -> Result<Response, Problem> {
@@ -99,7 +101,7 @@ pub(super) async fn answer(
     let waiting = (!query.wait.is_zero()).then(|| Waiting::begin(&database.metrics.long_polls_open));
     let mut ending = database.ending();
     let found = tokio::select! {
-        found = database.feed.changes(query.cursor.as_deref(), query.wait) => found.map_err(Problem::from)?,
+        found = database.feed.changes(caller, query.cursor.as_deref(), query.wait) => found.map_err(Problem::from)?,
         () = shutdown::asked(&mut ending) => {
             let cursor = query.cursor.ok_or_else(|| {
                 Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })

@@ -95,8 +95,8 @@ fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let get = path().and(warp::get()).and(with(Arc::clone(app))).and(asker()).and(query).and_then(
         |name: String, app: Arc<App>, asker: Asker, query: String| {
             answered(async move {
-                let (database, _caller) = app.admit(&name, &asker).await?;
-                let answer = download::answer(&database, &asker.headers, &query).await;
+                let (database, caller) = app.admit(&name, &asker).await?;
+                let answer = download::answer(&database, &caller, &asker.headers, &query).await;
                 if let Err(problem) = &answer {
                     database.metrics.count_download(problem.kind().slug());
                 }

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use shared_format::payload::{Payload, PayloadBuilder, encode_frame};
 
+use super::split::Splitter;
+use crate::audience::Audience;
 use crate::definitions::{DefinitionKey, Definitions};
 use crate::error::Result;
 use crate::position::{Lsn, Position};
@@ -35,6 +37,7 @@ pub(crate) struct Gathered {
 #[derive(Default)]
 pub(crate) struct Gatherer {
     builder: PayloadBuilder,
+    splitter: Splitter,
     used: BTreeSet<DefinitionKey>,
     changeset_bytes: usize,
     last: Option<Position>,
@@ -64,9 +67,14 @@ impl Gatherer {
         }
         for rows in &changes {
             let key = DefinitionKey::of(rows);
-            if self.used.insert(key)
-                && let Some(definition) = definitions.get(key)
-            {
+            let Some(definition) = definitions.get(key) else { continue };
+            let audience = Audience::of_table(definition);
+            let is_new = self.used.insert(key);
+            if audience.is_some() || rows.scopes().is_some() {
+                self.splitter.add(rows, &audience.unwrap_or_else(Audience::everybody), definitions)?;
+                continue;
+            }
+            if is_new {
                 self.builder.definition(definition);
             }
             self.builder.append(rows);
@@ -133,7 +141,7 @@ impl Gatherer {
             Bytes::from(encode_frame(&gathered.builder.finish()))
         };
         Some(Gathered {
-            frame: LogFrame { last, transaction_end: !within, bytes },
+            frame: LogFrame { last, transaction_end: !within, bytes, pieces: gathered.splitter.finish() },
             confirm: gathered.confirm,
             transactions: gathered.transactions,
             used: gathered.used,

@@ -310,7 +310,13 @@ impl Leader<'_> {
         changeset: &[u8],
     ) -> Result<()> {
         let payload = Payload::parse(changeset)?;
-        if !payload.reloads().is_empty() {
+        let new = payload.definitions()?;
+        let other_readers = {
+            let known = definitions(&self.definitions);
+            new.iter().any(|definition| known.changes_readers(definition))
+        };
+        // Snapshots and the log so far were for other readers.
+        if other_readers || !payload.reloads().is_empty() {
             self.note_reload(frame);
         }
         if position <= self.skip_up_to {

@@ -14,6 +14,7 @@ mod leader;
 mod news;
 mod outbox;
 mod replay;
+pub(crate) mod split;
 mod verify;
 
 use std::sync::{Arc, Mutex};

@@ -18,7 +18,7 @@ use crate::feed::log::Log;
 use crate::keys::{Fence, SegmentName};
 use crate::metrics::DatabaseMetrics;
 use crate::position::{Lsn, Position};
-use crate::segment::{SCOPE_EVERYBODY, SEGMENT_BYTES_MAX, ScopeBlock, Segment};
+use crate::segment::{SEGMENT_BYTES_MAX, Segment, into_blocks};
 
 /// First wait after a failed write; it doubles up to `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -86,7 +86,7 @@ impl Outbox {
     /// Adds a frame.
     pub(crate) fn push(&self, gathered: Gathered) {
         let mut waiting = self.waiting();
-        waiting.bytes = waiting.bytes.saturating_add(gathered.frame.bytes.len());
+        waiting.bytes = waiting.bytes.saturating_add(gathered.frame.byte_len());
         waiting.frames.push_back(gathered);
         drop(waiting);
         self.arrived.notify_one();
@@ -113,7 +113,7 @@ impl Outbox {
         let mut taken: Vec<Gathered> = Vec::new();
         let mut bytes = 0_usize;
         while let Some(gathered) = waiting.frames.front() {
-            let length = gathered.frame.bytes.len();
+            let length = gathered.frame.byte_len();
             if !taken.is_empty() && bytes.saturating_add(length) > SEGMENT_BYTES_MAX {
                 break;
             }
@@ -149,7 +149,7 @@ impl Outbox {
     }
 
     async fn write_segment(&self, to: &Destination, taken: Vec<Gathered>) {
-        let bytes: usize = taken.iter().map(|gathered| gathered.frame.bytes.len()).sum();
+        let bytes: usize = taken.iter().map(|gathered| gathered.frame.byte_len()).sum();
         let confirm = taken.iter().filter_map(|gathered| gathered.confirm).next_back();
         let previous = self.stored.borrow().position;
         let Some(segment) = assemble(previous, to, taken) else { return };
@@ -204,7 +204,7 @@ fn assemble(previous: Position, to: &Destination, taken: Vec<Gathered>) -> Optio
     Some(Segment {
         name,
         transaction_end,
-        scopes: vec![ScopeBlock { scope: SCOPE_EVERYBODY.to_owned(), frames }],
+        scopes: into_blocks(frames),
         transactions,
         definitions: Bytes::from(definitions),
     })

@@ -71,14 +71,13 @@ impl Ingest {
         let segment = self.archive.segment(epoch.id.number(), name).await?;
         let segment = segment.ok_or(Error::LogGap { after: name.previous })?;
         let mut replayed = Replayed::default();
-        let frames = segment.scopes.iter().flat_map(|scope| &scope.frames);
-        for frame in frames.filter(|frame| frame.last > behind && !frame.bytes.is_empty()) {
-            let (payload, _length) = decode_frame(&frame.bytes, &Limits::default())?;
+        for (position, frame) in segment.row_frames()?.into_iter().filter(|(last, _)| *last > behind) {
+            let (payload, _length) = decode_frame(&frame, &Limits::default())?;
             let (changed, refused) = match control.replay(&payload).await {
                 Ok(merged) => merged,
                 Err(error) if error.mends_by_itself() => return Err(error),
                 Err(error) => {
-                    let (database, position) = (self.database.as_str(), frame.last);
+                    let database = self.database.as_str();
                     let problem = error.logged();
                     tracing::warn!(database, %position, problem, "changes of one frame cannot be brought back");
                     (0, 1)

@@ -244,6 +244,7 @@ mod tests {
             last: at(*end),
             transaction_end: true,
             bytes: Bytes::from(format!("{end}{scope}")),
+            pieces: Vec::new(),
         };
         Segment {
             name: name(previous, *ends.last().unwrap(), fence),

@@ -92,7 +92,7 @@ fn read_block(name: &SegmentName, footer: &mut Reader, blocks: &mut Bytes) -> Re
         }
         let bytes = blocks.split_to(length);
         digest.update(&bytes);
-        frames.push(LogFrame { last, transaction_end, bytes });
+        frames.push(LogFrame { last, transaction_end, bytes, pieces: Vec::new() });
     }
     if digest.finalize() != footer.u32()? {
         return Err(Error::Segment { part: "block checksum" });

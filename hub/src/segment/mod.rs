@@ -8,12 +8,15 @@ mod decode;
 mod encode;
 pub(crate) mod expire;
 mod index;
+mod pieces;
 
 use bytes::Bytes;
 
 pub use compact::Compacted;
 pub use expire::Expired;
 pub use index::{Found, SegmentIndex};
+pub use pieces::Piece;
+pub(crate) use pieces::into_blocks;
 
 use crate::keys::SegmentName;
 use crate::position::{Lsn, Position};
@@ -72,8 +75,20 @@ pub struct LogFrame {
     pub last: Position,
     /// That message is the last of its transaction.
     pub transaction_end: bool,
-    /// The frame; empty where no message of the range was for anybody.
+    /// The frame; empty where no message of the range was for everybody.
     pub bytes: Bytes,
+    /// What only some readers get of the range, in the order in which they take it. Within a block there are none:
+    /// there each lies in the block of its audience.
+    pub pieces: Vec<Piece>,
+}
+
+impl LogFrame {
+    /// Bytes that it holds for all readers together.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        let pieces = self.pieces.iter().map(|piece| piece.rows.len().saturating_add(piece.evictions.len()));
+        pieces.fold(self.bytes.len(), usize::saturating_add)
+    }
 }
 
 /// A transaction that was decoded.
@@ -108,6 +123,7 @@ mod tests {
             last,
             transaction_end,
             bytes: Bytes::from_static(bytes),
+            pieces: Vec::new(),
         };
         Segment {
             name: SegmentName { previous: position(50, 40), last: position(200, 190), fence: 3 },

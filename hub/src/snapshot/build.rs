@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use shared_format::payload::encode_frame;
+use shared_format::payload::{Changes, Payload, PayloadBuilder, encode_frame};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::manifest::Manifest;
 use super::{EVERYBODY, Progress, expire};
+use crate::audience::Audience;
 use crate::backend::{PageWanted, SnapshotRows};
+use crate::definitions::{DefinitionKey, Definitions};
 use crate::error::Result;
+use crate::ingest::split::Splitter;
 use crate::keys::Keys;
 use crate::store::Store;
 
@@ -20,6 +23,9 @@ const PART_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes that a page should have: one slice of CPU work.
 const PAGE_BYTES: usize = 512 * 1024;
+
+/// Bytes of rows for some readers after which a part is cut, before they are compressed.
+const PART_BYTES_EXPANDED: usize = 8 * 1024 * 1024;
 
 /// Rows of the first page, and the most that any page has.
 const PAGE_ROWS_FIRST: i32 = 100;
@@ -39,7 +45,7 @@ impl Writer {
     /// Writes all parts, then the manifest.
     pub(super) async fn run(mut self, rows: Box<dyn SnapshotRows>) {
         let outcome = self.write(rows).await;
-        let Manifest { epoch, snapshot, parts, .. } = self.manifest;
+        let Manifest { epoch, snapshot, parts, .. } = self.manifest.clone();
         let ended = match outcome {
             Ok(took) => {
                 tracing::info!(%epoch, lsn = %snapshot.lsn, parts, ?took, "snapshot made");
@@ -62,14 +68,14 @@ impl Writer {
 
     async fn write(&mut self, mut rows: Box<dyn SnapshotRows>) -> Result<Duration> {
         let begun = Instant::now();
-        let mut part = BytesMut::new();
+        let mut part = Gathering::default();
         for table in rows.tables().await? {
             for dead in [false, true] {
                 self.write_rows(&mut *rows, table, dead, &mut part).await?;
             }
         }
         if !part.is_empty() {
-            self.put_part(part.freeze()).await?;
+            self.put_part(part).await?;
         }
         rows.finish().await?;
         let took = begun.elapsed();
@@ -86,7 +92,7 @@ impl Writer {
         source: &mut dyn SnapshotRows,
         table: i32,
         dead: bool,
-        part: &mut BytesMut,
+        part: &mut Gathering,
     ) -> Result<()> {
         let mut after: Option<Vec<u8>> = None;
         let mut rows_max = PAGE_ROWS_FIRST;
@@ -96,11 +102,9 @@ impl Writer {
             let Some(page) = source.page(wanted).await? else { return Ok(()) };
             // An empty table is named too, so that clients know it is empty.
             if let Some(payload) = page.payload.filter(|_| page.rows > 0 || (is_first && !dead)) {
-                let frame = encode_frame(&payload);
-                if !part.is_empty() && part.len().saturating_add(frame.len()) > PART_BYTES {
-                    self.put_part(std::mem::take(part).freeze()).await?;
+                if let Some(full) = part.add(&payload, is_first && !dead)? {
+                    self.put_part(full).await?;
                 }
-                part.extend_from_slice(&frame);
                 rows_max = next_page_rows(page.rows.max(1), payload.len());
                 tokio::task::yield_now().await;
             }
@@ -111,18 +115,85 @@ impl Writer {
         }
     }
 
-    async fn put_part(&mut self, part: Bytes) -> Result<()> {
+    async fn put_part(&mut self, part: Gathering) -> Result<()> {
         let Manifest { epoch, snapshot, parts, .. } = self.manifest;
+        let is_split = !part.others.is_empty();
+        let part = part.finish()?;
         let key = self.keys.snapshot_part(epoch.number(), snapshot, EVERYBODY, parts);
         let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
         self.store.put(&key, part).await?;
         self.manifest.parts = parts.saturating_add(1);
+        if is_split {
+            self.manifest.split.push(parts);
+        }
         self.manifest.bytes = self.manifest.bytes.saturating_add(length);
         self.progress.send_modify(|progress| {
             progress.parts = self.manifest.parts;
+            progress.split.clone_from(&self.manifest.split);
             progress.bytes = self.manifest.bytes;
         });
         Ok(())
+    }
+}
+
+/// The part that is being gathered.
+#[derive(Default)]
+struct Gathering {
+    /// Frames for everybody.
+    everybody: BytesMut,
+    /// Rows of other audiences, each together.
+    others: Splitter,
+    /// Bytes of those, before they are compressed.
+    others_bytes: usize,
+}
+
+impl Gathering {
+    fn is_empty(&self) -> bool {
+        self.everybody.is_empty() && self.others.is_empty()
+    }
+
+    /// Adds a page; gives what was gathered before if both are too much for a part. A table's name is told to
+    /// everybody, `is_first`, so that clients know which rows of it they may keep.
+    fn add(&mut self, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
+        let payload = Payload::parse(page)?;
+        let mut definitions = Definitions::default();
+        for definition in payload.definitions()? {
+            definitions.add(definition);
+        }
+        let readers = |changes: &Changes<'_>| {
+            let audience = definitions.get(DefinitionKey::of(changes)).and_then(Audience::of_table);
+            (audience.is_some() || changes.scopes().is_some())
+                .then(|| audience.unwrap_or_else(Audience::everybody))
+        };
+        if payload.changes().iter().all(|changes| readers(changes).is_none()) {
+            return Ok(self.add_frame(&encode_frame(page)));
+        }
+        let full = (self.others_bytes >= PART_BYTES_EXPANDED).then(|| std::mem::take(self));
+        if is_first {
+            let mut names = PayloadBuilder::new();
+            payload.definitions()?.iter().for_each(|definition| names.definition(definition));
+            self.everybody.extend_from_slice(&encode_frame(&names.finish()));
+        }
+        for changes in payload.changes() {
+            let audience = readers(&changes).unwrap_or_else(Audience::everybody);
+            self.others.add(&changes, &audience, &definitions)?;
+        }
+        self.others_bytes = self.others_bytes.saturating_add(page.len());
+        Ok(full)
+    }
+
+    fn add_frame(&mut self, frame: &[u8]) -> Option<Gathering> {
+        let too_much = self.everybody.len().saturating_add(frame.len()) > PART_BYTES;
+        let full = (!self.is_empty() && too_much).then(|| std::mem::take(self));
+        self.everybody.extend_from_slice(frame);
+        full
+    }
+
+    fn finish(self) -> Result<Bytes> {
+        if self.others.is_empty() {
+            return Ok(self.everybody.freeze());
+        }
+        super::part::join(&self.everybody, &self.others.finish())
     }
 }
 

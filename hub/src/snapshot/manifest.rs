@@ -11,11 +11,13 @@ use crate::position::Lsn;
 const MANIFEST_FORMAT: u32 = 1;
 
 /// What is known of a finished snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) epoch: EpochId,
     pub(super) snapshot: SnapshotId,
     pub(super) parts: u32,
+    /// Parts that hold the rows of several audiences, with an index.
+    pub(super) split: Vec<u32>,
     /// Of all parts together.
     pub(super) bytes: u64,
     /// When it was begun, in milliseconds since 1970.
@@ -31,6 +33,8 @@ struct ManifestText {
     lsn: String,
     build: String,
     parts: u32,
+    #[serde(default)]
+    split: Vec<u32>,
     bytes: u64,
     begun_ms: u64,
     took_ms: u64,
@@ -44,6 +48,7 @@ impl Manifest {
             lsn: self.snapshot.lsn.to_string(),
             build: format!("{:016x}", self.snapshot.build),
             parts: self.parts,
+            split: self.split.clone(),
             bytes: self.bytes,
             begun_ms: self.begun_ms,
             took_ms: self.took_ms,
@@ -62,6 +67,7 @@ impl Manifest {
             epoch: EpochId::parse(&text.epoch).ok_or_else(|| wrong("epoch"))?,
             snapshot: SnapshotId { lsn: text.lsn.parse()?, build },
             parts: text.parts,
+            split: text.split,
             bytes: text.bytes,
             begun_ms: text.begun_ms,
             took_ms: text.took_ms,
@@ -79,6 +85,7 @@ mod tests {
             epoch: EpochId::new(2, 9),
             snapshot,
             parts: 3,
+            split: vec![1],
             bytes: 9,
             begun_ms: 1_790_000_000_000,
             took_ms: 5,

@@ -6,8 +6,10 @@
 mod build;
 pub(crate) mod expire;
 mod manifest;
+mod part;
 pub(crate) mod visibility;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use crate::audience::Readership;
 use crate::backend::Backend;
 use crate::cursor::SnapshotId;
 use crate::epoch::{Epoch, EpochId};
@@ -24,6 +27,7 @@ use crate::keys::{Keys, parse_manifest_key};
 use crate::position::Position;
 use crate::store::Store;
 use manifest::Manifest;
+use part::SplitPart;
 
 /// A snapshot is used again for so many times as long as it took to make: making them takes a tenth of the time
 /// at most, and a small one is made anew at once.
@@ -42,6 +46,9 @@ const PART_WAIT_MAX: Duration = Duration::from_secs(50);
 /// Parts and manifests that are looked at for the newest snapshot.
 const LIST_KEYS_MAX: usize = 1_000_000;
 
+/// Parts with several audiences that stay in memory.
+const PARTS_KEPT: usize = 4;
+
 /// The folder of the scope that everybody reads: the first digits of the SHA-256 of no bytes.
 const EVERYBODY: &str = "e3b0c44298fc1c14";
 
@@ -52,6 +59,8 @@ pub(crate) struct Snapshots {
     pub(crate) keys: Keys,
     pub(crate) log: Arc<Log>,
     current: Mutex<Current>,
+    /// Parts with several audiences: clients that begin together read the same ones.
+    kept: std::sync::Mutex<VecDeque<(String, Arc<SplitPart>)>>,
 }
 
 /// The newest snapshot that this node knows, and when it last removed old ones.
@@ -76,6 +85,8 @@ pub(crate) struct Build {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Progress {
     parts: u32,
+    /// Parts that hold the rows of several audiences.
+    split: Vec<u32>,
     bytes: u64,
     /// How long it took, or why it failed.
     ended: Option<std::result::Result<Duration, String>>,
@@ -87,10 +98,12 @@ pub(crate) enum PartRead {
     /// A part.
     Part {
         /// Payload frames, one after another.
-        bytes: Bytes,
+        frames: Vec<Bytes>,
         /// None follows.
         is_last: bool,
     },
+    /// The part holds rows of several audiences, and nobody asked yet which of them the reader is.
+    ReaderWanted,
     /// The snapshot has no such part: it ended before.
     End,
     /// The snapshot is gone.
@@ -106,7 +119,8 @@ impl Snapshots {
         keys: Keys,
         log: Arc<Log>,
     ) -> Snapshots {
-        Snapshots { backend, store, keys, log, current: Mutex::default() }
+        let kept = std::sync::Mutex::default();
+        Snapshots { backend, store, keys, log, current: Mutex::default(), kept }
     }
 
     /// A snapshot of the epoch that is new enough; one is begun if there is none. Who asks meanwhile gets the
@@ -147,7 +161,7 @@ impl Snapshots {
     }
 
     /// Reads a part, and waits for it if it is still being made.
-    pub(crate) async fn part(&self, build: &Build, part: u32) -> Result<PartRead> {
+    pub(crate) async fn part(&self, build: &Build, part: u32, reader: &Readership) -> Result<PartRead> {
         let next = part.saturating_add(1);
         let mut progress = build.progress.clone();
         let known = progress.wait_for(|progress| progress.parts > next || progress.ended.is_some());
@@ -165,8 +179,36 @@ impl Snapshots {
             return Ok(PartRead::End);
         }
         let key = self.keys.snapshot_part(build.epoch.number(), build.id, EVERYBODY, part);
+        let is_last = next >= known.parts;
+        if known.split.binary_search(&part).is_ok() {
+            if !reader.is_known() {
+                return Ok(PartRead::ReaderWanted);
+            }
+            let found = self.split_part(key).await?;
+            return Ok(found
+                .map_or(PartRead::Gone, |found| PartRead::Part { frames: found.frames(reader), is_last }));
+        }
         let bytes = self.store.get(&key).await?;
-        Ok(bytes.map_or(PartRead::Gone, |bytes| PartRead::Part { bytes, is_last: next >= known.parts }))
+        Ok(bytes.map_or(PartRead::Gone, |bytes| PartRead::Part { frames: vec![bytes], is_last }))
+    }
+
+    /// Whether a part can be had without waiting.
+    pub(crate) fn has_part(&self, build: &Build, part: u32) -> bool {
+        let progress = build.progress.borrow();
+        progress.parts > part.saturating_add(1) || matches!(progress.ended, Some(Ok(_)))
+    }
+
+    async fn split_part(&self, key: String) -> Result<Option<Arc<SplitPart>>> {
+        let kept = || self.kept.lock().expect("nothing panics with the kept parts");
+        if let Some((_key, found)) = kept().iter().find(|(known, _)| *known == key) {
+            return Ok(Some(Arc::clone(found)));
+        }
+        let Some(bytes) = self.store.get(&key).await? else { return Ok(None) };
+        let part = Arc::new(SplitPart::read(bytes)?);
+        let mut kept = kept();
+        kept.push_front((key, Arc::clone(&part)));
+        kept.truncate(PARTS_KEPT);
+        Ok(Some(part))
     }
 
     fn is_reusable(&self, build: &Build) -> bool {
@@ -210,8 +252,12 @@ impl Snapshots {
             return Ok(None);
         }
         let ended = Some(Ok(Duration::from_millis(manifest.took_ms)));
-        let (_done, progress) =
-            watch::channel(Progress { parts: manifest.parts, bytes: manifest.bytes, ended });
+        let (_done, progress) = watch::channel(Progress {
+            parts: manifest.parts,
+            split: manifest.split,
+            bytes: manifest.bytes,
+            ended,
+        });
         let begun = UNIX_EPOCH + Duration::from_millis(manifest.begun_ms);
         Ok(Some(Build { epoch, id, begun, log_bytes: None, progress }))
     }
@@ -236,6 +282,7 @@ impl Snapshots {
                 epoch: epoch.id,
                 snapshot: id,
                 parts: 0,
+                split: Vec::new(),
                 bytes: 0,
                 begun_ms: since_1970_ms(begun),
                 took_ms: 0,

@@ -236,6 +236,17 @@ impl<'a> Changes<'a> {
         }
     }
 
+    /// What all rows say of their lives; None where they differ, or there is none.
+    ///
+    /// # Errors
+    /// An unknown kind.
+    pub fn kind(&self) -> Result<Option<RowKind>, FormatError> {
+        match self.raw.kinds() {
+            Some(kinds) if kinds.len() == 1 => row_kind(kinds.get(0)).map(Some),
+            Some(_) | None => Ok(None),
+        }
+    }
+
     /// Who reads the rows; None where everybody does.
     #[must_use]
     pub fn scopes(&self) -> Option<Scopes<'a>> {
@@ -268,6 +279,15 @@ impl<'a> Changes<'a> {
             }
         }
         Ok(())
+    }
+}
+
+fn row_kind(code: u8) -> Result<RowKind, FormatError> {
+    match code {
+        0 => Ok(RowKind::Cells),
+        1 => Ok(RowKind::Created),
+        2 => Ok(RowKind::Deleted),
+        _ => Err(FormatError::UnknownCode { what: "row kind", code: u64::from(code) }),
     }
 }
 
@@ -344,12 +364,7 @@ impl<'a> RowCursor<'a> {
             return Ok(None);
         }
         let raw = self.changes.raw;
-        self.row.kind = match entry(raw.kinds(), self.at, "row kinds")? {
-            0 => RowKind::Cells,
-            1 => RowKind::Created,
-            2 => RowKind::Deleted,
-            code => return Err(FormatError::UnknownCode { what: "row kind", code: u64::from(code) }),
-        };
+        self.row.kind = row_kind(entry(raw.kinds(), self.at, "row kinds")?)?;
         let hlc = entry(raw.hlcs(), self.at, "row clocks")?;
         self.row.stamp = self.stamp(hlc, entry(raw.sites(), self.at, "row sites")?)?;
         read_key(&mut self.keys, &mut self.row.key)?;

@@ -101,6 +101,18 @@ impl<'a> Scopes<'a> {
         one(self.old) && one(self.new)
     }
 
+    /// Whether the rows say who read them before.
+    #[must_use]
+    pub const fn has_before(&self) -> bool {
+        self.old.is_some()
+    }
+
+    /// Whether the rows say who reads them now.
+    #[must_use]
+    pub const fn has_now(&self) -> bool {
+        self.new.is_some()
+    }
+
     /// The scopes whose readers read row `row` before.
     ///
     /// # Errors

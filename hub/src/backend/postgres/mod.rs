@@ -43,6 +43,18 @@ impl Postgres {
         lease.give_back();
         Ok(acked)
     }
+
+    async fn ask_scopes(&self, claims: &str) -> Result<Vec<String>> {
+        let lease = self.pool.lease().await?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&claims, Type::TEXT)];
+        let asked = lease.client().query_typed("select cloudsync.scopes_of($1::jsonb)", &parameters);
+        let silent = || Error::Unavailable { reason: "postgres did not answer in time".to_owned() };
+        let rows = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(|_elapsed| silent())?;
+        let rows = rows.map_err(Error::Postgres)?;
+        let scopes: Option<Vec<String>> = rows.first().and_then(|row| row.get(0));
+        lease.give_back();
+        Ok(scopes.unwrap_or_default())
+    }
 }
 
 impl Backend for Postgres {
@@ -52,6 +64,10 @@ impl Backend for Postgres {
 
     fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>> {
         self.ask_acked(site).boxed()
+    }
+
+    fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
+        self.ask_scopes(claims).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {

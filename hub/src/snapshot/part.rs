@@ -1,0 +1,111 @@
+//! A part that holds the rows of several audiences: frames by audience, and at its end where each lies.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::audience::{Audience, Readership, Share};
+use crate::error::{Error, Result};
+use crate::segment::Piece;
+
+/// Bytes of the index's length, which come last.
+const LENGTH_BYTES: usize = 4;
+
+/// Where the frame of one audience lies.
+#[derive(Debug, Serialize, Deserialize)]
+struct Place {
+    audience: Audience,
+    at: usize,
+    length: usize,
+}
+
+/// A part in memory.
+#[derive(Debug)]
+pub(super) struct SplitPart {
+    bytes: Bytes,
+    places: Vec<Place>,
+}
+
+/// Joins what everybody gets and the pieces to a part.
+pub(super) fn join(everybody: &[u8], pieces: &[Piece]) -> Result<Bytes> {
+    let mut part = BytesMut::from(everybody);
+    let mut places = vec![Place { audience: Audience::everybody(), at: 0, length: everybody.len() }];
+    for piece in pieces {
+        let audience = Audience::clone(&piece.audience);
+        places.push(Place { audience, at: part.len(), length: piece.rows.len() });
+        part.put_slice(&piece.rows);
+    }
+    let index = serde_json::to_vec(&places).expect("an index is plain text and numbers");
+    part.put_slice(&index);
+    part.put_u32(u32::try_from(index.len()).map_err(|_wide| wrong("index length"))?);
+    Ok(part.freeze())
+}
+
+impl SplitPart {
+    pub(super) fn read(bytes: Bytes) -> Result<SplitPart> {
+        let at = bytes.len().checked_sub(LENGTH_BYTES).ok_or_else(|| wrong("part length"))?;
+        let length = usize::try_from(bytes.slice(at..).get_u32()).map_err(|_wide| wrong("index length"))?;
+        let end = at.checked_sub(length).ok_or_else(|| wrong("index length"))?;
+        let places: Vec<Place> =
+            serde_json::from_slice(&bytes.slice(end..at)).map_err(|_wrong| wrong("index"))?;
+        let ends = |place: &Place| place.at.checked_add(place.length).is_some_and(|found| found <= end);
+        if places.iter().all(ends) { Ok(SplitPart { bytes, places }) } else { Err(wrong("index place")) }
+    }
+
+    /// The frames that a reader gets, as they lie.
+    pub(super) fn frames(&self, reader: &Readership) -> Vec<Bytes> {
+        let shared = self.places.iter().filter(|place| reader.share(&place.audience) == Share::Rows);
+        let filled = shared.filter(|place| place.length > 0);
+        filled.map(|place| self.bytes.slice(place.at..place.at + place.length)).collect()
+    }
+}
+
+fn wrong(part: &'static str) -> Error {
+    Error::SnapshotManifest { part }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::auth::CallerKind;
+
+    fn part() -> Bytes {
+        let piece = |scope: &str, rows: &'static [u8]| Piece {
+            round: 0,
+            audience: Arc::new(Audience::Scopes {
+                now: BTreeSet::from([scope.to_owned()]),
+                departed: BTreeSet::new(),
+            }),
+            rows: Bytes::from_static(rows),
+            evictions: Bytes::new(),
+        };
+        let guarded = Piece { audience: Arc::new(Audience::Keys), ..piece("", b"guarded") };
+        join(b"all", &[piece("a", b"rows of a"), piece("b", b"rows of b"), guarded]).unwrap()
+    }
+
+    fn check(kind: CallerKind, held: &[&str], wanted: &[&[u8]]) {
+        let reader = Readership::new(kind, held.iter().map(|name| (*name).to_owned()));
+        let frames = SplitPart::read(part()).unwrap().frames(&reader);
+        assert_eq!(frames, wanted, "{kind:?} {held:?}");
+    }
+
+    #[test]
+    fn a_reader_gets_the_frames_of_its_audiences() {
+        check(CallerKind::Token, &[], &[b"all"]);
+        check(CallerKind::Token, &["b"], &[b"all", b"rows of b"]);
+        check(CallerKind::Token, &["a", "b", "c"], &[b"all", b"rows of a", b"rows of b"]);
+        check(CallerKind::Key, &["a"], &[b"all", b"rows of a", b"guarded"]);
+    }
+
+    #[test]
+    fn a_broken_part_is_refused() {
+        let good = part();
+        for bad in
+            [Bytes::new(), good.slice(1..), good.slice(..good.len() - 1), Bytes::from_static(b"\0\0\0\x09")]
+        {
+            assert!(matches!(SplitPart::read(bad), Err(Error::SnapshotManifest { .. })));
+        }
+    }
+}
