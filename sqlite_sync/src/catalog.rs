@@ -92,6 +92,8 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
         left join main.cloudsync_table_settings as f on f.tbl = t.id and f.col = '' and f.key = 'filter'
         left join main.cloudsync_table_settings as h on h.tbl = t.id and h.col = '' and h.key = 'horizon'
         order by t.id";
+    let is_centre = settings::text(connection, Setting::CentralFile)?.is_some();
+    let baseline_hlc = if is_centre { Hlc::BASELINE_CENTRE } else { Hlc::ZERO };
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let mut tables = Vec::new();
@@ -107,6 +109,7 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
             incarnation: row.get::<_, i64>(3)?.cast_unsigned(),
             version: row.get(4)?,
             baseline: row.get(5)?,
+            baseline_hlc,
             enabled: row.get::<_, Option<bool>>(6)?.unwrap_or(true),
             filter: row.get(7)?,
             horizon: Hlc::from_sql(row.get::<_, Option<i64>>(8)?.unwrap_or(0)),
@@ -150,7 +153,7 @@ pub(crate) fn init_all(
 }
 
 /// Makes the extension's own tables and the file's site, where they are not there yet.
-fn set_up(connection: &Connection) -> Result<()> {
+pub(crate) fn set_up(connection: &Connection) -> Result<()> {
     connection.execute_batch(CATALOG).doing("make the extension's tables")?;
     if settings::integer(connection, Setting::Site)?.is_none() {
         Sites::renew(connection)?;

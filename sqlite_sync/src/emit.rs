@@ -18,14 +18,12 @@ pub(crate) struct TableRows<'t> {
 
 impl<'t> TableRows<'t> {
     pub(crate) fn new(table: &'t TrackedTable) -> Self {
-        let changes = ChangesBuilder::new(
-            table.id,
-            table.incarnation,
-            table.version,
-            table.key.len(),
-            &table.column_ids(),
-        );
-        Self { table, changes }
+        Self { table, changes: Self::builder(table) }
+    }
+
+    /// What rows of a table are put into.
+    pub(crate) fn builder(table: &TrackedTable) -> ChangesBuilder {
+        ChangesBuilder::new(table.id, table.incarnation, table.version, table.key.len(), &table.column_ids())
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -210,6 +210,9 @@ pub enum Error {
         /// What SQLite said, or what was wanted.
         reason: String,
     },
+    /// A file that is not the centre of others.
+    #[error("this file is no centre, call cloudsync_central_begin() first")]
+    NoCentre,
     /// A row that a user's trigger ignored with RAISE(IGNORE).
     #[error("a trigger of this file ignored the row")]
     RowIgnored,
@@ -266,6 +269,9 @@ pub enum Error {
         horizon: String,
     },
 }
+
+/// `SQLITE_CONSTRAINT_DATATYPE`, which the bindings lack: a value of another type in a STRICT table.
+const CONSTRAINT_DATATYPE: i32 = ffi::SQLITE_CONSTRAINT | (12 << 8);
 
 /// What is being done while one row of a user's table is written.
 pub(crate) const WRITE_ROW: &str = "write a row";
@@ -360,6 +366,7 @@ impl Error {
             | Self::AlgorithmChange { .. }
             | Self::AlgorithmsTogether { .. }
             | Self::BehindHorizon { .. }
+            | Self::NoCentre
             | Self::Random => ffi::SQLITE_ERROR,
         }
     }
@@ -377,6 +384,22 @@ impl Error {
                 _other => false,
             },
             _other => false,
+        }
+    }
+
+    /// The SQLSTATE under which a site is told that its row was refused.
+    pub(crate) fn sqlstate(&self) -> &'static str {
+        match self.result_code() {
+            ffi::SQLITE_CONSTRAINT_NOTNULL => "23502",
+            ffi::SQLITE_CONSTRAINT_FOREIGNKEY => "23503",
+            ffi::SQLITE_CONSTRAINT_UNIQUE
+            | ffi::SQLITE_CONSTRAINT_PRIMARYKEY
+            | ffi::SQLITE_CONSTRAINT_ROWID => "23505",
+            ffi::SQLITE_CONSTRAINT_CHECK => "23514",
+            ffi::SQLITE_CONSTRAINT_TRIGGER => "P0001",
+            CONSTRAINT_DATATYPE | ffi::SQLITE_MISMATCH => "42804",
+            ffi::SQLITE_TOOBIG => "54000",
+            _other => "XX000",
         }
     }
 

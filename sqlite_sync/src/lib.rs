@@ -6,6 +6,7 @@ mod algorithms;
 mod apply;
 mod capture;
 mod catalog;
+mod central;
 mod changes;
 mod checks;
 mod conflicts;

@@ -91,7 +91,7 @@ pub(crate) fn state(
 
 /// State of a row that was there before its table was tracked, and so before any column that came later.
 pub(crate) fn baseline(table: &TrackedTable, own: SiteId) -> RowState {
-    let mut state = RowState::baseline(Stamp { site: own, ..Stamp::ZERO });
+    let mut state = RowState::baseline(Stamp { site: own, hlc: table.baseline_hlc });
     leave_out(&mut state, table.later.iter());
     state
 }

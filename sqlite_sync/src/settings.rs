@@ -45,6 +45,12 @@ pub(crate) enum Setting {
     Expired,
     /// How many parked cells of other sites were dropped at a horizon.
     ParkedCollected,
+    /// Of a file that is the centre of others, its name.
+    CentralFile,
+    /// How often a hub began to serve it.
+    CentralFence,
+    /// How often it was found to lack what sites were told that it has.
+    CentralGeneration,
 }
 
 impl Setting {
@@ -67,6 +73,9 @@ impl Setting {
             Self::ProgressBytes => "progress_bytes",
             Self::Expired => "expired",
             Self::ParkedCollected => "parked_collected",
+            Self::CentralFile => "central_file",
+            Self::CentralFence => "central_fence",
+            Self::CentralGeneration => "central_generation",
         }
     }
 }

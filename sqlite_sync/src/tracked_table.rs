@@ -58,6 +58,8 @@ pub(crate) struct TrackedTable {
     pub(crate) version: u32,
     /// Number of the baseline entry, if the table was filled at `cloudsync_init`.
     pub(crate) baseline: Option<i64>,
+    /// Clock of rows that were there before it was tracked.
+    pub(crate) baseline_hlc: Hlc,
     /// Whether it is sent and received; what is written to a disabled table is held back.
     pub(crate) enabled: bool,
     /// Expression over its columns: rows that do not match it stay in this file.

@@ -97,7 +97,30 @@ struct Mapping {
 
 /// All tables whose definitions were seen so far; None for those that this file does not have.
 #[derive(Debug, Default)]
-pub(super) struct Mappings(HashMap<(u32, u64, u32), Option<Rc<Mapping>>>);
+pub(super) struct Mappings {
+    known: HashMap<DefinitionName, Option<Rc<Mapping>>>,
+    unmapped: HashMap<DefinitionName, Unmapped>,
+}
+
+/// How a batch names its definition: the author's table, its incarnation, the version.
+type DefinitionName = (u32, u64, u32);
+
+/// A table whose rows this file does not take.
+#[derive(Debug)]
+pub(super) struct Unmapped {
+    pub(super) table: String,
+    pub(super) reason: String,
+}
+
+const NO_TABLE: &str = "no such tracked table here";
+const DISABLED: &str = "disabled here";
+
+impl Unmapped {
+    /// The SQLSTATE under which a site is told so.
+    pub(super) fn sqlstate(&self) -> &'static str {
+        if self.reason == DISABLED { "55000" } else { "42P01" }
+    }
+}
 
 /// Rows of one batch, mapped.
 pub(super) struct Batch<'a> {
@@ -120,8 +143,15 @@ impl Mappings {
     ) -> Result<()> {
         for definition in payload.definitions().reading("definition")? {
             let name = (definition.table, definition.incarnation, definition.version);
-            if let Entry::Vacant(place) = self.0.entry(name) {
-                let mapping = map(replica, &definition)?;
+            if let Entry::Vacant(place) = self.known.entry(name) {
+                let mapping = match map(replica, &definition)? {
+                    Ok(mapping) => Some(mapping),
+                    Err(reason) => {
+                        let table = definition.name.clone();
+                        self.unmapped.insert(name, Unmapped { table, reason });
+                        None
+                    }
+                };
                 if let Some(mapping) = mapping.as_ref().filter(|_| source == Source::Log) {
                     fetch_what_fits_now(replica, &definition, mapping)?;
                 }
@@ -133,14 +163,14 @@ impl Mappings {
 
     /// Tables of this file that were named.
     pub(super) fn tables(&self) -> impl Iterator<Item = u32> {
-        self.0.values().flatten().map(|mapping| mapping.table.id)
+        self.known.values().flatten().map(|mapping| mapping.table.id)
     }
 
     /// Maps a batch; None when this file does not have its table.
     pub(super) fn batch<'a>(&self, changes: Changes<'a>) -> Result<Option<Batch<'a>>> {
         let name = (changes.table(), changes.incarnation(), changes.version());
         let unknown = FormatError::UnknownCode { what: "definition of table", code: changes.table().into() };
-        let Some(mapping) = self.0.get(&name).ok_or(unknown).reading("payload")?.clone() else {
+        let Some(mapping) = self.known.get(&name).ok_or(unknown).reading("payload")?.clone() else {
             return Ok(None);
         };
         let place = |id: &ColumnId| mapping.columns.get(id).map(|at| (*at, mapping.table.columns[*at].id));
@@ -150,31 +180,34 @@ impl Mappings {
         Ok(Some(Batch { mapping, columns, is_ordered, author_horizon, changes }))
     }
 
+    /// Why this file does not take the rows of a batch.
+    pub(super) fn unmapped(&self, changes: &Changes<'_>) -> Option<&Unmapped> {
+        self.unmapped.get(&(changes.table(), changes.incarnation(), changes.version()))
+    }
+
     /// Finds a table by the author's number; None when this file does not have it.
     pub(super) fn table(&self, table: u32, incarnation: u64) -> Result<Option<Rc<TrackedTable>>> {
-        let mut known = self.0.iter().filter(|((id, life, _), _)| (*id, *life) == (table, incarnation));
+        let mut known = self.known.iter().filter(|((id, life, _), _)| (*id, *life) == (table, incarnation));
         let unknown = FormatError::UnknownCode { what: "definition of table", code: table.into() };
         let (_, mapping) = known.next().ok_or(unknown).reading("payload")?;
         Ok(mapping.as_ref().map(|mapping| Rc::clone(&mapping.table)))
     }
 }
 
-fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Mapping>> {
+/// Brings a definition together with a table of this file; says why there is none that takes its rows.
+fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<std::result::Result<Mapping, String>> {
     let is_it = |table: &Rc<TrackedTable>| table.name.eq_ignore_ascii_case(&definition.name);
     let Some(table_at) = replica.tables.iter().position(is_it) else {
-        skip(replica, &definition.name, "", "no such tracked table here")?;
-        return Ok(None);
+        return unmapped(replica, definition, NO_TABLE);
     };
     let table = &replica.tables[table_at];
     if !table.enabled {
-        skip(replica, &definition.name, "", "disabled here")?;
-        return Ok(None);
+        return unmapped(replica, definition, DISABLED);
     }
     let place = |name: &str| definition.key.iter().position(|part| part.name.eq_ignore_ascii_case(name));
     let key: Option<Vec<usize>> = table.key.iter().map(|column| place(&column.name)).collect();
     let Some(key) = key.filter(|key| key.len() == definition.key.len()) else {
-        skip(replica, &definition.name, "", "another primary key here")?;
-        return Ok(None);
+        return unmapped(replica, definition, "another primary key here");
     };
     let mut columns = HashMap::new();
     for column in &definition.columns {
@@ -185,11 +218,19 @@ fn map(replica: &Replica<'_>, definition: &TableDefinition) -> Result<Option<Map
         }
     }
     if let Some(reason) = algorithms::mismatch(table, definition) {
-        skip(replica, &definition.name, "", &reason)?;
-        return Ok(None);
+        return unmapped(replica, definition, &reason);
     }
     let affinities = table.key.iter().map(Column::affinity).collect();
-    Ok(Some(Mapping { table: Rc::clone(table), table_at, key, affinities, columns }))
+    Ok(Ok(Mapping { table: Rc::clone(table), table_at, key, affinities, columns }))
+}
+
+fn unmapped(
+    replica: &Replica<'_>,
+    definition: &TableDefinition,
+    reason: &str,
+) -> Result<std::result::Result<Mapping, String>> {
+    skip(replica, &definition.name, "", reason)?;
+    Ok(Err(reason.to_owned()))
 }
 
 /// Asks for the server's rows when a table fits now, or fits better, because it changed at the server.

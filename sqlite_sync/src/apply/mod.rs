@@ -10,6 +10,7 @@ mod buried;
 mod collected;
 pub(crate) mod foreign_keys;
 mod incoming;
+mod intake;
 mod lost;
 pub(crate) mod rebase;
 mod row;
@@ -24,10 +25,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use shared_format::payload::{Collection, Limits, Payload, decode_frame};
-use shared_format::{Hlc, RowKind, Value};
+use shared_format::{Hlc, RowKind, SiteId, Value};
 
 pub(crate) use self::collected::HORIZON;
 use self::incoming::{BatchRows, Change, Mappings};
+use self::intake::Gathering;
+pub(crate) use self::intake::{Intake, LostCell};
 use self::lost::Unsent;
 use self::statements::RowStatements;
 pub(crate) use self::triggers::TriggersOff;
@@ -55,6 +58,15 @@ pub(crate) enum Source {
     Log,
     /// The server's snapshot.
     Snapshot,
+    /// A site that uploads to this file as its centre.
+    Upload(SiteId),
+}
+
+impl Source {
+    /// Whether the changes were not looked at by a server.
+    const fn is_unchecked(self) -> bool {
+        matches!(self, Self::File | Self::Upload(_))
+    }
 }
 
 /// What an apply did.
@@ -64,6 +76,8 @@ pub(crate) struct Applied {
     pub(crate) rows: usize,
     /// Tables that they touched.
     pub(crate) tables: BTreeSet<String>,
+    /// What a centre noted of an upload.
+    pub(crate) intake: Option<Intake>,
 }
 
 /// A written row, and what was asked for.
@@ -117,6 +131,10 @@ struct Session<'r, 'c> {
     held_so_far: usize,
     waiting: Vec<Waiting>,
     applied: Applied,
+    /// What a centre notes of an upload.
+    gathering: Option<Gathering>,
+    /// Cells of the change that is being merged which lose.
+    lost: Vec<LostCell>,
 }
 
 /// How far one pass came.
@@ -144,7 +162,7 @@ pub(crate) fn apply(
     source: Source,
 ) -> Result<Applied> {
     let connection = replica.connection;
-    if source == Source::File && frames.is_empty() {
+    if source.is_unchecked() && frames.is_empty() {
         // A server may have nothing to send, but a payload without bytes has lost them.
         decode_frame(frames, &FRAME).reading("frame")?;
     }
@@ -223,6 +241,8 @@ fn attempt(
         held_so_far: 0,
         waiting: Vec::new(),
         applied: Applied::default(),
+        gathering: matches!(source, Source::Upload(_)).then(Gathering::default),
+        lost: Vec::new(),
     };
     let triggers = TriggersOff::when(connection, !is_watched)?;
     let mut mappings = Mappings::default();
@@ -242,6 +262,7 @@ fn attempt(
     }
     softened.map_or(Ok(()), Softened::restore)?;
     conflicts::expire(connection, session.corrected_ms)?;
+    session.applied.intake = session.gathering.take().map(Gathering::finish);
     Ok((session.applied, session.mark))
 }
 
@@ -265,7 +286,14 @@ impl Session<'_, '_> {
                 schema::fetch(self.replica.connection)?;
             }
             for changes in payload.changes() {
-                let Some(mut batch) = mappings.batch(changes)? else { continue };
+                let Some(mut batch) = mappings.batch(changes)? else {
+                    if let (Some(gathering), Some(unmapped)) =
+                        (&mut self.gathering, mappings.unmapped(&changes))
+                    {
+                        gathering.refused_table(&changes, unmapped)?;
+                    }
+                    continue;
+                };
                 if self.source == Source::File {
                     batch.author_horizon = author_horizon(&payload, changes.table(), changes.incarnation());
                 }
@@ -282,7 +310,7 @@ impl Session<'_, '_> {
             if has_others {
                 passed.others.push(frame);
             }
-            if self.source != Source::File {
+            if !self.source.is_unchecked() {
                 passed.collections = payload.collections();
             }
         }
@@ -309,6 +337,9 @@ impl Session<'_, '_> {
         if self.is_careful {
             connection.execute_batch("savepoint cloudsync_row").doing("apply a row")?;
         }
+        let restamped = self.restamped(change)?;
+        let change = restamped.as_ref().unwrap_or(change);
+        self.lost.clear();
         let mut outcome = self.merge_change(change);
         if self.is_careful {
             if outcome.is_ok() && foreign_keys_open(connection)? {
@@ -322,6 +353,9 @@ impl Session<'_, '_> {
         }
         match outcome {
             Ok(is_changed) => {
+                if let Some(gathering) = &mut self.gathering {
+                    gathering.merged(change, is_changed, std::mem::take(&mut self.lost));
+                }
                 if is_changed {
                     self.applied.rows += 1;
                     self.applied.tables.insert(change.table.name.clone());

@@ -15,7 +15,7 @@ use super::incoming::Change;
 use super::ruled::decide_by_rules;
 use super::statements::{RowStatements, Shape};
 use super::waiting::Aside;
-use super::{Session, Source, Staged};
+use super::{Session, Staged};
 use crate::error::{Error, Result};
 use crate::metadata::{self, Registers, Stored};
 use crate::parked;
@@ -54,6 +54,7 @@ impl Session<'_, '_> {
         let (local, is_known) = self.local_state(change)?;
         self.check_clock(change, &local)?;
         check_horizon(connection, change, &local)?;
+        self.lost = self.lost_cells(change, &local)?;
         let statements = &mut self.statements[change.table_at];
         let former = if is_plain { Registers::new() } else { statements.registers(&change.key)? };
         let aside = aside_of(&self.aside, change);
@@ -135,7 +136,7 @@ impl Session<'_, '_> {
 
     /// Refuses stamps from far ahead in payload files; what the server sends was checked there.
     pub(super) fn check_clock(&self, change: &Change<'_>, local: &RowState) -> Result<()> {
-        if self.source != Source::File {
+        if !self.source.is_unchecked() {
             return Ok(());
         }
         let limit = u64::try_from(self.corrected_ms).unwrap_or(0).saturating_add(AHEAD_MS_MAX);

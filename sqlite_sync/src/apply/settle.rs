@@ -2,7 +2,7 @@
 //!
 //! Incoming cells are authoritative: where a trigger changed one, it is written again without triggers. Log
 //! entries lose the columns that were asked for and the lives that hold as asked; what is left is a local
-//! write and travels.
+//! write and travels. At a centre it is the other way round: what its triggers made of a cell stands, and travels.
 
 use rusqlite::params;
 use rusqlite::types::ToSql;
@@ -38,7 +38,11 @@ impl Session<'_, '_> {
         let triggers = TriggersOff::when(self.replica.connection, true)?;
         let mut staged = std::mem::take(&mut self.staged);
         for row in staged.values_mut().filter(|row| row.is_alive && !row.cells.is_empty()) {
-            self.rewrite(row)?;
+            if self.gathering.is_some() {
+                self.keep_rewritten(row)?;
+            } else {
+                self.rewrite(row)?;
+            }
         }
         drop(triggers);
         for table in self.replica.tables.clone() {
@@ -56,6 +60,16 @@ impl Session<'_, '_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// At a centre, what triggers made of a cell is a write of this file: only cells that hold as asked are taken out
+    /// of the log.
+    fn keep_rewritten(&self, row: &mut Staged) -> Result<()> {
+        let held = read_row(self.replica.connection, &row.table, &row.key)?.unwrap_or_default();
+        row.cells.retain(|(at, value)| {
+            held.get(*at).is_some_and(|held| held.as_ref().cmp_encoded(&value.as_ref()).is_eq())
+        });
         Ok(())
     }
 

@@ -21,6 +21,7 @@ impl Session<'_, '_> {
             && change.table.rules.are_plain()
             && self.aside.is_empty()
             && self.refused.is_empty()
+            && self.gathering.is_none()
     }
 
     /// Passes over a change and those that follow it while the file holds them; false when that were all, else

@@ -33,17 +33,18 @@ pub(super) type Aside = HashMap<(u32, Vec<u8>), Vec<(usize, Value)>>;
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) reason: String,
+    pub(super) sqlstate: &'static str,
     /// Whether another row has a value that has to be unique.
     pub(super) is_unique: bool,
 }
 
 impl Refusal {
     pub(super) fn of(error: &Error) -> Self {
-        Self { reason: error.line(), is_unique: error.is_unique_conflict() }
+        Self { reason: error.line(), sqlstate: error.sqlstate(), is_unique: error.is_unique_conflict() }
     }
 
     pub(super) fn because(reason: &str) -> Self {
-        Self { reason: reason.to_owned(), is_unique: false }
+        Self { reason: reason.to_owned(), sqlstate: "42804", is_unique: false }
     }
 }
 
@@ -59,7 +60,7 @@ impl Session<'_, '_> {
     /// Lets a refused change wait.
     pub(super) fn wait(&mut self, change: &Change<'_>, refusal: Refusal) -> Result<()> {
         if self.waiting.len() >= HELD_MAX {
-            return self.park(change, &refusal);
+            return self.give_up(change, &refusal);
         }
         self.waiting.push(Waiting { change: change.clone().into_owned(), refusal, parked: None });
         Ok(())
@@ -68,7 +69,8 @@ impl Session<'_, '_> {
     /// Tries refused changes again, those of earlier syncs too, as long as one goes in; parks the rest.
     pub(super) fn retry(&mut self, mappings: &mut Mappings) -> Result<()> {
         let connection = self.replica.connection;
-        let parked = parked::refused(connection)?;
+        // What a centre refused is its author's to keep.
+        let parked = if self.gathering.is_some() { Vec::new() } else { parked::refused(connection)? };
         let mut waiting = Vec::new();
         for id in &parked {
             let Some(change) = self.parked_change(mappings, *id)? else { continue };
@@ -86,9 +88,20 @@ impl Session<'_, '_> {
             }
         }
         for one in waiting.iter().filter(|one| one.parked.is_none()) {
-            self.park(&one.change, &one.refusal)?;
+            self.give_up(&one.change, &one.refusal)?;
         }
         Ok(())
+    }
+
+    /// Leaves a refused change out: it is parked, or told to the site that uploaded it.
+    fn give_up(&mut self, change: &Change<'_>, refusal: &Refusal) -> Result<()> {
+        match &mut self.gathering {
+            Some(gathering) => {
+                gathering.refused(change, refusal);
+                Ok(())
+            }
+            None => self.park(change, refusal),
+        }
     }
 
     /// Reads a parked change; None when this file has no longer a place for it, and when it cannot be read, which
@@ -154,6 +167,9 @@ impl Session<'_, '_> {
             }
             connection.execute_batch("savepoint cloudsync_aside").doing("move rows aside")?;
             let before = self.applied.clone();
+            if let Some(gathering) = &mut self.gathering {
+                gathering.begin_group();
+            }
             let mut refused = Vec::new();
             for at in &group {
                 if self.move_aside(&waiting[*at].change)?.is_some() {
@@ -169,6 +185,9 @@ impl Session<'_, '_> {
                 }
             }
             self.aside.clear();
+            if let Some(gathering) = &mut self.gathering {
+                gathering.end_group(refused.is_empty());
+            }
             if refused.is_empty() {
                 connection.execute_batch("release cloudsync_aside").doing("move rows aside")?;
                 group.iter().try_for_each(|at| self.forget_parked(&waiting[*at]))?;

@@ -1,6 +1,7 @@
 //! The SQL functions: reads arguments, calls the part that does the work, shapes the result.
 
 mod arguments;
+mod central;
 mod facts;
 mod gather;
 mod kept;
@@ -56,6 +57,7 @@ pub fn register_with(connection: &Connection, transport: Box<dyn Transport>) -> 
     payloads::register(connection, &shared)?;
     network::register(connection, &shared)?;
     kept::register(connection, &shared)?;
+    central::register(connection, &shared)?;
     virtual_tables::register(connection)?;
     fold_on_open(connection);
     Ok(())

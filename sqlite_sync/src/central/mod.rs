@@ -1,0 +1,141 @@
+//! A file that is the centre of others: what a hub asks of it in SQL.
+//!
+//! Everything that changes here, by uploads or by plain SQL of any program, goes into `cloudsync_feed` in the
+//! order of its numbers, as frames that clients can apply. What is written without us is taken in by the next call.
+
+mod upload;
+
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::{Value as Json, json};
+use shared_format::Value;
+use shared_format::payload::PayloadBuilder;
+
+pub(crate) use upload::{Request, take};
+
+use crate::catalog::{self, Replica};
+use crate::changes::next_upload;
+use crate::error::{Doing, Error, Result};
+use crate::fold::fold;
+use crate::log;
+use crate::outbox;
+use crate::settings::{self, Setting, Sites};
+use crate::sql::Unit;
+
+const TABLES: &str = include_str!("../../../sql/sqlite/central.sql");
+
+/// Makes the file a centre, or goes on with it; says which file it is, how far its feed is, and counts the calls.
+///
+/// What the file holds when it becomes one is in its snapshots, so the feed begins behind it.
+pub(crate) fn begin(connection: &Connection) -> Result<Json> {
+    let unit = Unit::begin(connection)?;
+    catalog::set_up(connection)?;
+    connection.execute_batch(TABLES).doing("make the tables of a centre")?;
+    let file = match settings::text(connection, Setting::CentralFile)? {
+        Some(file) => file,
+        None => found(connection)?,
+    };
+    let fence = settings::integer(connection, Setting::CentralFence)?.unwrap_or(0) + 1;
+    settings::store(connection, Setting::CentralFence, &Value::Integer(fence))?;
+    pass_on(connection)?;
+    let position = newest(connection)?;
+    unit.commit()?;
+    Ok(json!({ "file": file, "fence": fence, "position": position }))
+}
+
+/// Names the file, and takes all it holds as known to the snapshots.
+fn found(connection: &Connection) -> Result<String> {
+    let mut name = [0; 16];
+    getrandom::fill(&mut name).map_err(|_no_source| Error::Random)?;
+    let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    // From now on, rows that were there before are stamped as a centre's.
+    settings::store(connection, Setting::CentralFile, &Value::Text(name.clone()))?;
+    settings::store(connection, Setting::ClockOffset, &Value::Integer(0))?;
+    outbox::discard(connection)?;
+    if let Some(mut replica) = Replica::load_current(connection)? {
+        let folded = fold(&mut replica)?;
+        log::delete_range(connection, log::DbVersion::new(1), folded)?;
+        settings::store(connection, Setting::Acknowledged, &Value::Integer(folded.get()))?;
+    }
+    Ok(name)
+}
+
+/// Whether the file is a centre.
+pub(crate) fn is_centre(connection: &Connection) -> Result<bool> {
+    Ok(settings::text(connection, Setting::CentralFile)?.is_some())
+}
+
+fn wanted_centre(connection: &Connection) -> Result<()> {
+    let is_it = settings::is_set_up(connection)? && is_centre(connection)?;
+    if is_it { Ok(()) } else { Err(Error::NoCentre) }
+}
+
+/// Passes on what was written here by plain SQL; the number of the newest row of the feed.
+pub(crate) fn feed(connection: &Connection) -> Result<i64> {
+    let unit = Unit::begin(connection)?;
+    wanted_centre(connection)?;
+    pass_on(connection)?;
+    let position = newest(connection)?;
+    unit.commit()?;
+    Ok(position)
+}
+
+/// The definitions of all tables that are sent and received, as a payload.
+pub(crate) fn definitions(connection: &Connection) -> Result<Vec<u8>> {
+    wanted_centre(connection)?;
+    let mut payload = PayloadBuilder::new();
+    if let Some(replica) = Replica::load(connection)? {
+        for table in replica.tables.iter().filter(|table| table.enabled) {
+            payload.definition(&table.definition());
+        }
+    }
+    Ok(payload.finish())
+}
+
+/// Takes in that the file may lack what sites were told that it has: it is another site from now on, and takes
+/// their word for their tokens once.
+pub(crate) fn note_restored(connection: &Connection) -> Result<()> {
+    let unit = Unit::begin(connection)?;
+    wanted_centre(connection)?;
+    pass_on(connection)?;
+    Sites::renew(connection)?;
+    let generation = generation(connection)? + 1;
+    settings::store(connection, Setting::CentralGeneration, &Value::Integer(generation))?;
+    unit.commit()
+}
+
+fn generation(connection: &Connection) -> Result<i64> {
+    Ok(settings::integer(connection, Setting::CentralGeneration)?.unwrap_or(0))
+}
+
+/// Puts what was written here and not passed on yet into the feed, in the caller's unit.
+fn pass_on(connection: &Connection) -> Result<()> {
+    let Some(mut replica) = Replica::load_current(connection)? else { return Ok(()) };
+    while let Some(upload) = next_upload(&mut replica)? {
+        append(connection, &upload.frame)?;
+        outbox::remove(connection, &upload)?;
+        settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;
+        log::delete_range(connection, upload.first, upload.last)?;
+    }
+    end_transaction(connection)
+}
+
+fn append(connection: &Connection, frame: &[u8]) -> Result<()> {
+    let sql = "insert into main.cloudsync_feed (frame) values (?1)";
+    connection.prepare_cached(sql)?.execute([frame]).doing("append to the feed")?;
+    Ok(())
+}
+
+/// Marks the newest row of the feed as the last of its transaction.
+fn end_transaction(connection: &Connection) -> Result<()> {
+    let sql = "update main.cloudsync_feed set ends = 1
+        where seq = (select max(seq) from main.cloudsync_feed) and not ends";
+    connection.prepare_cached(sql)?.execute([]).doing("end a transaction of the feed")?;
+    Ok(())
+}
+
+/// The number of the newest row that the feed ever had.
+fn newest(connection: &Connection) -> Result<i64> {
+    let sql = "select seq from main.sqlite_sequence where name = 'cloudsync_feed'";
+    let newest = connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional();
+    Ok(newest.doing("read the end of the feed")?.unwrap_or(0))
+}

@@ -1,0 +1,62 @@
+//! Functions for the hub that serves a file as the centre of others.
+
+use rusqlite::Connection;
+use rusqlite::functions::Context;
+use rusqlite::types::{Value as SqlValue, ValueRef as Argument};
+use shared_format::SiteId;
+
+use super::arguments::{number, reach, wrong};
+use super::{DIRECT, Shared};
+use crate::central::{self, Request};
+use crate::connection::Applying;
+use crate::error::Result;
+
+const UPLOAD: &str = "cloudsync_central_upload";
+
+pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Result<()> {
+    connection.create_scalar_function("cloudsync_central_begin", 0, DIRECT, |context| {
+        Ok(central::begin(&*reach(context)?)?.to_string())
+    })?;
+    connection.create_scalar_function("cloudsync_central_feed", 0, DIRECT, |context| {
+        Ok(central::feed(&*reach(context)?)?)
+    })?;
+    connection.create_scalar_function("cloudsync_central_definitions", 0, DIRECT, |context| {
+        Ok(central::definitions(&*reach(context)?)?)
+    })?;
+    connection.create_scalar_function("cloudsync_central_restored", 0, DIRECT, |context| {
+        central::note_restored(&*reach(context)?)?;
+        Ok(SqlValue::Null)
+    })?;
+    let applying = shared.applying.clone();
+    connection.create_scalar_function(UPLOAD, 7, DIRECT, move |context| Ok(upload(context, &applying)?))
+}
+
+fn upload(context: &Context<'_>, applying: &Applying) -> Result<String> {
+    let bytes = |at: usize, wanted: &'static str| match context.get_raw(at) {
+        Argument::Blob(bytes) => Ok(bytes),
+        _other => Err(wrong(context, UPLOAD, at, wanted)),
+    };
+    let sixteen = "a blob of 16 bytes";
+    let of_sixteen = |at: usize| {
+        let found = bytes(at, sixteen)?;
+        if found.len() == 16 { Ok(found) } else { Err(wrong(context, UPLOAD, at, sixteen)) }
+    };
+    let range = |at: usize| {
+        let found = number(context, UPLOAD, at)?.filter(|number| *number > 0);
+        found.ok_or_else(|| wrong(context, UPLOAD, at, "a number from 1 on"))
+    };
+    let (first, last) = (range(3)?, range(4)?);
+    if last < first {
+        return Err(wrong(context, UPLOAD, 4, "a number not below the one before"));
+    }
+    let request = Request {
+        frames: bytes(0, "a payload (BLOB)")?,
+        site: SiteId::try_from(of_sixteen(1)?).map_err(|_other| wrong(context, UPLOAD, 1, sixteen))?,
+        upload: of_sixteen(2)?,
+        first,
+        last,
+        token: if context.get_raw(5) == Argument::Null { None } else { Some(of_sixteen(5)?) },
+        rejected_seen: number(context, UPLOAD, 6)?,
+    };
+    Ok(central::take(&*reach(context)?, applying, &request)?.to_string())
+}

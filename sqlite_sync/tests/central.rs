@@ -1,0 +1,230 @@
+//! A file as the centre of others: uploads with numbers and tokens, what is passed on, what is refused.
+
+mod support;
+
+use rusqlite::{Connection, params};
+use serde_json::Value as Json;
+use support::{TODOS, apply, encode, open, rows, run};
+
+/// A client with the site's memory of its hub.
+struct Client {
+    connection: Connection,
+    sent: i64,
+    token: Option<Vec<u8>>,
+    uploads: u8,
+    received: i64,
+}
+
+fn tracked(schema: &str) -> Connection {
+    let connection = open();
+    run(&connection, schema);
+    rows(&connection, "select cloudsync_init('todos')", []);
+    connection
+}
+
+fn centre(schema: &str) -> Connection {
+    let connection = tracked(schema);
+    rows(&connection, "select cloudsync_central_begin()", []);
+    connection
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+    (0..text.len()).step_by(2).map(digit).collect()
+}
+
+impl Client {
+    fn new() -> Client {
+        Client { connection: tracked(TODOS), sent: 0, token: None, uploads: 0, received: 0 }
+    }
+
+    fn site(&self) -> Vec<u8> {
+        self.connection.query_row("select cloudsync_siteid()", [], |row| row.get(0)).expect("a site")
+    }
+
+    /// Uploads what changed since the last time under these numbers.
+    fn upload_as(&mut self, centre: &Connection, first: i64, last: i64) -> Json {
+        let payload = encode(&self.connection, self.sent).expect("something is unsent");
+        self.uploads += 1;
+        let sql = "select cloudsync_central_upload(?1, ?2, ?3, ?4, ?5, ?6, null)";
+        let row = params![payload, self.site(), vec![self.uploads; 16], first, last, self.token];
+        let answer: String = centre.query_row(sql, row, |row| row.get(0)).expect("an answer");
+        serde_json::from_str(&answer).expect("JSON")
+    }
+
+    fn upload(&mut self, centre: &Connection) -> Json {
+        let newest = self.connection.query_row("select cloudsync_db_version()", [], |row| row.get(0));
+        let newest: i64 = newest.expect("a number");
+        let answer = self.upload_as(centre, self.sent + 1, newest);
+        assert_eq!(answer["status"], "applied", "{answer}");
+        self.token = Some(hex(answer["token"].as_str().expect("a token")));
+        self.sent = newest;
+        answer
+    }
+
+    /// Applies what the centre passed on since the last time.
+    fn receive(&mut self, centre: &Connection) {
+        rows(centre, "select cloudsync_central_feed()", []);
+        let mut statement =
+            centre.prepare("select seq, frame from cloudsync_feed where seq > ?1").expect("a feed");
+        let frames = statement.query_map([self.received], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)));
+        for frame in frames.expect("frames") {
+            let (seq, frame) = frame.expect("a frame");
+            apply(&self.connection, Some(&frame)).expect("it is taken");
+            self.received = seq;
+        }
+    }
+}
+
+const SHOW: &str = "select id, title, done from todos order by id";
+
+/// Lets two clients write and sync with a centre, and checks what all three hold.
+fn check(schema: &str, first: &str, second: &str, at_centre: &str, wanted: &str) {
+    let centre = centre(schema);
+    let mut clients = [Client::new(), Client::new()];
+    for (client, sql) in clients.iter_mut().zip([first, second]) {
+        run(&client.connection, sql);
+        client.upload(&centre);
+    }
+    run(&centre, at_centre);
+    for client in &mut clients {
+        client.receive(&centre);
+        assert_eq!(rows(&client.connection, SHOW, []), wanted, "at a client");
+    }
+    assert_eq!(rows(&centre, SHOW, []), wanted, "at the centre");
+}
+
+#[test]
+fn what_sites_upload_and_what_is_written_here_reaches_everybody() {
+    check(
+        TODOS,
+        "insert into todos values ('a', 'of the first', 0)",
+        "insert into todos values ('b', 'of the second', 0), ('c', 'gone soon', 0)",
+        "update todos set done = 7 where id = 'a'; delete from todos where id = 'c';
+         insert into todos values ('d', 'of the centre', 1)",
+        "a | of the first | 7; b | of the second | 0; d | of the centre | 1",
+    );
+}
+
+#[test]
+fn what_a_trigger_here_makes_of_an_upload_stands_everywhere() {
+    let schema = format!(
+        "{TODOS}; create trigger shout after insert on todos
+         begin update todos set title = upper(new.title) where id = new.id; end"
+    );
+    check(
+        &schema,
+        "insert into todos values ('a', 'quiet', 0)",
+        "insert into todos values ('b', 'also', 0)",
+        "",
+        "a | QUIET | 0; b | ALSO | 0",
+    );
+}
+
+#[test]
+fn a_refused_row_is_told_to_its_site_alone_until_it_confirms() {
+    let centre = centre(&TODOS.replace("done integer", "done integer check (done < 10)"));
+    let (mut first, mut second) = (Client::new(), Client::new());
+    run(
+        &first.connection,
+        "insert into todos values ('a', 'fine', 1), ('b', 'refused', 99), ('c', 'fine', 2)",
+    );
+    let answer = first.upload(&centre);
+    assert_eq!(answer["refused_states"], serde_json::json!({ "23514": 1 }), "{answer}");
+    assert_eq!(answer["rejected"][0]["key"], serde_json::json!(["b"]), "{answer}");
+    second.receive(&centre);
+    assert_eq!(rows(&second.connection, "select id from todos order by id", []), "a; c");
+    run(&second.connection, "update todos set done = 3 where id = 'a'");
+    assert_eq!(second.upload(&centre)["rejected"], serde_json::json!([]));
+    run(&first.connection, "update todos set title = 'again' where id = 'c'");
+    assert_eq!(first.upload(&centre)["rejected"][0]["id"], 1, "it is told again");
+    let sql = "select cloudsync_central_upload(?1, ?2, ?3, 1, 1, ?4, 1)";
+    let empty = encode(&first.connection, 0);
+    let row = params![empty, first.site(), vec![first.uploads; 16], first.token];
+    let answer: String = centre.query_row(sql, row, |row| row.get(0)).expect("an answer");
+    let answer: Json = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!((&answer["status"], &answer["rejected"]), (&"duplicate".into(), &serde_json::json!([])));
+}
+
+#[test]
+fn a_table_that_is_not_here_is_refused_row_by_row() {
+    let centre = open();
+    rows(&centre, "select cloudsync_central_begin()", []);
+    let mut client = Client::new();
+    run(&client.connection, "insert into todos values ('a', 'nowhere', 1)");
+    let answer = client.upload(&centre);
+    assert_eq!(answer["rejected"][0]["sqlstate"], "42P01", "{answer}");
+    rows(&centre, "select cloudsync_central_feed()", []);
+    assert_eq!(rows(&centre, "select count(*) from cloudsync_feed", []), "0");
+}
+
+#[test]
+fn numbers_and_tokens_tell_a_copy_and_a_gap() {
+    let centre = centre(TODOS);
+    let mut client = Client::new();
+    run(&client.connection, "insert into todos values ('a', 'one', 1)");
+    client.upload(&centre);
+    run(&client.connection, "update todos set done = 2");
+    assert_eq!(client.upload_as(&centre, client.sent + 2, client.sent + 3)["status"], "out_of_order");
+    let token = client.token.replace(vec![0; 16]);
+    let refused = client.upload_as(&centre, client.sent + 1, client.sent + 1);
+    assert_eq!((&refused["status"], refused.get("token")), (&"site_conflict".into(), None));
+    // After a restore the site is believed once, and told where to begin.
+    rows(&centre, "select cloudsync_central_restored()", []);
+    assert_eq!(client.upload_as(&centre, client.sent + 1, client.sent + 1)["status"], "applied");
+    client.token = token;
+    assert_eq!(client.upload_as(&centre, client.sent + 2, client.sent + 2)["status"], "site_conflict");
+}
+
+#[test]
+fn a_cell_that_lost_is_told_with_the_stamp_that_stays() {
+    let centre = centre(TODOS);
+    let (mut first, mut second) = (Client::new(), Client::new());
+    run(&first.connection, "insert into todos values ('a', 'one', 1)");
+    first.upload(&centre);
+    second.receive(&centre);
+    run(&first.connection, "update todos set title = 'earlier'");
+    run(&second.connection, "update todos set title = 'later'");
+    run(&second.connection, "update cloudsync_log set ms = ms + 5000 where cols > 0");
+    second.upload(&centre);
+    let answer = first.upload(&centre);
+    let lost = &answer["lost"][0];
+    assert_eq!((&lost["column"], &lost["key"]), (&"title".into(), &serde_json::json!(["a"])), "{answer}");
+    assert_eq!(hex(lost["site"].as_str().expect("a site")), second.site());
+    assert_eq!(rows(&centre, SHOW, []), "a | later | 1");
+}
+
+#[test]
+fn a_stamp_far_ahead_is_refused_and_leaves_no_trace() {
+    let centre = centre(TODOS);
+    let mut client = Client::new();
+    run(&client.connection, "insert into todos values ('a', 'from far ahead', 1)");
+    run(&client.connection, "update cloudsync_log set ms = ms + 600000");
+    let answer = client.upload_as(&centre, 1, 1);
+    assert_eq!(answer["status"], "clock_ahead", "{answer}");
+    assert_eq!(rows(&centre, "select count(*) from todos", []), "0");
+    assert_eq!(rows(&centre, "select count(*) from cloudsync_uploaders", []), "0");
+}
+
+#[test]
+fn a_write_under_the_name_of_another_site_becomes_one_of_the_centre() {
+    let centre = centre(TODOS);
+    let (mut first, second) = (Client::new(), Client::new());
+    run(&second.connection, "insert into todos values ('a', 'borrowed', 1)");
+    apply(&first.connection, encode(&second.connection, 0).as_deref()).expect("it is taken");
+    first.upload(&centre);
+    let site = "select hex(s.site) = hex(cloudsync_siteid()) from todos_cloudsync as m
+        join cloudsync_sites as s on s.ordinal = m.site";
+    assert_eq!(rows(&centre, site, []), "1");
+}
+
+#[test]
+fn a_file_that_is_no_centre_says_so() {
+    let connection = tracked(TODOS);
+    for sql in ["feed()", "definitions()", "restored()"] {
+        let error = connection
+            .prepare(&format!("select cloudsync_central_{sql}"))
+            .and_then(|mut statement| statement.query_row([], |_row| Ok(())));
+        assert!(error.expect_err(sql).to_string().contains("no centre"), "{sql}");
+    }
+}
