@@ -10,6 +10,7 @@
 //! | `store` | `CLOUDSYNC_STORE` |
 //! | `trusted_proxies`, `connections_max`, `monitoring_key`, `tls` | see `config/edges.rs` |
 //! | `url` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_URL` |
+//! | `extension` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_EXTENSION`, beside a `sqlite://` url |
 //! | `api_keys` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_API_KEYS`, as `key` or `key:role`, by commas |
 //! | `jwt` of database `my-app`, a table | its `secret`: `CLOUDSYNC_DATABASE_MY_APP_JWT_SECRET`; see `config/auth.rs` |
 //!
@@ -17,6 +18,7 @@
 //! S3 credentials come from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` only.
 
 mod auth;
+mod backend;
 mod edges;
 mod location;
 mod tree;
@@ -27,12 +29,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
+pub use backend::{BackendLocation, SqliteLocation};
 pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
 pub use location::{S3Credentials, S3Location, StoreLocation};
 
 use crate::auth::api_key::{ApiKey, ApiKeys};
 use crate::error::{Error, Result};
-use crate::postgres::PostgresUrl;
 use tree::Node;
 
 /// Longest database name, in bytes: with everything around it, a store key stays below its limit.
@@ -84,8 +86,8 @@ impl fmt::Display for DatabaseName {
 pub struct DatabaseConfig {
     /// Its name.
     pub name: DatabaseName,
-    /// Where its Postgres is.
-    pub url: PostgresUrl,
+    /// Where it is.
+    pub backend: BackendLocation,
     /// Who may use it by a key.
     pub api_keys: ApiKeys,
     /// Whose tokens count, if any do.
@@ -166,16 +168,14 @@ fn read_listen(listen: &Sourced) -> Result<SocketAddr> {
 }
 
 fn read_database(node: &Node<'_>, environment: &Environment) -> Result<DatabaseConfig> {
-    node.only(&["name", "url", "api_keys", "jwt"])?;
+    node.only(&["name", "url", "extension", "api_keys", "jwt"])?;
     let name = node.text("name")?;
     let name = DatabaseName::new(&name.text).ok_or_else(|| {
         let wanted = "1 to 63 lower-case letters, digits, - and _, beginning with a letter or digit";
         wrong(&name.key, format!("{:?}", name.text), wanted)
     })?;
     let variable = |suffix: &str| format!("{DATABASE_VARIABLE}{}_{suffix}", name.variable());
-    let url = overridden(environment, &variable("URL"), || node.text("url"))?;
-    let url =
-        PostgresUrl::parse(&url.text).map_err(|problem| wrong(&url.key, problem.found, problem.wanted))?;
+    let backend = backend::read(node, environment, variable)?;
     let keys_variable = variable("API_KEYS");
     let api_keys = match environment.get(&keys_variable) {
         Some(text) => read_keys_of_variable(&keys_variable, text)?,
@@ -188,7 +188,7 @@ fn read_database(node: &Node<'_>, environment: &Environment) -> Result<DatabaseC
     }
     let api_keys =
         ApiKeys::new(api_keys).ok_or_else(|| wrong(&place, "the same key twice", "different keys"))?;
-    Ok(DatabaseConfig { name, url, api_keys, tokens })
+    Ok(DatabaseConfig { name, backend, api_keys, tokens })
 }
 
 fn read_key(node: &Node<'_>) -> Result<ApiKey> {
@@ -234,9 +234,10 @@ fn check_databases(databases: &[DatabaseConfig], environment: &Environment) -> R
     }
     for variable in environment.keys() {
         let Some(rest) = variable.strip_prefix(DATABASE_VARIABLE) else { continue };
-        let mut names = ["_URL", "_API_KEYS", "_JWT_SECRET"].iter().filter_map(|key| rest.strip_suffix(key));
+        const KEYS: [&str; 4] = ["_URL", "_EXTENSION", "_API_KEYS", "_JWT_SECRET"];
+        let mut names = KEYS.iter().filter_map(|key| rest.strip_suffix(key));
         if !names.any(|name| variables.contains_key(name)) {
-            let wanted = "CLOUDSYNC_DATABASE_<NAME>_URL, _API_KEYS or _JWT_SECRET, with a name of the file";
+            let wanted = "CLOUDSYNC_DATABASE_<NAME>_URL, _EXTENSION, _API_KEYS or _JWT_SECRET, with a name of the file";
             return Err(wrong(variable, "a variable for no configured key", wanted));
         }
     }
@@ -309,7 +310,8 @@ mod tests {
         assert_eq!(config.listen.port(), 0);
         assert!(matches!(&config.store, StoreLocation::Directory(path) if path == Path::new("/elsewhere")));
         let demo = &config.databases[0];
-        assert_eq!(demo.url.config().get_user(), Some("other"));
+        let BackendLocation::Postgres(url) = &demo.backend else { panic!("{:?}", demo.backend) };
+        assert_eq!(url.config().get_user(), Some("other"));
         assert!(demo.api_keys.find(&PresentedKey::new(KEY)).is_none());
         assert_eq!(demo.api_keys.find(&PresentedKey::new(other)).unwrap().role(), Some("reader"));
         assert_eq!(demo.api_keys.find(&PresentedKey::new(&format!("{other}x"))).unwrap().role(), None);
@@ -344,6 +346,33 @@ mod tests {
         check_refused(&sound().replace("role", "rolle"), &[], &["database[0].api_keys[0].rolle", "role"]);
         check_refused(&sound(), &[("CLOUDSYNC_LISTEN", "x")], &["CLOUDSYNC_LISTEN", "\"x\""]);
         check_refused(&sound(), &[("CLOUDSYNC_DATABASE_DEMMO_URL", "x")], &["CLOUDSYNC_DATABASE_DEMMO_URL"]);
+    }
+
+    #[test]
+    fn a_sqlite_file_comes_with_its_extension() {
+        let file = |url: &str, extension: &str| {
+            let url = format!("url = \"{url}\"{extension}");
+            sound().replace("url = \"postgres://u:hunter2@127.0.0.1:5432/d\"", &url)
+        };
+        let extension = "\nextension = \"/lib/cloudsync.so\"";
+        let config = Config::parse(&file("sqlite:///var/c.sqlite", extension), &Environment::new()).unwrap();
+        let BackendLocation::Sqlite(found) = &config.databases[0].backend else { panic!("{config:?}") };
+        assert_eq!(
+            (found.file.to_str(), found.extension.to_str()),
+            (Some("/var/c.sqlite"), Some("/lib/cloudsync.so"))
+        );
+        check_refused(
+            &file("sqlite:///var/c.sqlite", ""),
+            &[],
+            &["database[0].extension", "cloudsync library"],
+        );
+        check_refused(&file("sqlite://c.sqlite", extension), &[], &["database[0].url", "sqlite:///"]);
+        check_refused(
+            &file("sqlite:///var/c.sqlite", "\nextension = \"c.so\""),
+            &[],
+            &["[0].extension", "c.so"],
+        );
+        check_refused(&file("postgres://u@h/d", extension), &[], &["database[0].extension", "sqlite://"]);
     }
 
     #[test]

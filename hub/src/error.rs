@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rusqlite::ErrorCode;
+
 use crate::http::problem::ProblemKind;
 use crate::position::Position;
 
@@ -103,6 +105,52 @@ pub enum Error {
         wanted: String,
         /// The epoch's number.
         epoch: u32,
+    },
+    /// The central SQLite file failed or refused.
+    #[error("cannot {action}")]
+    Sqlite {
+        /// What was being done.
+        action: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The system failed at the central SQLite file.
+    #[error("cannot {operation} central file {path}")]
+    CentralFile {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another hub has the central SQLite file.
+    #[error("central file {path} is served by another hub, wanted one hub for a file")]
+    CentralFileServed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The central SQLite file is another one than was opened, or gone.
+    #[error("central file {path} is not the one that was opened")]
+    CentralFileReplaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The central SQLite file does not take the journal mode that is needed.
+    #[error("central file {path} has journal mode {found}, wanted wal")]
+    CentralFileMode {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        found: String,
+    },
+    /// What was written to the central SQLite file cannot be passed on.
+    #[error("feed of the central file: {problem}")]
+    CentralFeed {
+        /// What is wrong with it.
+        problem: String,
     },
     /// Another hub opened the epoch that this one was about to open.
     #[error("epoch {epoch} was opened by another hub")]
@@ -281,7 +329,12 @@ impl Error {
                 Some(refused) if !mends_by_itself(refused.code().code()) => ProblemKind::Internal,
                 Some(_) | None => ProblemKind::Unavailable,
             },
-            Error::StoreDirectory { .. }
+            Error::Sqlite { source, .. } if is_passing(source) => ProblemKind::Unavailable,
+            Error::CentralFile { .. }
+            | Error::CentralFileServed { .. }
+            | Error::CentralFileReplaced { .. }
+            | Error::CentralFeed { .. }
+            | Error::StoreDirectory { .. }
             | Error::StoreS3 { .. }
             | Error::EpochMismatch { .. }
             | Error::EpochTaken { .. }
@@ -296,7 +349,9 @@ impl Error {
             | Error::LogGap { .. }
             | Error::KeySet { .. }
             | Error::Unavailable { .. } => ProblemKind::Unavailable,
-            Error::Argument { .. }
+            Error::Sqlite { .. }
+            | Error::CentralFileMode { .. }
+            | Error::Argument { .. }
             | Error::ConfigFile { .. }
             | Error::ConfigSyntax { .. }
             | Error::ConfigValue { .. }
@@ -370,6 +425,22 @@ impl Error {
         }
         text
     }
+}
+
+/// Whether SQLite may do the same later, if need be after an operator's act.
+fn is_passing(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(
+        code,
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+        )
+    )
 }
 
 /// Whether a SQLSTATE means that the same statement may succeed later, if need be after an operator's act.

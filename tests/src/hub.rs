@@ -63,8 +63,11 @@ impl Hub {
 
     /// Writes the configuration for a database, which clients go on calling by the name of the first.
     pub fn point_at(&self, database: &Database) {
+        let extension = database.file().map_or_else(String::new, |_file| {
+            format!("extension = \"{}\"\n", places::artefact("sqlite/cloudsync.so").display())
+        });
         let configuration = format!(
-            "listen = \"127.0.0.1:{}\"\nstore = \"{}\"\n{}\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n\
+            "listen = \"127.0.0.1:{}\"\nstore = \"{}\"\n{}\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n{extension}\
              api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]\n{}\n",
             self.port,
             self.store.url,

@@ -53,12 +53,21 @@ pub struct Cluster {
     databases: AtomicU32,
 }
 
-/// One database of a cluster.
+/// The centre: one database of a cluster, or a SQLite file.
 #[derive(Clone, Debug)]
 pub struct Database {
     /// The name in Postgres, also the name in the hub's URLs.
     pub name: String,
-    port: u16,
+    place: Place,
+}
+
+/// Where a centre is.
+#[derive(Clone, Debug)]
+enum Place {
+    /// At a server that listens on this port.
+    Server(u16),
+    /// In a file.
+    File(PathBuf),
 }
 
 impl Cluster {
@@ -156,7 +165,7 @@ impl Cluster {
     pub fn database(&self, name: &str) -> Database {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
         let name = if number == 0 { name.to_owned() } else { format!("{name}_{number}") };
-        let database = Database { name, port: self.port };
+        let database = Database { name, place: Place::Server(self.port) };
         let create = format!("create database {} template template0", database.name);
         self.session(SUPERUSER, "postgres").run(&create);
         database.session().run(&format!(
@@ -193,14 +202,33 @@ impl Cluster {
 }
 
 impl Database {
-    /// Returns the URL of this database for a role.
-    pub fn url(&self, role: &str) -> String {
-        format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{}", self.port, self.name)
+    /// A SQLite file in place of a Postgres database.
+    pub fn in_file(path: &Path) -> Self {
+        Self { name: "demo".to_owned(), place: Place::File(path.to_path_buf()) }
     }
 
-    /// Opens a session as the superuser.
+    /// Returns the file, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.place {
+            Place::File(path) => Some(path),
+            Place::Server(_) => None,
+        }
+    }
+
+    /// Returns the URL of this database for a role.
+    pub fn url(&self, role: &str) -> String {
+        match &self.place {
+            Place::Server(port) => format!("postgres://{role}:{PASSWORD}@127.0.0.1:{port}/{}", self.name),
+            Place::File(path) => format!("sqlite://{}", path.display()),
+        }
+    }
+
+    /// Opens a session as the superuser, or with the file.
     pub fn session(&self) -> Session {
-        Session::connect(&self.url(SUPERUSER))
+        match &self.place {
+            Place::Server(_) => Session::connect(&self.url(SUPERUSER)),
+            Place::File(path) => Session::open(path),
+        }
     }
 
     /// Opens a session as a role.

@@ -1,9 +1,12 @@
-//! Sessions with Postgres: statements in, rows as text out.
+//! Sessions with the centre, Postgres or a SQLite file: statements in, rows as text out.
 
-use std::sync::OnceLock;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use crate::client;
 
 /// Stands for NULL where rows are shown as text, on all engines.
 pub const NULL: &str = "NULL";
@@ -15,9 +18,15 @@ fn runtime() -> &'static Runtime {
     })
 }
 
-/// One connection to one Postgres database.
+/// One connection to one centre.
 pub struct Session {
-    client: Client,
+    connection: Connection,
+}
+
+enum Connection {
+    Postgres(Client),
+    /// Behind a lock, so that a session can be shared as one with Postgres.
+    File(Mutex<client::Client>),
 }
 
 impl Session {
@@ -26,8 +35,23 @@ impl Session {
         runtime().block_on(async {
             let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(|e| message(&e))?;
             tokio::spawn(connection);
-            Ok(Self { client })
+            Ok(Self { connection: Connection::Postgres(client) })
         })
+    }
+
+    /// Opens a SQLite file, as any program does; a busy file is waited for.
+    pub fn open(path: &Path) -> Self {
+        let file = client::Client::open(path);
+        file.run("pragma foreign_keys = on; pragma busy_timeout = 5000");
+        Self { connection: Connection::File(Mutex::new(file)) }
+    }
+
+    /// The connection to Postgres; it panics where the centre is a file.
+    fn postgres(&self) -> &Client {
+        match &self.connection {
+            Connection::Postgres(client) => client,
+            Connection::File(_) => panic!("a SQLite file is no Postgres"),
+        }
     }
 
     /// Connects.
@@ -37,7 +61,13 @@ impl Session {
 
     /// Runs statements and returns the rows of all of them, each as text with `|` between its columns.
     pub fn try_rows(&self, sql: &str) -> Result<Vec<String>, String> {
-        let answer = runtime().block_on(self.client.simple_query(sql)).map_err(|e| message(&e))?;
+        let client = match &self.connection {
+            Connection::Postgres(client) => client,
+            Connection::File(file) => {
+                return file.lock().expect("no statement panics").try_rows(sql);
+            }
+        };
+        let answer = runtime().block_on(client.simple_query(sql)).map_err(|e| message(&e))?;
         let mut rows = Vec::new();
         for part in answer {
             if let SimpleQueryMessage::Row(row) = part {
@@ -51,7 +81,7 @@ impl Session {
     /// Runs statements and returns their rows; it panics when one fails.
     #[track_caller]
     pub fn rows(&self, sql: &str) -> Vec<String> {
-        self.try_rows(sql).unwrap_or_else(|error| panic!("Postgres: {error}\nin: {sql}"))
+        self.try_rows(sql).unwrap_or_else(|error| panic!("centre: {error}\nin: {sql}"))
     }
 
     /// Runs statements; it panics when one fails.
@@ -70,7 +100,7 @@ impl Session {
 
     /// Calls a function that takes and returns bytes, which the text protocol would have to escape.
     pub fn value_of_bytes(&self, sql: &str, bytes: &[u8]) -> Result<String, String> {
-        let row = runtime().block_on(self.client.query_one(sql, &[&bytes])).map_err(|e| message(&e))?;
+        let row = runtime().block_on(self.postgres().query_one(sql, &[&bytes])).map_err(|e| message(&e))?;
         row.try_get::<_, String>(0).map_err(|e| message(&e))
     }
 
@@ -79,7 +109,8 @@ impl Session {
     pub fn copy_in(&self, sql: &str, rows: &str) {
         runtime().block_on(async {
             use std::pin::pin;
-            let sink = self.client.copy_in(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", message(&e)));
+            let sink =
+                self.postgres().copy_in(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", message(&e)));
             let mut sink = pin!(sink);
             let chunk = bytes::Bytes::copy_from_slice(rows.as_bytes());
             futures_util::SinkExt::send(&mut sink, chunk).await.expect("COPY takes rows");

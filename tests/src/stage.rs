@@ -1,6 +1,6 @@
 //! The whole stack on one stage: a Postgres database, a hub, clients by name, and scripts that they play.
 //!
-//! A scenario is a list of lines `who: what`. `pg` is Postgres, `hub` and `postgres` are the processes, any
+//! A scenario is a list of lines `who: what`. `pg` is Postgres, or the SQLite file that stands in its place, `hub` and `postgres` are the processes, any
 //! other name is a client, made when it is first named. What they say is SQL or one of the words of
 //! [`Stage::play`].
 
@@ -49,6 +49,15 @@ const MARK_DDL: &str = "create table mark (id integer primary key, n integer not
 const MARK: Table =
     Table { name: "mark", postgres: MARK_DDL, sqlite: MARK_DDL, show: "select id from mark order by id" };
 
+/// What the centre of a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Centre {
+    /// A Postgres database.
+    Postgres,
+    /// A SQLite file.
+    SqliteFile,
+}
+
 /// What a stage is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting<'a> {
@@ -58,18 +67,21 @@ pub struct Setting<'a> {
     pub tables: &'a [Table],
     /// Whether the stage has a Postgres server to itself, which it may then stop and start.
     pub own_cluster: bool,
+    /// What the centre is.
+    pub centre: Centre,
 }
 
 impl Setting<'_> {
     /// The table `todo` on a directory store, on the Postgres server that the tests share.
-    pub const PLAIN: Self = Self { store: StoreKind::Directory, tables: &[TODO], own_cluster: false };
+    pub const PLAIN: Self =
+        Self { store: StoreKind::Directory, tables: &[TODO], own_cluster: false, centre: Centre::Postgres };
 }
 
 /// A running stack.
 pub struct Stage {
     /// The hub.
     pub hub: Hub,
-    /// A session with Postgres as the superuser, who writes as people and services do.
+    /// A session with the centre, as the superuser of Postgres: it writes as people and services do.
     pub postgres: Session,
     /// The database.
     pub database: Database,
@@ -82,16 +94,22 @@ pub struct Stage {
 impl Stage {
     /// Makes the database with its tracked tables and starts the hub.
     pub fn new(setting: Setting<'_>) -> Self {
+        let home = places::scratch("clients");
         let own_cluster = setting.own_cluster.then(|| Cluster::start(Durability::ProcessOnly));
-        let database = own_cluster.as_ref().unwrap_or_else(|| Cluster::shared()).database("demo");
+        let database = match setting.centre {
+            Centre::Postgres => own_cluster.as_ref().unwrap_or_else(|| Cluster::shared()).database("demo"),
+            Centre::SqliteFile => Database::in_file(&home.path().join("central.sqlite")),
+        };
         let postgres = database.session();
         let tables: Vec<Table> = setting.tables.iter().copied().chain([MARK]).collect();
         for table in &tables {
-            postgres.run(table.postgres);
-            init(&postgres, table.name);
+            postgres.run(match setting.centre {
+                Centre::Postgres => table.postgres,
+                Centre::SqliteFile => table.sqlite,
+            });
+            init(&database, &postgres, table.name);
         }
         let hub = Hub::start(&database, setting.store);
-        let home = places::scratch("clients");
         Self { hub, postgres, database, clients: BTreeMap::new(), tables, own_cluster, home }
     }
 
@@ -117,7 +135,7 @@ impl Stage {
 
     /// Tracks a table that is in Postgres already; clients that are made from now on have it.
     pub fn track(&mut self, table: Table) {
-        init(&self.postgres, table.name);
+        init(&self.database, &self.postgres, table.name);
         self.tables.insert(0, table);
     }
 
@@ -237,8 +255,11 @@ impl Stage {
     }
 }
 
-fn init(postgres: &Session, table: &str) {
-    postgres.run(&format!("select cloudsync_init('public.{table}')"));
+fn init(database: &Database, centre: &Session, table: &str) {
+    centre.run(&match database.file() {
+        Some(_file) => format!("select cloudsync_init('{table}', 'cls', 1)"),
+        None => format!("select cloudsync_init('public.{table}')"),
+    });
 }
 
 /// Waits until every site's clock says something later than any of them says now.
@@ -255,8 +276,10 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("--- end of the hub's log\n{}", self.hub.log_tail(30));
-            let cluster = self.own_cluster.as_ref().unwrap_or_else(|| Cluster::shared());
-            eprintln!("--- end of Postgres's log\n{}", cluster.log_tail(30));
+            if self.database.file().is_none() {
+                let cluster = self.own_cluster.as_ref().unwrap_or_else(|| Cluster::shared());
+                eprintln!("--- end of Postgres's log\n{}", cluster.log_tail(30));
+            }
         }
     }
 }
@@ -273,6 +296,12 @@ pub struct Scenario<'a> {
 }
 
 impl Scenario<'_> {
+    /// Plays the scenario with each kind of centre and checks its end.
+    pub fn check_on_both(self) {
+        self.check();
+        Scenario { setting: Setting { centre: Centre::SqliteFile, ..self.setting }, ..self }.check();
+    }
+
     /// Plays the scenario and checks its end.
     pub fn check(self) {
         let mut stage = Stage::new(self.setting);

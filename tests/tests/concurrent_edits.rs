@@ -15,7 +15,7 @@ fn check(lines: &[&str], rows: &[&str]) {
         "all: settle",
     ];
     let lines: Vec<&str> = start.iter().chain(lines).copied().collect();
-    Scenario { setting: Setting::PLAIN, lines: &lines, rows }.check();
+    Scenario { setting: Setting::PLAIN, lines: &lines, rows }.check_on_both();
 }
 
 #[test]

@@ -7,7 +7,7 @@ fn check(lines: &[&str], rows: &[&str]) {
     let start =
         ["pg: insert into todo values ('t', 'title', 'note', 0)", "a: sync", "b: sync", "all: settle"];
     let lines: Vec<&str> = start.iter().chain(lines).copied().collect();
-    Scenario { setting: Setting::PLAIN, lines: &lines, rows }.check();
+    Scenario { setting: Setting::PLAIN, lines: &lines, rows }.check_on_both();
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn check_cascade(foreign_keys_in_a: bool, lines: &[&str], rows: &[&str]) {
     ];
     let lines: Vec<&str> = start.iter().chain(lines).copied().collect();
     Scenario { setting: Setting { tables: &[LIST, ITEM, TODO], ..Setting::PLAIN }, lines: &lines, rows }
-        .check();
+        .check_on_both();
 }
 
 #[test]

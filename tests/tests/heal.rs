@@ -7,13 +7,12 @@ use std::path::Path;
 
 use tests::client::Client;
 use tests::hub::API_KEY;
-use tests::object_store::StoreKind;
 use tests::postgres::Recovery;
 use tests::process::Signal;
 use tests::stage::{Setting, Stage, TODO};
 use tests::wait;
 
-const OWN_CLUSTER: Setting<'_> = Setting { store: StoreKind::Directory, tables: &[TODO], own_cluster: true };
+const OWN_CLUSTER: Setting<'_> = Setting { own_cluster: true, ..Setting::PLAIN };
 
 /// Two clients that have synced, on a server of their own.
 fn stage() -> Stage {

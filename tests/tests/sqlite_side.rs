@@ -20,7 +20,7 @@ fn check(table: Table, lines: &[&str], rows: &[&str]) {
         "all: settle",
     ];
     let lines: Vec<&str> = start.iter().chain(lines).copied().collect();
-    Scenario { setting: Setting { tables: &[table], ..Setting::PLAIN }, lines: &lines, rows }.check();
+    Scenario { setting: Setting { tables: &[table], ..Setting::PLAIN }, lines: &lines, rows }.check_on_both();
 }
 
 #[test]

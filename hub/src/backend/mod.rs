@@ -1,10 +1,11 @@
-//! What the hub needs of a database: one trait, behind which Postgres stands.
+//! What the hub needs of a database: one trait, behind which Postgres stands, or a SQLite file.
 //!
 //! Everything that differs by the kind of database goes through here: uploads, the numbers of sites, signs of
 //! life, the rows of a snapshot, and the feed that ingest puts into the log. Tail, segments, cursors and answers
 //! are the same for all kinds.
 
 mod postgres;
+mod sqlite;
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use shared_format::SiteId;
 
-use crate::config::DatabaseConfig;
+use crate::config::{BackendLocation, DatabaseConfig};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::feed::log::Log;
@@ -114,5 +115,8 @@ pub(crate) struct Page {
 
 /// Makes what speaks to the database of a configuration; it is reached when it is needed.
 pub(crate) fn open(database: &DatabaseConfig) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(postgres::Postgres::new(&database.url)?))
+    Ok(match &database.backend {
+        BackendLocation::Postgres(url) => Arc::new(postgres::Postgres::new(url)?),
+        BackendLocation::Sqlite(location) => Arc::new(sqlite::Sqlite::new(location)),
+    })
 }

@@ -178,6 +178,6 @@ async fn release_slot(control: &Control, slot: &str) -> Result<()> {
 }
 
 /// A random number that tells apart epochs of equal number.
-pub(super) fn random_tag() -> Result<u32> {
+pub(crate) fn random_tag() -> Result<u32> {
     getrandom::u32().map_err(|_unsupported| Error::RandomBytes)
 }

@@ -26,7 +26,10 @@ use tokio::time::Instant;
 
 use control::Control;
 pub(crate) use control::read_snapshot;
+pub(crate) use gather::Gatherer;
+pub(crate) use ground::random_tag;
 use leader::Ended;
+pub(crate) use outbox::{Destination, Outbox, Stored};
 pub(crate) use verify::Skip;
 
 use crate::backend::Backend;
@@ -93,7 +96,7 @@ impl Ingest {
         self.status.lock().expect("no step on the status panics").clone()
     }
 
-    fn set_status(&self, change: impl FnOnce(&mut IngestStatus)) {
+    pub(crate) fn set_status(&self, change: impl FnOnce(&mut IngestStatus)) {
         change(&mut self.status.lock().expect("no step on the status panics"));
     }
 
@@ -220,6 +223,7 @@ impl Ingest {
                         | Error::Standby
                         | Error::SlotActive { .. }
                         | Error::UnknownDefinition { .. }
+                        | Error::CentralFileServed { .. }
                 );
             let verified = status.verified && !fenced && !error.is_lost_connection();
             *status = IngestStatus { connected, leading: false, problem: Some(problem.clone()), verified };

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use super::{Cluster, Database, SUPERUSER, Tree, as_server_user, other_user, run};
+use super::{Cluster, Database, Place, SUPERUSER, Tree, as_server_user, other_user, run};
 use crate::places;
 use crate::process::{Signal, new_log};
 use crate::wait;
@@ -81,12 +81,12 @@ impl Cluster {
 
     /// Returns the database of another server's copy.
     pub fn copy_of(&self, database: &Database) -> Database {
-        Database { name: database.name.clone(), port: self.port }
+        Database { name: database.name.clone(), place: Place::Server(self.port) }
     }
 
     /// Dumps a database with pg_dump and restores it under another name on the same server.
     pub fn restored_dump(&self, database: &Database, name: &str) -> Database {
-        let restored = Database { name: name.to_owned(), port: self.port };
+        let restored = Database { name: name.to_owned(), place: Place::Server(self.port) };
         self.session(SUPERUSER, "postgres").run(&format!("create database {name} template template0"));
         let directory = places::scratch("dump");
         let file = directory.path().join("dump");

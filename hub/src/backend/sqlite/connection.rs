@@ -1,0 +1,41 @@
+//! Opens a connection to the central file and loads the extension into it: the only unsafe code of the hub.
+
+#![allow(unsafe_code)]
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::config::SqliteLocation;
+use crate::error::{Error, Result};
+
+/// Longest wait for another program that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens the file, made when it is not there, in a mode where readers and one writer do not wait for each other,
+/// and where an answered upload survives a loss of power.
+pub(super) fn open(location: &SqliteLocation) -> Result<Connection> {
+    let failed = |action| move |source| Error::Sqlite { action, source };
+    let connection = Connection::open(&location.file).map_err(failed("open the central file"))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed("open the central file"))?;
+    load(&connection, location)?;
+    let mode: String = connection
+        .query_row("pragma journal_mode = wal", [], |row| row.get(0))
+        .map_err(failed("set the central file to WAL mode"))?;
+    if mode != "wal" {
+        return Err(Error::CentralFileMode { path: location.file.clone(), found: mode });
+    }
+    let settings = "pragma synchronous = full; pragma foreign_keys = on";
+    connection.execute_batch(settings).map_err(failed("set up the central file"))?;
+    Ok(connection)
+}
+
+fn load(connection: &Connection, location: &SqliteLocation) -> Result<()> {
+    let failed = |source| Error::Sqlite { action: "load the cloudsync library", source };
+    // SAFETY: no SQL of the file runs while extensions may be loaded.
+    unsafe { connection.load_extension_enable() }.map_err(failed)?;
+    // SAFETY: the operator names the library, and its entry point has the signature of an extension's.
+    let loaded = unsafe { connection.load_extension(&location.extension, None::<&str>) };
+    connection.load_extension_disable().map_err(failed)?;
+    loaded.map_err(failed)
+}

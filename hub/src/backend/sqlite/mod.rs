@@ -1,0 +1,116 @@
+//! A SQLite file as a backend: SQL to the extension that is loaded into it.
+//!
+//! The file is opened by whoever leads, and only then are uploads taken: one hub serves a file.
+
+mod connection;
+mod feed;
+mod file;
+mod snapshot;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
+use shared_format::SiteId;
+use shared_format::payload::encode_frame;
+
+use super::{Backend, SnapshotRows, Upload, UploadPlace};
+use crate::config::SqliteLocation;
+use crate::epoch::Epoch;
+use crate::error::{Error, Result};
+use crate::feed::log::Log;
+use crate::ingest::Ingest;
+use file::{File, in_transaction};
+
+/// One central file.
+pub(super) struct Sqlite {
+    location: SqliteLocation,
+    open: Mutex<Option<Arc<File>>>,
+}
+
+impl Sqlite {
+    pub(super) fn new(location: &SqliteLocation) -> Sqlite {
+        Sqlite { location: location.clone(), open: Mutex::new(None) }
+    }
+
+    fn set_open(&self, file: Option<Arc<File>>) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = file;
+    }
+
+    fn file(&self) -> Result<Arc<File>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let closed = || Error::Unavailable { reason: "the central file is not open in this hub".to_owned() };
+        open.ok_or_else(closed)
+    }
+
+    async fn turn(&self, ingest: &Ingest) -> Result<()> {
+        let file = File::open(&self.location).await?;
+        let _closed = Closing(self);
+        self.set_open(Some(Arc::clone(&file)));
+        feed::lead(ingest, &file).await
+    }
+}
+
+/// Closes the file at the end of a turn, however that comes.
+struct Closing<'a>(&'a Sqlite);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.set_open(None);
+    }
+}
+
+impl Backend for Sqlite {
+    fn reserve(&self) -> BoxFuture<'_, Result<Box<dyn UploadPlace>>> {
+        async { Ok(Box::new(self.file()?) as Box<dyn UploadPlace>) }.boxed()
+    }
+
+    fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>> {
+        let acked = move |connection: &mut Connection| {
+            let sql = "select acked from main.cloudsync_uploaders where site = ?1";
+            let asked = connection.query_row(sql, [site.as_bytes().as_slice()], |row| row.get(0)).optional();
+            asked.map_err(|source| Error::Sqlite { action: "read the number of a site", source })
+        };
+        async move { self.file()?.call(acked).await }.boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        async { self.file()?.call(|_connection| Ok(())).await }.boxed()
+    }
+
+    fn open_snapshot<'a>(
+        &'a self,
+        _log: &'a Log,
+        _epoch: &'a Epoch,
+    ) -> BoxFuture<'a, Result<Box<dyn SnapshotRows>>> {
+        async { snapshot::open(&*self.file()?).await }.boxed()
+    }
+
+    fn take_turns<'a>(&'a self, ingest: &'a Ingest) -> BoxFuture<'a, Result<()>> {
+        self.turn(ingest).boxed()
+    }
+}
+
+impl UploadPlace for Arc<File> {
+    fn apply(self: Box<Self>, upload: Upload) -> BoxFuture<'static, Result<Value>> {
+        async move {
+            let told = self.call(move |connection| take(connection, &upload)).await?;
+            serde_json::from_str(&told).map_err(|_| Error::UploadAnswer { part: "object" })
+        }
+        .boxed()
+    }
+}
+
+/// Hands an upload to the extension. The caller's role and claims mean nothing here.
+fn take(connection: &mut Connection, upload: &Upload) -> Result<String> {
+    let frame = encode_frame(&upload.payload);
+    let sql = "select cloudsync_central_upload(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let Upload { site, upload: id, first, last, token, rejected_seen, .. } = upload;
+    let (site, token) = (site.as_bytes().as_slice(), token.as_ref().map(<[u8; 16]>::as_slice));
+    let row = params![frame, site, id.as_slice(), first, last, token, rejected_seen];
+    in_transaction(connection, "apply an upload", |connection| {
+        connection.prepare_cached(sql)?.query_row(row, |row| row.get(0))
+    })
+}
