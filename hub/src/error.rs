@@ -289,6 +289,15 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The certificate or key of the server cannot be used.
+    #[error("TLS file {path} cannot be used")]
+    TlsFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The keys that a service publishes for its tokens cannot be had.
     #[error("keys at {url} cannot be had: {reason}")]
     KeySet {
@@ -372,6 +381,7 @@ impl Error {
             | Error::Metrics(_)
             | Error::TlsSetup(_)
             | Error::RootCertificates { .. }
+            | Error::TlsFile { .. }
             | Error::RandomBytes
             | Error::TaskEnded { .. } => ProblemKind::Internal,
         }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use families::{AuthFamilies, ClientFamilies, LogFamilies, Maker};
 use live::{Behind, Devices};
 
-pub use families::StoreMetrics;
+pub use families::{EdgeMetrics, StoreMetrics};
 pub use live::{DeviceCounts, Present};
 
 /// All metrics of one hub; clones share them.
@@ -26,6 +26,7 @@ pub use live::{DeviceCounts, Present};
 pub struct Metrics {
     registry: Registry,
     auth: AuthFamilies,
+    edges: EdgeMetrics,
     clients: ClientFamilies,
     log: LogFamilies,
     live: Arc<DashMap<String, Live>>,
@@ -135,6 +136,7 @@ impl Metrics {
         let make = Maker(&registry);
         Ok(Metrics {
             auth: AuthFamilies::make(&make)?,
+            edges: EdgeMetrics::make(&make)?,
             clients: ClientFamilies::make(&make)?,
             log: LogFamilies::make(&make)?,
             store: StoreMetrics::make(&make)?,
@@ -182,6 +184,12 @@ impl Metrics {
     /// Counts a request that was not let in, by the reason; the name is empty for a database that is none.
     pub(crate) fn count_auth_failure(&self, database: &str, reason: &str) {
         self.auth.failures.with_label_values(&[database, reason]).inc();
+    }
+
+    /// The metrics of the connections of clients.
+    #[must_use]
+    pub fn edges(&self) -> EdgeMetrics {
+        self.edges.clone()
     }
 
     /// The metrics of the object store.

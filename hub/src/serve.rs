@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ pub struct Server {
     address: SocketAddr,
     app: Arc<App>,
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     ending: watch::Receiver<bool>,
 }
 
@@ -33,6 +35,7 @@ impl Server {
     /// Opens everything that a hub needs before it can answer; Postgres may come later.
     pub async fn start(config: &Config, ending: watch::Receiver<bool>) -> Result<Server> {
         let metrics = Metrics::new()?;
+        let tls = config.edges.tls.as_ref().map(http::tls_acceptor).transpose()?;
         let store = store::open(&config.store, &metrics).await?;
         let unusable = |source| Error::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(unusable)?;
@@ -40,7 +43,7 @@ impl Server {
         tokio::spawn(check_store(Arc::clone(&store)));
         let app = Arc::new(App::start(&config.databases, &config.edges, &store, &metrics, &ending).await?);
         tracing::info!(%address, databases = config.databases.len(), "listening");
-        Ok(Server { address, app, listener, ending })
+        Ok(Server { address, app, listener, tls, ending })
     }
 
     /// The address that it listens on.
@@ -51,7 +54,9 @@ impl Server {
 
     /// Answers requests until the end is asked for; those that are under way then get `drain_max` to finish.
     pub async fn run(self, drain_max: Duration) -> Result<()> {
-        http::serve(self.listener, http::routes(&self.app), self.ending, drain_max).await?;
+        let (edges, metrics) = (self.app.edges(), self.app.metrics.edges());
+        let listening = http::Listening { listener: self.listener, tls: self.tls };
+        http::serve(listening, http::routes(&self.app), edges, &metrics, self.ending, drain_max).await?;
         if tokio::time::timeout(FEEDS_END_MAX, self.app.databases.ended()).await.is_err() {
             tracing::warn!("ingest was cut off at the end");
         }

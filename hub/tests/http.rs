@@ -2,6 +2,7 @@
 //!
 //! Postgres is not there: what needs it is answered 503, and everything else is answered all the same.
 
+mod edges;
 mod support;
 
 use std::time::Duration;

@@ -3,12 +3,15 @@
 //! | key | environment variable | what it holds |
 //! |---|---|---|
 //! | `trusted_proxies` | | addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed |
+//! | `head_timeout_ms` | | longest wait for the head of a request, also of the next one; default 30,000 |
+//! | `idle_timeout_ms` | | longest life of a connection without a request; default 60,000 |
 //! | `connections_max` | | most connections at once; default 20,000 |
 //! | `monitoring_key` | `CLOUDSYNC_MONITORING_KEY` | the key that `/metrics` and `/readyz` then ask for |
 //! | `tls.certificate`, `tls.key` | | PEM files; read again when they change |
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::tree::Node;
 use super::{Environment, Sourced, make_key, overridden, wrong};
@@ -17,6 +20,13 @@ use crate::error::Result;
 
 /// Most connections at once unless told otherwise: 10,000 waiting clients took 244 MB when measured.
 const CONNECTIONS_MAX: usize = 20_000;
+
+/// Longest wait for the head of a request unless told otherwise: above the 15 s that our client keeps an idle
+/// connection, so that it never sends into one that is being closed.
+const HEAD_TIMEOUT_MS: usize = 30_000;
+
+/// Longest life of a connection without a request unless told otherwise.
+const IDLE_TIMEOUT_MS: usize = 60_000;
 
 /// A network of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +114,10 @@ pub struct EdgesConfig {
     pub trusted_proxies: TrustedProxies,
     /// Most connections at once.
     pub connections_max: usize,
+    /// Longest wait for the head of a request, also of the next one on a connection that is kept.
+    pub head_timeout: Duration,
+    /// Longest life of a connection without a request, over HTTP/2 or without a word.
+    pub idle_timeout: Duration,
     /// The key that metrics and readiness ask for; without one they are open.
     pub monitoring_key: Option<ApiKeys>,
     /// The files of TLS; without them the server speaks in the open.
@@ -112,12 +126,18 @@ pub struct EdgesConfig {
 
 impl EdgesConfig {
     /// The keys of the file's root that are read here.
-    pub(super) const KEYS: [&'static str; 4] =
-        ["trusted_proxies", "connections_max", "monitoring_key", "tls"];
+    pub(super) const KEYS: [&'static str; 6] =
+        ["trusted_proxies", "head_timeout_ms", "idle_timeout_ms", "connections_max", "monitoring_key", "tls"];
 
     /// Reads the edges from the root of the file.
     pub(super) fn read(root: &Node<'_>, environment: &Environment) -> Result<EdgesConfig> {
+        let wait = |key, default| -> Result<Duration> {
+            let wait_ms = root.optional_count(key)?.unwrap_or(default);
+            Ok(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(u64::MAX)))
+        };
         Ok(EdgesConfig {
+            head_timeout: wait("head_timeout_ms", HEAD_TIMEOUT_MS)?,
+            idle_timeout: wait("idle_timeout_ms", IDLE_TIMEOUT_MS)?,
             trusted_proxies: TrustedProxies::read(root)?,
             connections_max: root.optional_count("connections_max")?.unwrap_or(CONNECTIONS_MAX),
             monitoring_key: read_monitoring_key(root, environment)?,

@@ -95,6 +95,11 @@ impl App {
         }
     }
 
+    /// The edges of the server.
+    pub(crate) fn edges(&self) -> &EdgesConfig {
+        &self.edges
+    }
+
     /// Lets those in who may look at the insides of the hub: everybody, if no key is configured for that.
     pub(crate) fn admit_monitoring(&self, asker: &Asker) -> std::result::Result<(), Problem> {
         let Some(keys) = &self.edges.monitoring_key else { return Ok(()) };

@@ -13,11 +13,13 @@
 
 pub(crate) mod app;
 pub(crate) mod asker;
+mod connection;
 mod databases;
 mod download;
 mod health;
 pub mod problem;
 mod server;
+mod tls;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -33,7 +35,8 @@ use app::App;
 use asker::{Asker, asker};
 use problem::{Problem, ProblemKind};
 
-pub(crate) use server::serve;
+pub(crate) use server::{Listening, serve};
+pub(crate) use tls::acceptor as tls_acceptor;
 
 /// An answer with a JSON body.
 pub(crate) fn json_response(value: &Value) -> Response {

@@ -10,33 +10,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 use tracing::Instrument;
 use warp::filters::BoxedFilter;
 use warp::http::{HeaderName, HeaderValue, Request, header};
 use warp::reply::Response;
 
+use super::connection::Speaking;
+use crate::config::EdgesConfig;
 use crate::error::{Error, Result};
+use crate::metrics::EdgeMetrics;
 use crate::shutdown;
 
-/// Most connections at once: 10,000 waiting clients took 244 MB when measured.
-const CONNECTIONS_MAX: usize = 20_000;
+/// Longest wait for the handshake of TLS.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
-/// Longest wait for the head of a request, also of the next one on a connection that is kept: above the 15 s
-/// that our client keeps an idle connection, so that it never sends into one that is being closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Most requests at once on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 64;
-
-/// How often an idle HTTP/2 connection is asked whether it still lives, and how long it may take to say so.
-const HTTP2_PING: Duration = Duration::from_secs(20);
+/// What a connection that there is no room for is told, before anything is known of it.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\n\
+    Connection: close\r\n\r\n";
 
 /// Longest time that sent bytes may stay unanswered: a client that went away without a word holds nothing.
 const UNANSWERED_MAX: Duration = Duration::from_secs(60);
@@ -49,68 +44,100 @@ const REQUEST: HeaderName = HeaderName::from_static("cloudsync-request");
 
 type Routes = BoxedFilter<(Response,)>;
 
+/// Where connections come from, and how they are secured.
+pub(crate) struct Listening {
+    /// The socket.
+    pub(crate) listener: TcpListener,
+    /// TLS; without it connections are in the open.
+    pub(crate) tls: Option<TlsAcceptor>,
+}
+
 /// Serves until the end is asked for and every request is answered, or the patience for them is over.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listening: Listening,
     routes: Routes,
+    edges: &EdgesConfig,
+    metrics: &EdgeMetrics,
     mut ending: watch::Receiver<bool>,
     drain_max: Duration,
 ) -> Result<()> {
-    let service = Arc::new(Answering { routes, numbers: RequestNumbers::new()? });
-    let builder = builder();
-    let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let Listening { listener, tls } = listening;
+    let serving = Arc::new(Serving {
+        answering: Answering { routes, numbers: RequestNumbers::new()? },
+        speaking: Speaking::new(edges),
+        tls,
+        ending: ending.clone(),
+    });
+    let room = Arc::new(Semaphore::new(edges.connections_max));
+    // Each connection holds one end; when the last is gone, so is the wait at the other.
+    let (held, mut all_ended) = mpsc::channel::<Infallible>(1);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &room) => accepted,
+            accepted = accept(&listener) => accepted,
             () = shutdown::asked(&mut ending) => break,
         };
-        let (permit, stream, peer) = accepted;
-        let service = Arc::clone(&service);
-        let answer = service_fn(move |request| {
-            let service = Arc::clone(&service);
-            async move { Ok::<_, Infallible>(service.answer(request, peer).await) }
-        });
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), answer).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, error = &*error, "connection broke");
+        let (stream, peer) = accepted;
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            metrics.refused.inc();
+            if serving.tls.is_none() {
+                // Whether it is heard is all the same: the connection ends here.
+                let _heard = stream.try_write(NO_ROOM).is_ok();
             }
-            drop(permit);
+            continue;
+        };
+        let (serving, held, open) = (Arc::clone(&serving), held.clone(), metrics.open.clone());
+        tokio::spawn(async move {
+            open.inc();
+            serving.connection(stream, peer).await;
+            open.dec();
+            drop((permit, held));
         });
     }
-    drop(listener);
-    if tokio::time::timeout(drain_max, graceful.shutdown()).await.is_err() {
+    drop((listener, held));
+    if tokio::time::timeout(drain_max, all_ended.recv()).await.is_err() {
         tracing::warn!("requests were cut off at the end");
     }
     Ok(())
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .keep_alive_interval(HTTP2_PING)
-        .keep_alive_timeout(HTTP2_PING);
-    builder
+/// What every connection needs.
+struct Serving {
+    answering: Answering,
+    speaking: Speaking,
+    tls: Option<TlsAcceptor>,
+    ending: watch::Receiver<bool>,
 }
 
-/// Waits for a connection, and for room for it.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (Option<tokio::sync::OwnedSemaphorePermit>, TcpStream, SocketAddr) {
-    // The semaphore is never closed, so a permit always comes.
-    let permit = Arc::clone(room).acquire_owned().await.ok();
+impl Serving {
+    /// Serves one connection to its end.
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let ending = self.ending.clone();
+        let serving = Arc::clone(&self);
+        let answer = move |request| {
+            let serving = Arc::clone(&serving);
+            async move { serving.answering.answer(request, peer).await }
+        };
+        let ended = match &self.tls {
+            None => self.speaking.serve(stream, ending, answer).await,
+            Some(tls) => match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.speaking.serve(stream, ending, answer).await,
+                Ok(Err(error)) => Err(error.into()),
+                Err(_elapsed) => Err("no handshake in time".into()),
+            },
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, error = &*error as &dyn std::error::Error, "connection broke");
+        }
+    }
+}
+
+/// Waits for a connection.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 prepare(&stream, peer);
-                return (permit, stream, peer);
+                return (stream, peer);
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no connection accepted");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use crate::error::{Error, Result};
 use crate::ground::Cause;
@@ -104,6 +106,30 @@ impl ClientFamilies {
         for state in ["42501", "23505", "23503", "23514", "23502", "22P02"] {
             self.rejected_rows.with_label_values(&[name, state]);
         }
+    }
+}
+
+/// The connections of clients with this node.
+#[derive(Clone, Debug)]
+pub struct EdgeMetrics {
+    /// Those that are open.
+    pub open: IntGauge,
+    /// Those that there was no room for.
+    pub refused: IntCounter,
+}
+
+impl EdgeMetrics {
+    pub(super) fn make(make: &Maker<'_>) -> Result<EdgeMetrics> {
+        let open = make.gauge("cloudsync_connections_open", "Connections of clients.", &[])?;
+        let refused = make.counter(
+            "cloudsync_connections_refused_total",
+            "Connections of clients that there was no room for.",
+            &[],
+        )?;
+        Ok(EdgeMetrics {
+            open: open.with_label_values::<&str>(&[]),
+            refused: refused.with_label_values::<&str>(&[]),
+        })
     }
 }
 

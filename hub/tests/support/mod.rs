@@ -107,8 +107,14 @@ pub(crate) fn read_head(stream: &mut TcpStream) -> String {
 impl Hub {
     /// Starts a hub on an empty store.
     pub(crate) fn start() -> Hub {
+        Hub::start_with("")
+    }
+
+    /// Starts a hub on an empty store, with more lines in its configuration.
+    pub(crate) fn start_with(more: &str) -> Hub {
         let store = tempfile::tempdir().expect("a folder can be made");
-        let rest = format!("listen = \"127.0.0.1:0\"\nstore = \"file://{}\"", store.path().display());
+        let place = store.path().display();
+        let rest = format!("listen = \"127.0.0.1:0\"\nstore = \"file://{place}\"\n{more}");
         let config = configuration(&rest);
         let runtime = runtime();
         let (shutdown, ending) = Shutdown::new();
@@ -116,6 +122,11 @@ impl Hub {
         let address = server.address();
         let running = runtime.spawn(server.run(DRAIN_MAX));
         Hub { runtime, running, shutdown, address, _store: store }
+    }
+
+    /// The address that it listens on.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Sends bytes on a connection of their own.
