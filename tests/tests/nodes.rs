@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::client::Client;
@@ -191,4 +193,63 @@ fn a_node_that_does_not_lead_is_told_of_what_is_new() {
     }
     // One when it began to listen, and one now and then in case that something was not heard.
     assert!(lists(&second) - listed <= 3.0, "{} lists for 20 changes", lists(&second) - listed);
+}
+
+/// Writes and syncs until it is told to end, and goes to the other node whenever one refuses, as behind a balancer.
+/// Returns how many rows it wrote and how often it had to try again.
+fn write_and_sync(device: &Client, addresses: [String; 2], name: &str, done: &AtomicBool) -> (usize, usize) {
+    let (mut rows, mut again) = (0, 0);
+    device.join(&addresses[0], API_KEY);
+    while !done.load(Ordering::Acquire) {
+        device.run(&format!("insert into todo values ('{name}-{rows}', 'title', null, {rows})"));
+        rows += 1;
+        wait::until_ok("the device syncs", || {
+            device.try_sync().map(drop).inspect_err(|error| {
+                let retryable = error.contains("server answered 503") || error.contains("no answer (");
+                assert!(retryable, "{name} failed beyond what is tried again: {error}");
+                again += 1;
+                device.join(&addresses[again % 2], API_KEY);
+            })
+        });
+    }
+    (rows, again)
+}
+
+#[test]
+fn nodes_are_restarted_one_after_another_under_load_and_nothing_fails_for_good() {
+    const DEVICES: usize = 4;
+    const ROUNDS: usize = 3;
+    let mut stage = Stage::new(Setting::PLAIN);
+    stage.play(&["a: sync"]);
+    let mut second = stage.hub.beside(&stage.database);
+    second.start_again();
+    let done = AtomicBool::new(false);
+    let devices: Vec<Client> = (0..DEVICES).map(|n| stage.stranger(&format!("device{n}"))).collect();
+    let addresses = [stage.hub.address(), second.address()];
+    let (rows, again) = thread::scope(|scope| {
+        let load: Vec<_> = devices
+            .into_iter()
+            .enumerate()
+            .map(|(n, device)| {
+                let mut addresses = addresses.clone();
+                addresses.rotate_left(n % 2);
+                let done = &done;
+                scope.spawn(move || write_and_sync(&device, addresses, &format!("device{n}"), done))
+            })
+            .collect();
+        for _ in 0..ROUNDS {
+            for hub in [&mut stage.hub, &mut second] {
+                hub.stop(Signal::Terminate);
+                hub.start_again();
+            }
+        }
+        done.store(true, Ordering::Release);
+        let ended = load.into_iter().map(|thread| thread.join().expect("a device does not fail"));
+        ended.fold((0, 0), |(rows, again), (more, times)| (rows + more, again + times))
+    });
+    assert!(again > 0, "the restarts were noticed by somebody");
+    stage.play(&["b: sync"]);
+    stage.settle();
+    stage.all_equal();
+    assert_eq!(stage.client("b").value("select count(*) from todo"), rows.to_string());
 }
