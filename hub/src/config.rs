@@ -9,6 +9,8 @@
 //! | `listen` | `CLOUDSYNC_LISTEN` |
 //! | `store` | `CLOUDSYNC_STORE` |
 //! | `trusted_proxies`, `connections_max`, `monitoring_key`, `tls` | see `config/edges.rs` |
+//! | `log_memory_bytes_max` | `CLOUDSYNC_LOG_MEMORY_BYTES_MAX`; 64 MiB for all databases together |
+//! | `read_cache_bytes_max` | `CLOUDSYNC_READ_CACHE_BYTES_MAX`; 64 MiB |
 //! | `url` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_URL` |
 //! | `extension` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_EXTENSION`, beside a `sqlite://` url |
 //! | `api_keys` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_API_KEYS`, as `key` or `key:role`, by commas |
@@ -21,6 +23,7 @@ mod auth;
 mod backend;
 mod edges;
 mod location;
+mod memory;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -32,6 +35,7 @@ pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
 pub use backend::{BackendLocation, SqliteLocation};
 pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
 pub use location::{S3Credentials, S3Location, StoreLocation};
+pub use memory::MemoryConfig;
 
 use crate::auth::api_key::{ApiKey, ApiKeys};
 use crate::error::{Error, Result};
@@ -103,6 +107,8 @@ pub struct Config {
     pub store: StoreLocation,
     /// The edges of the server.
     pub edges: EdgesConfig,
+    /// What may be held in memory.
+    pub memory: MemoryConfig,
     /// The databases, in the order of the file; at least one.
     pub databases: Vec<DatabaseConfig>,
 }
@@ -118,7 +124,7 @@ impl Config {
     /// Reads a configuration from the text of a file, under the variables of the environment.
     pub fn parse(text: &str, environment: &Environment) -> Result<Config> {
         let root = Node::parse(text)?;
-        root.only(&[&["listen", "store", "database"][..], &EdgesConfig::KEYS].concat())?;
+        root.only(&[&["listen", "store", "database"][..], &EdgesConfig::KEYS, &MemoryConfig::KEYS].concat())?;
         let listen = overridden(environment, "CLOUDSYNC_LISTEN", || root.text("listen"))?;
         let store = overridden(environment, "CLOUDSYNC_STORE", || root.text("store"))?;
         let databases = root
@@ -131,6 +137,7 @@ impl Config {
             listen: read_listen(&listen)?,
             store: StoreLocation::parse(&store.key, &store.text, environment)?,
             edges: EdgesConfig::read(&root, environment)?,
+            memory: MemoryConfig::read(&root, environment)?,
             databases,
         })
     }

@@ -18,6 +18,7 @@ pub mod http;
 mod ingest;
 pub mod keys;
 pub mod lineage;
+mod memory;
 pub mod metrics;
 pub mod position;
 pub mod postgres;

@@ -79,6 +79,8 @@ pub struct DatabaseMetrics {
     pub ingest_position_bytes: IntGauge,
     /// WAL between that and the server's newest known LSN.
     pub ingest_lag_bytes: IntGauge,
+    /// Bytes of the log that are in memory.
+    pub log_memory_bytes: IntGauge,
     /// Segments that this node wrote.
     pub segments_written: IntCounter,
 }
@@ -177,6 +179,7 @@ impl Metrics {
             apply_seconds: clients.apply_seconds.with_label_values(&label),
             ingest_position_bytes: log.ingest_position_bytes.with_label_values(&label),
             ingest_lag_bytes: log.ingest_lag_bytes.with_label_values(&label),
+            log_memory_bytes: log.log_memory_bytes.with_label_values(&label),
             segments_written: log.segments_written.with_label_values(&label),
         }
     }

@@ -41,7 +41,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
         tokio::spawn(check_store(Arc::clone(&store)));
-        let app = Arc::new(App::start(&config.databases, &config.edges, &store, &metrics, &ending).await?);
+        let app = Arc::new(App::start(config, &store, &metrics, &ending).await?);
         tracing::info!(%address, databases = config.databases.len(), "listening");
         Ok(Server { address, app, listener, tls, ending })
     }

@@ -94,6 +94,20 @@ impl Hub {
         self.store.directory.as_ref().expect("the store is a directory").path()
     }
 
+    /// Sets an environment variable for the next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.store.environment.push((name.into(), value.into()));
+    }
+
+    /// Returns the memory that the process has now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self.process.as_ref().expect("the hub runs").pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the status can be read");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the size is told");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the size is a number");
+        kib * 1_024
+    }
+
     /// Starts the process without waiting for anything.
     pub fn launch(&mut self) {
         let command: Vec<OsString> = vec![

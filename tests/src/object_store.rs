@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -133,5 +133,28 @@ impl Server {
             environment: environment.map(|(name, value)| (name.into(), value.into())).to_vec(),
             directory: None,
         }
+    }
+}
+
+/// A directory store that takes no writes; it takes them again when this is dropped.
+#[derive(Debug)]
+pub struct Blocked {
+    place: PathBuf,
+    aside: PathBuf,
+}
+
+impl Blocked {
+    /// Lets every write to the directory fail from now on.
+    pub fn new(store: &Path) -> Blocked {
+        // Every write begins in this folder.
+        let (place, aside) = (store.join(".unfinished"), store.join(".aside"));
+        fs::rename(&place, &aside).expect("the folder can be moved");
+        Blocked { place, aside }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        fs::rename(&self.aside, &self.place).expect("the folder can be moved back");
     }
 }

@@ -1,13 +1,13 @@
 //! Two hubs for one database: any of them takes uploads and serves downloads, and one that is gone is not missed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tests::client::Client;
 use tests::hub::{API_KEY, Hub};
+use tests::object_store::Blocked;
 use tests::process::Signal;
 use tests::stage::{Setting, Stage, TODO};
 use tests::wait;
@@ -53,27 +53,6 @@ fn a_second_node_serves_the_same_rows_and_leads_when_the_first_is_gone() {
         let rows = client.rows(TODO.show);
         (rows.len() == 3).then_some(()).ok_or(rows.join(", "))
     });
-}
-
-/// A directory store that takes no writes; it takes them again when this is dropped.
-struct Blocked {
-    place: PathBuf,
-    aside: PathBuf,
-}
-
-impl Blocked {
-    fn new(store: &Path) -> Blocked {
-        // Every write begins in this folder.
-        let (place, aside) = (store.join(".unfinished"), store.join(".aside"));
-        fs::rename(&place, &aside).expect("the folder can be moved");
-        Blocked { place, aside }
-    }
-}
-
-impl Drop for Blocked {
-    fn drop(&mut self) {
-        fs::rename(&self.aside, &self.place).expect("the folder can be moved back");
-    }
 }
 
 /// The fence numbers of the stored segments, one for each.

@@ -65,6 +65,17 @@ impl Node<'_> {
         }
     }
 
+    /// The whole number under a key as text, if the key is there.
+    pub(super) fn optional_number(&self, key: &str) -> Result<Option<Sourced>> {
+        match self.table()?.get(key) {
+            None => Ok(None),
+            Some(Value::Integer(number)) => {
+                Ok(Some(Sourced { key: self.place(key), text: number.to_string() }))
+            }
+            Some(other) => Err(wrong(&self.place(key), kind(other), "a number")),
+        }
+    }
+
     /// The text under a key that must be there.
     pub(super) fn text(&self, key: &str) -> Result<Sourced> {
         self.optional_text(key)?.ok_or_else(|| wrong(&self.place(key), "nothing", "a text"))

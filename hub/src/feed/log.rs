@@ -11,16 +11,15 @@ use tokio::sync::watch;
 use super::tail::{LogRead, Tail};
 use crate::epoch::{Epoch, EpochId};
 use crate::keys::SegmentName;
+use crate::memory::Share;
 use crate::position::{Lsn, Position};
 use crate::segment::{Found, LogFrame, SegmentIndex, Transaction};
 use crate::snapshot::visibility::{DecodedTransactions, PgSnapshot};
 
-/// Bytes of the log that a leader keeps in memory after they are stored.
-const TAIL_BYTES_MAX: usize = 32 * 1024 * 1024;
-
 /// The log of one database as this node knows it.
 #[derive(Debug)]
 pub(crate) struct Log {
+    share: Share,
     state: Mutex<State>,
     changed: watch::Sender<()>,
     /// The leader tells this node of every new segment.
@@ -66,8 +65,9 @@ pub(crate) enum Step {
 }
 
 impl Log {
-    pub(crate) fn new() -> Log {
+    pub(crate) fn new(share: Share) -> Log {
         Log {
+            share,
             state: Mutex::default(),
             changed: watch::Sender::new(()),
             is_told: AtomicBool::new(false),
@@ -113,7 +113,7 @@ impl Log {
     pub(crate) fn begin_leading(&self, decoded: DecodedTransactions) {
         let mut state = self.state();
         let Some(current) = &state.current else { return };
-        let tail = Tail::new(current.index.last(), TAIL_BYTES_MAX);
+        let tail = Tail::new(current.index.last(), self.share.bytes_max());
         state.leading = Some(Leading { tail, decoded, live: true });
         drop(state);
         self.changed.send_replace(());
@@ -132,12 +132,23 @@ impl Log {
         self.state().leading.as_ref().is_some_and(|leading| leading.live)
     }
 
+    /// Bytes that may wait for the store before the leader stops reading.
+    pub(crate) fn waiting_bytes_max(&self) -> usize {
+        self.share.waiting_bytes_max()
+    }
+
+    /// Bytes of the log that are in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.state().leading.as_ref().map_or(0, |leading| leading.tail.bytes())
+    }
+
     /// Adds decoded frames to the tail.
     pub(crate) fn push(&self, frame: LogFrame, transactions: &[Transaction]) {
         let mut state = self.state();
         let length = u64::try_from(frame.byte_len()).unwrap_or(u64::MAX);
         state.bytes = state.bytes.saturating_add(length);
         if let Some(leading) = &mut state.leading {
+            leading.tail.set_bytes_max(self.share.bytes_max());
             leading.tail.push(frame);
             for transaction in transactions {
                 leading.decoded.push(*transaction);
@@ -155,6 +166,7 @@ impl Log {
         };
         let news = current.index.add(name);
         if let Some(leading) = &mut state.leading {
+            leading.tail.set_bytes_max(self.share.bytes_max());
             leading.tail.stored_up_to(name.last);
         }
         news
@@ -300,7 +312,7 @@ mod tests {
 
     /// A log whose store ends at 20, and which leads and has decoded up to 40, stored up to 30.
     fn log() -> Log {
-        let log = Log::new();
+        let log = Log::new(crate::memory::plenty().share());
         let mut index = SegmentIndex::new(epoch(1).start_position());
         index.add(SegmentName { previous: Position::after(Lsn::new(10)), last: at(20), fence: 1 });
         log.open(epoch(1), index);

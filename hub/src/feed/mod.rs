@@ -3,6 +3,7 @@
 //! Starts ingest and serves beside it: the store is enough to answer from. A place that a client is at is never
 //! skipped over: what cannot be had is an error, or a snapshot.
 
+pub(crate) mod cache;
 pub(crate) mod log;
 mod reader;
 mod refresh;
@@ -29,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::ingest::archive::Archive;
 use crate::ingest::{Ingest, IngestStatus};
 use crate::keys::Keys;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::position::{Lsn, Position};
 use crate::segment::{Compacted, Expired, compact, expire};
@@ -150,14 +152,16 @@ impl Feed {
         database: DatabaseName,
         backend: Arc<dyn Backend>,
         store: Arc<dyn Store>,
+        memory: &Arc<Memory>,
         metrics: &Metrics,
         shutdown: watch::Receiver<bool>,
     ) -> Arc<Feed> {
         let keys = Keys::new(database.as_str());
         let archive = Archive::new(Arc::clone(&store), keys.clone());
-        let log = Arc::new(Log::new());
+        let log = Arc::new(Log::new(memory.share()));
         let scopes = ScopesOf::new(Arc::clone(&backend));
-        let snapshots = Snapshots::new(Arc::clone(&backend), store, keys, Arc::clone(&log));
+        let snapshots =
+            Snapshots::new(Arc::clone(&backend), store, keys, Arc::clone(&log), Arc::clone(memory));
         let ingest = Arc::new(Ingest {
             metrics: metrics.database(database.as_str()),
             database,
@@ -170,7 +174,7 @@ impl Feed {
         });
         let task = tokio::spawn(Arc::clone(&ingest).run());
         Arc::new(Feed {
-            reader: Reader::new(Arc::clone(&log), archive.clone()),
+            reader: Reader::new(Arc::clone(&log), archive.clone(), Arc::clone(memory)),
             scopes,
             is_scoped: AtomicBool::new(false),
             refresh: Refresh::new(Arc::clone(&log), archive.clone()),

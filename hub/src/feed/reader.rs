@@ -1,8 +1,8 @@
 //! Reads the log from a client's place on: segments from the store, then the tail.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use super::cache::{Kept, ReadSegment};
 use super::log::{Log, Step};
 use super::tail::LogRead;
 use crate::audience::Readership;
@@ -10,32 +10,22 @@ use crate::epoch::EpochId;
 use crate::error::{Error, Result};
 use crate::ingest::archive::Archive;
 use crate::keys::SegmentName;
+use crate::memory::Memory;
 use crate::position::Position;
-use crate::segment::LogFrame;
 
 /// Bytes of frames in one answer; one frame may exceed it.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Segments kept in memory: clients that catch up together read the same ones.
-const SEGMENTS_KEPT: usize = 8;
-
-/// A segment in memory.
-struct Kept {
-    name: SegmentName,
-    transaction_end: bool,
-    frames: Vec<LogFrame>,
-}
 
 /// Reads the log of one database.
 pub(super) struct Reader {
     log: Arc<Log>,
     archive: Archive,
-    kept: Mutex<VecDeque<(EpochId, Arc<Kept>)>>,
+    memory: Arc<Memory>,
 }
 
 impl Reader {
-    pub(super) fn new(log: Arc<Log>, archive: Archive) -> Reader {
-        Reader { log, archive, kept: Mutex::default() }
+    pub(super) fn new(log: Arc<Log>, archive: Archive, memory: Arc<Memory>) -> Reader {
+        Reader { log, archive, memory }
     }
 
     /// Reads on from a place, and says whether there is more; None if the place is too old.
@@ -80,24 +70,19 @@ impl Reader {
         Ok(())
     }
 
-    fn kept(&self, epoch: EpochId, name: SegmentName) -> Option<Arc<Kept>> {
-        let kept = self.kept.lock().expect("nothing panics with the kept segments");
-        let found = kept.iter().find(|(of, segment)| *of == epoch && segment.name == name);
-        found.map(|(_epoch, segment)| Arc::clone(segment))
-    }
-
     /// Reads a segment; None if the store has it no more.
-    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Option<Arc<Kept>>> {
-        if let Some(segment) = self.kept(epoch, name) {
-            return Ok(Some(segment));
+    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Option<Arc<ReadSegment>>> {
+        let key = self.archive.keys().segment(epoch.number(), &name);
+        let read = async {
+            let Some(segment) = self.archive.segment(epoch.number(), name).await? else { return Ok(None) };
+            let frames = segment.log_frames()?;
+            let read = ReadSegment { transaction_end: segment.transaction_end, frames };
+            Ok(Some(Kept::Segment(Arc::new(read))))
+        };
+        match self.memory.cache.get(&key, read).await? {
+            Some(Kept::Segment(segment)) => Ok(Some(segment)),
+            Some(Kept::Part(_) | Kept::SplitPart(_)) | None => Ok(None),
         }
-        let Some(segment) = self.archive.segment(epoch.number(), name).await? else { return Ok(None) };
-        let frames = segment.log_frames()?;
-        let segment = Arc::new(Kept { name, transaction_end: segment.transaction_end, frames });
-        let mut kept = self.kept.lock().expect("nothing panics with the kept segments");
-        kept.push_front((epoch, Arc::clone(&segment)));
-        kept.truncate(SEGMENTS_KEPT);
-        Ok(Some(segment))
     }
 }
 
@@ -158,10 +143,11 @@ mod tests {
         for segment in segments {
             archive.put_segment(1, segment).await.unwrap();
         }
-        let log = Arc::new(Log::new());
+        let memory = crate::memory::plenty();
+        let log = Arc::new(Log::new(memory.share()));
         let index: SegmentIndex = archive.segments(&epoch()).await.unwrap();
         log.open(epoch(), index);
-        (folder, Reader::new(log, archive))
+        (folder, Reader::new(log, archive, memory))
     }
 
     #[tokio::test]
@@ -210,7 +196,9 @@ mod tests {
         let (read, _more) = reader.read(&anybody(), epoch().id, start, true).await.unwrap().unwrap();
         assert_eq!((read.frames.len(), read.place), (4, at(50)));
         reader.archive.remove_segment(1, &segment(at(30), &[40, 50], 5).name).await.unwrap();
-        reader.kept.lock().unwrap().clear();
+        // What was read before is kept.
+        assert!(reader.read(&anybody(), epoch().id, at(30), true).await.unwrap().is_some());
+        let reader = Reader { memory: crate::memory::plenty(), ..reader };
         let lost = reader.read(&anybody(), epoch().id, at(30), true).await;
         assert!(matches!(lost, Err(Error::LogGap { after }) if after == at(30)), "{lost:?}");
     }

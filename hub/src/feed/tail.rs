@@ -100,6 +100,16 @@ impl Tail {
         Tail { start, last: start, frames: VecDeque::new(), bytes: 0, bytes_max, stored: start }
     }
 
+    /// Changes how much stays after it was stored.
+    pub(crate) const fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
+    /// Bytes of the frames that it holds.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds the next frame.
     pub(crate) fn push(&mut self, frame: LogFrame) {
         self.last = frame.last;

@@ -10,7 +10,7 @@ use super::databases::Databases;
 use super::problem::{Problem, ProblemKind};
 use crate::auth::failures::Failures;
 use crate::auth::{Caller, authenticate, read_bearer};
-use crate::config::{DatabaseConfig, EdgesConfig};
+use crate::config::{Config, EdgesConfig};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -36,21 +36,20 @@ pub(crate) struct App {
 impl App {
     /// Starts the feed of every database.
     pub(crate) async fn start(
-        databases: &[DatabaseConfig],
-        edges: &EdgesConfig,
+        config: &Config,
         store: &Arc<dyn Store>,
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
     ) -> Result<App> {
         let app = App {
-            databases: Databases::new(store, metrics, shutdown),
+            databases: Databases::new(store, &config.memory, metrics, shutdown),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             failures: Failures::new(),
-            edges: edges.clone(),
+            edges: config.edges.clone(),
         };
-        for database in databases {
+        for database in &config.databases {
             app.databases.serve(database).await?;
         }
         Ok(app)

@@ -14,9 +14,10 @@ use super::health::Probe;
 use crate::auth::api_key::{ApiKey, ApiKeys, PresentedKey};
 use crate::auth::{Door, Tokens};
 use crate::backend::{self, Backend};
-use crate::config::{DatabaseConfig, DatabaseName};
+use crate::config::{DatabaseConfig, DatabaseName, MemoryConfig};
 use crate::error::Result;
 use crate::feed::Feed;
+use crate::memory::Memory;
 use crate::metrics::{DatabaseMetrics, Metrics};
 use crate::shutdown::{Shutdown, asked};
 use crate::store::Store;
@@ -72,6 +73,7 @@ pub(crate) type DatabaseList = Arc<BTreeMap<DatabaseName, Arc<Database>>>;
 /// The databases of one hub.
 pub(crate) struct Databases {
     store: Arc<dyn Store>,
+    memory: Arc<Memory>,
     metrics: Metrics,
     shutdown: watch::Receiver<bool>,
     list: RwLock<DatabaseList>,
@@ -83,11 +85,13 @@ impl Databases {
     /// Serves nothing yet.
     pub(crate) fn new(
         store: &Arc<dyn Store>,
+        memory: &MemoryConfig,
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
     ) -> Databases {
         Databases {
             store: Arc::clone(store),
+            memory: Memory::new(memory, metrics.store()),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             list: RwLock::default(),
@@ -135,6 +139,7 @@ impl Databases {
             config.name.clone(),
             Arc::clone(&backend),
             Arc::clone(&self.store),
+            &self.memory,
             &self.metrics,
             ending.clone(),
         );
@@ -188,7 +193,7 @@ mod tests {
         let location = crate::config::StoreLocation::Directory(home.path().to_owned());
         let store = crate::store::open(&location, &metrics).await.unwrap();
         let (hub, ending) = Shutdown::new();
-        let databases = Databases::new(&store, &metrics, &ending);
+        let databases = Databases::new(&store, &MemoryConfig::default(), &metrics, &ending);
         assert!(databases.all().is_empty());
 
         databases.serve(&config("first-0123456789abcdef0123456789")).await.unwrap();

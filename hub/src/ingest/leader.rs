@@ -33,9 +33,6 @@ use crate::segment::SegmentIndex;
 use crate::shutdown::asked;
 use crate::snapshot::visibility::DecodedTransactions;
 
-/// Bytes that may wait for the store before the leader stops reading its socket.
-const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// How often the server is told where we are, and asked for a sign of life.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -195,7 +192,7 @@ impl Leader<'_> {
         let mut status = interval(STATUS_INTERVAL);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let may_read = self.next_epoch.is_none() && self.outbox.waiting_bytes() < WAITING_BYTES_MAX;
+            let may_read = self.next_epoch.is_none() && self.has_room();
             tokio::select! {
                 message = self.stream.next(), if may_read => {
                     self.take(message?).await?;
@@ -232,7 +229,7 @@ impl Leader<'_> {
 
     /// Takes messages until none is left in memory, then cuts what was gathered.
     async fn take_what_is_here(&mut self) -> Result<()> {
-        while self.next_epoch.is_none() && self.outbox.waiting_bytes() < WAITING_BYTES_MAX {
+        while self.next_epoch.is_none() && self.has_room() {
             let Some(message) = self.stream.buffered()? else { break };
             self.take(message).await?;
         }
@@ -363,10 +360,16 @@ impl Leader<'_> {
         self.gatherer.is_due(more_is_here) && self.cut()
     }
 
+    /// Whether more may be read before the store has taken what waits.
+    fn has_room(&self) -> bool {
+        self.outbox.waiting_bytes() < self.ingest.log.waiting_bytes_max()
+    }
+
     fn cut(&mut self) -> bool {
         let Some(gathered) = self.gatherer.cut() else { return false };
         self.ingest.log.push(gathered.frame.clone(), &gathered.transactions);
         self.outbox.push(gathered);
+        self.note_memory();
         true
     }
 
@@ -407,8 +410,14 @@ impl Leader<'_> {
         self.note_stored();
     }
 
+    fn note_memory(&self) {
+        let bytes = i64::try_from(self.ingest.log.memory_bytes()).unwrap_or(i64::MAX);
+        self.ingest.metrics.log_memory_bytes.set(bytes);
+    }
+
     /// Measures how far the store is behind.
     fn note_stored(&mut self) {
+        self.note_memory();
         let confirm = self.stored.borrow().confirm;
         self.ingest.metrics.behind.set(self.unstored.stored_up_to(confirm));
     }

@@ -181,6 +181,7 @@ pub(super) struct LogFamilies {
     pub(super) epochs_opened: IntCounterVec,
     pub(super) replayed_rows: IntCounterVec,
     pub(super) fenced: IntGaugeVec,
+    pub(super) log_memory_bytes: IntGaugeVec,
 }
 
 impl LogFamilies {
@@ -232,6 +233,7 @@ impl LogFamilies {
                 "cloudsync_fenced",
                 "1 while this node is attached to a server that is not the centre.",
             )?,
+            log_memory_bytes: gauge("cloudsync_log_memory_bytes", "Bytes of the log that are in memory.")?,
         })
     }
 
@@ -254,6 +256,8 @@ impl LogFamilies {
 pub struct StoreMetrics {
     errors: IntCounterVec,
     seconds: HistogramVec,
+    cache_reads: IntCounterVec,
+    cache_bytes: IntGauge,
 }
 
 impl StoreMetrics {
@@ -262,12 +266,29 @@ impl StoreMetrics {
         let made = StoreMetrics {
             errors: make.counter("cloudsync_store_errors_total", "Store operations that failed.", labels)?,
             seconds: make.histogram("cloudsync_store_seconds", "Time that store operations take.", labels)?,
+            cache_reads: make.counter(
+                "cloudsync_read_cache_total",
+                "Objects asked for, by whether they were kept from an earlier read.",
+                &["outcome"],
+            )?,
+            cache_bytes: make
+                .gauge("cloudsync_read_cache_bytes", "Bytes kept of objects that were read.", &[])?
+                .with_label_values::<&str>(&[]),
         };
+        for outcome in ["hit", "miss"] {
+            made.cache_reads.with_label_values(&[outcome]);
+        }
         for operation in ["get", "put", "list", "delete"] {
             made.errors.with_label_values(&[operation]);
             made.seconds.with_label_values(&[operation]);
         }
         Ok(made)
+    }
+
+    /// Notes that an object was asked for: whether it had to be read, and how many bytes are kept now.
+    pub fn note_read(&self, is_read: bool, kept_bytes: usize) {
+        self.cache_reads.with_label_values(&[if is_read { "miss" } else { "hit" }]).inc();
+        self.cache_bytes.set(i64::try_from(kept_bytes).unwrap_or(i64::MAX));
     }
 
     /// Notes one operation of the store: how long it took, and whether it failed.

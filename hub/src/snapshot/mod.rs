@@ -6,10 +6,9 @@
 mod build;
 pub(crate) mod expire;
 mod manifest;
-mod part;
+pub(crate) mod part;
 pub(crate) mod visibility;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,8 +21,10 @@ use crate::backend::Backend;
 use crate::cursor::SnapshotId;
 use crate::epoch::{Epoch, EpochId};
 use crate::error::{Error, Result};
+use crate::feed::cache::Kept;
 use crate::feed::log::Log;
 use crate::keys::{Keys, parse_manifest_key};
+use crate::memory::Memory;
 use crate::position::Position;
 use crate::store::Store;
 use manifest::Manifest;
@@ -46,9 +47,6 @@ const PART_WAIT_MAX: Duration = Duration::from_secs(50);
 /// Parts and manifests that are looked at for the newest snapshot.
 const LIST_KEYS_MAX: usize = 1_000_000;
 
-/// Parts with several audiences that stay in memory.
-const PARTS_KEPT: usize = 4;
-
 /// The folder of the scope that everybody reads: the first digits of the SHA-256 of no bytes.
 const EVERYBODY: &str = "e3b0c44298fc1c14";
 
@@ -58,9 +56,8 @@ pub(crate) struct Snapshots {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) keys: Keys,
     pub(crate) log: Arc<Log>,
+    memory: Arc<Memory>,
     current: Mutex<Current>,
-    /// Parts with several audiences: clients that begin together read the same ones.
-    kept: std::sync::Mutex<VecDeque<(String, Arc<SplitPart>)>>,
 }
 
 /// The newest snapshot that this node knows, and when it last removed old ones.
@@ -118,9 +115,9 @@ impl Snapshots {
         store: Arc<dyn Store>,
         keys: Keys,
         log: Arc<Log>,
+        memory: Arc<Memory>,
     ) -> Snapshots {
-        let kept = std::sync::Mutex::default();
-        Snapshots { backend, store, keys, log, current: Mutex::default(), kept }
+        Snapshots { backend, store, keys, log, memory, current: Mutex::default() }
     }
 
     /// A snapshot of the epoch that is new enough; one is begun if there is none. Who asks meanwhile gets the
@@ -184,12 +181,15 @@ impl Snapshots {
             if !reader.is_known() {
                 return Ok(PartRead::ReaderWanted);
             }
-            let found = self.split_part(key).await?;
+            let found = self.split_part(&key).await?;
             return Ok(found
                 .map_or(PartRead::Gone, |found| PartRead::Part { frames: found.frames(reader), is_last }));
         }
-        let bytes = self.store.get(&key).await?;
-        Ok(bytes.map_or(PartRead::Gone, |bytes| PartRead::Part { frames: vec![bytes], is_last }))
+        let read = async { Ok(self.store.get(&key).await?.map(Kept::Part)) };
+        match self.memory.cache.get(&key, read).await? {
+            Some(Kept::Part(bytes)) => Ok(PartRead::Part { frames: vec![bytes], is_last }),
+            Some(Kept::Segment(_) | Kept::SplitPart(_)) | None => Ok(PartRead::Gone),
+        }
     }
 
     /// Whether a part can be had without waiting.
@@ -198,17 +198,15 @@ impl Snapshots {
         progress.parts > part.saturating_add(1) || matches!(progress.ended, Some(Ok(_)))
     }
 
-    async fn split_part(&self, key: String) -> Result<Option<Arc<SplitPart>>> {
-        let kept = || self.kept.lock().expect("nothing panics with the kept parts");
-        if let Some((_key, found)) = kept().iter().find(|(known, _)| *known == key) {
-            return Ok(Some(Arc::clone(found)));
+    async fn split_part(&self, key: &str) -> Result<Option<Arc<SplitPart>>> {
+        let read = async {
+            let Some(bytes) = self.store.get(key).await? else { return Ok(None) };
+            Ok(Some(Kept::SplitPart(Arc::new(SplitPart::read(bytes)?))))
+        };
+        match self.memory.cache.get(key, read).await? {
+            Some(Kept::SplitPart(part)) => Ok(Some(part)),
+            Some(Kept::Segment(_) | Kept::Part(_)) | None => Ok(None),
         }
-        let Some(bytes) = self.store.get(&key).await? else { return Ok(None) };
-        let part = Arc::new(SplitPart::read(bytes)?);
-        let mut kept = kept();
-        kept.push_front((key, Arc::clone(&part)));
-        kept.truncate(PARTS_KEPT);
-        Ok(Some(part))
     }
 
     fn is_reusable(&self, build: &Build) -> bool {

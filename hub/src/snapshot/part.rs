@@ -20,7 +20,7 @@ struct Place {
 
 /// A part in memory.
 #[derive(Debug)]
-pub(super) struct SplitPart {
+pub(crate) struct SplitPart {
     bytes: Bytes,
     places: Vec<Place>,
 }
@@ -49,6 +49,11 @@ impl SplitPart {
             serde_json::from_slice(&bytes.slice(end..at)).map_err(|_wrong| wrong("index"))?;
         let ends = |place: &Place| place.at.checked_add(place.length).is_some_and(|found| found <= end);
         if places.iter().all(ends) { Ok(SplitPart { bytes, places }) } else { Err(wrong("index place")) }
+    }
+
+    /// What it takes in memory, about.
+    pub(crate) const fn byte_len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The frames that a reader gets, as they lie.
