@@ -125,13 +125,26 @@ fn statement(call: &Call) -> Datum {
     let table_id = or_raise(number.ok_or_else(|| wrong("one without the number of a table")));
     let operation =
         or_raise(firing.operation().ok_or_else(|| wrong("one that does not fire after statements")));
-    if !stage::has_table(table_id)
-        && let Some(plan) = plan::of(&firing, table_id)
-        && direct::capture(&firing, operation, &plan) == Outcome::Captured
-    {
+    if capture_directly(&firing, operation, table_id) == Outcome::Captured {
         return Datum::null();
     }
     firing.hand_over(&general_function(operation, table_id))
+}
+
+fn capture_directly(firing: &Firing, operation: Operation, table_id: i32) -> Outcome {
+    let is_staged = stage::has_table(table_id);
+    if is_staged && operation != Operation::Insert {
+        return Outcome::Unusual;
+    }
+    let Some(plan) = plan::of(firing, table_id) else { return Outcome::Unusual };
+    if is_staged && plan.evaluator.is_some() {
+        return Outcome::Unusual;
+    }
+    if is_staged {
+        or_raise(direct::capture_staged(firing, &plan))
+    } else {
+        direct::capture(firing, operation, &plan)
+    }
 }
 
 fn general_function(operation: Operation, table_id: i32) -> String {

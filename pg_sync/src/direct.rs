@@ -2,7 +2,7 @@
 //! transaction has touched them.
 //!
 //! It does what the functions of `sql/postgres/040_capture.sql` do, and leaves to them what is not usual: rows
-//! that this transaction has written before, keys that changed, rows that apply writes. A statement that turns out
+//! that this transaction has written before, keys that changed, rows that apply writes other than new ones. A statement that turns out
 //! to be of that kind is given to them whole; what was stamped until then is stamped again, and greater.
 
 use pgrx::pg_sys::Datum;
@@ -15,9 +15,10 @@ use crate::edge::session;
 use crate::edge::trigger::{Firing, Operation, Rows};
 use crate::edge::tuple::Tuple;
 use crate::emit::{Emitted, Emitter};
-use crate::error::or_raise;
+use crate::error::{SyncError, or_raise};
+use crate::metadata::{self, Metadata};
 use crate::plan::Plan;
-use crate::too_large;
+use crate::{stage, too_large};
 
 /// What was done with a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,114 @@ fn capture_rows(firing: &Firing, operation: Operation, plan: &Plan) -> Outcome {
         return Outcome::Captured;
     }
     Outcome::Unusual
+}
+
+/// Captures the rows that a statement of apply inserted, as far as no other statement has touched them. The general
+/// functions find what is left, and of the others nothing left to do.
+pub(crate) fn capture_staged(firing: &Firing, plan: &Plan) -> Result<Outcome, SyncError> {
+    // Sites of others are looked up as the owner.
+    if plan.prints {
+        return session::as_printer(|| insert_staged(firing, plan));
+    }
+    session::as_owner(|| insert_staged(firing, plan))
+}
+
+fn insert_staged(firing: &Firing, plan: &Plan) -> Result<Outcome, SyncError> {
+    let Some(mut new) = firing.new_rows() else { return Ok(Outcome::Unusual) };
+    let table = &plan.table;
+    let mut work = Staging {
+        plan,
+        metadata: MetadataTable::open(&plan.layout),
+        emitter: Emitter::new(table.number(), table.incarnation, table.version, plan.ids.clone()),
+        key: Tuple {
+            values: Vec::new(),
+            types: table.key.iter().map(|column| column.codec.type_oid()).collect(),
+        },
+        image: Tuple { values: Vec::new(), types: plan.types.clone() },
+    };
+    work.metadata.expect_many();
+    let memory = Context::new(c"cloudsync staged capture");
+    let mut outcome = Outcome::Captured;
+    while new.advance() {
+        memory.reset();
+        if !memory.run(|| work.row(&new))? {
+            outcome = Outcome::Unusual;
+        }
+    }
+    work.emitter.finish();
+    Ok(outcome)
+}
+
+/// A statement of apply that is being captured.
+struct Staging<'a> {
+    plan: &'a Plan,
+    metadata: MetadataTable,
+    emitter: Emitter,
+    /// Key of the present row, and all of it.
+    key: Tuple,
+    image: Tuple,
+}
+
+impl Staging<'_> {
+    /// Stamps and emits one row as the stage says; false when it is for the general functions.
+    fn row(&mut self, new: &Rows) -> Result<bool, SyncError> {
+        let table = &self.plan.table;
+        self.image.values.clear();
+        self.image.values.extend((1..).take(self.plan.types.len()).map(|number| new.attribute(number)));
+        self.key.values.clear();
+        self.key.values.extend(table.key.iter().map(|column| self.image.attribute(column.id)));
+        let Some((staged, had_metadata)) = stage::first_insert(table.table_id, &self.key, &self.image) else {
+            return Ok(false);
+        };
+        let metadata = staged.metadata;
+        let stored = Stored {
+            alive: metadata.alive,
+            hlc: metadata.hlc,
+            site: metadata.site,
+            cols: metadata.cols,
+            scopes: None,
+        };
+        self.write(&stored, had_metadata)?;
+        self.emitter.row(&Emitted {
+            kind: staged.kind,
+            hlc: stored.hlc,
+            site: stored.site,
+            cols: &stored.cols,
+            carried: Some(&staged.carried),
+            key: &self.key,
+            image: &self.image,
+            audience: None,
+        })?;
+        Ok(true)
+    }
+
+    /// Writes metadata in the place of what the merge saw.
+    fn write(&mut self, stored: &Stored, had_metadata: bool) -> Result<(), SyncError> {
+        let key: Vec<Datum> = self.key.values.iter().copied().flatten().collect();
+        // What had a tombstone may have lost it meanwhile.
+        let found = if had_metadata { self.metadata.find(&key) } else { None };
+        let written = match &found {
+            None => self.metadata.insert(&key, stored),
+            Some(found) => {
+                let mut cols = found.stored.cols.clone();
+                metadata::trim(&mut cols);
+                let Stored { alive, hlc, site, .. } = found.stored;
+                let is = Metadata { alive, hlc, site, cols, registers: Vec::new() };
+                if stage::is_unchanged(self.plan.table.table_id, &self.key, &is) {
+                    self.metadata.update(&key, found, stored)
+                } else {
+                    Written::Raced
+                }
+            }
+        };
+        match written {
+            Written::Done => Ok(()),
+            Written::Raced => {
+                stage::note_overtaken();
+                Err(SyncError::Overtaken(self.plan.table.name.clone()))
+            }
+        }
+    }
 }
 
 /// A statement that is being captured.

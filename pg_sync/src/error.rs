@@ -26,6 +26,9 @@ pub(crate) enum SyncError {
     /// Rows changed each time between reading and writing.
     #[error("rows changed {attempts} times while they were being merged")]
     Contention { attempts: u32 },
+    /// Metadata that another transaction wrote after the merge had read it.
+    #[error("metadata of table {0} changed while apply was writing")]
+    Overtaken(String),
     /// An apply inside an apply.
     #[error("a payload is already being applied in this transaction")]
     Nested,
@@ -111,7 +114,7 @@ impl SyncError {
             | Self::KeyShape { .. }
             | Self::UnknownColumn { .. }
             | Self::ClockAhead { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            Self::Contention { .. } | Self::Moved(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Self::Contention { .. } | Self::Moved(_) | Self::Overtaken(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Text(_) | Self::ZeroByte(_) => PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
             Self::PluginOption(_) | Self::PluginOptionValue { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE

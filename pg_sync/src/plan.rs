@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) table: Tracked,
     /// Attribute numbers of the columns beside the key.
     pub(crate) ids: Vec<i16>,
+    /// Types of all attributes by number; the invalid oid for those that are gone.
+    pub(crate) types: Vec<pg_sys::Oid>,
     pub(crate) layout: Layout,
     /// Entries of packed overrides: two for each attribute number.
     pub(crate) cols_len: usize,
@@ -117,6 +119,10 @@ fn read(firing: &Firing, table_id: i32, ordinal: i32, site: SiteId) -> Option<Pl
     let last = table.key.iter().chain(&table.columns).map(|column| column.id).max().unwrap_or(0);
     Some(Plan {
         ids: table.columns.iter().map(|column| column.id).collect(),
+        types: attributes
+            .iter()
+            .map(|attribute| attribute.as_ref().map_or(pg_sys::InvalidOid, |(_, kind)| *kind))
+            .collect(),
         cols_len: usize::try_from(last).unwrap_or(0).saturating_mul(2),
         prints: table.key.iter().chain(&table.columns).any(|column| column.codec.prints_by_settings()),
         layout,

@@ -4,7 +4,7 @@
 //! is stored as asked takes the merged stamps; where a trigger, a default or a type made something else of
 //! it, those cells are writes of this database. No borrow of it is held while SQL runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::Datum;
@@ -146,6 +146,8 @@ pub(crate) struct Stage {
 
 thread_local! {
     static STAGE: RefCell<Option<Stage>> = const { RefCell::new(None) };
+    /// Whether a try ended because metadata was not what the merge saw.
+    static OVERTAKEN: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Stage {
@@ -183,6 +185,16 @@ impl Drop for Standing {
     fn drop(&mut self) {
         STAGE.set(None);
     }
+}
+
+/// Notes that metadata is not what the merge saw.
+pub(crate) fn note_overtaken() {
+    OVERTAKEN.set(true);
+}
+
+/// Whether that was noted since it was asked.
+pub(crate) fn take_overtaken() -> bool {
+    OVERTAKEN.take()
 }
 
 /// Whether an apply is running.
@@ -253,11 +265,7 @@ pub(crate) fn insert_outcome(table: i32, image: &Tuple) -> Result<Option<Metadat
         Some(Tuple { values, types })
     });
     let Some(key) = key else { return Ok(None) };
-    let is_untouched = |view: &mut StageView<'_>| {
-        let is_first = view.row.asked == Asked::Whole && !view.row.progress.consumed;
-        if is_first { view.outcome(Some(image)) } else { None }
-    };
-    let Some(outcome) = with_row(table, &key, is_untouched).flatten() else { return Ok(None) };
+    let Some((outcome, _)) = first_insert(table, &key, image) else { return Ok(None) };
     let emitter = STAGE.with_borrow_mut(|stage| {
         let inserted = &mut stage.as_mut()?.tables.get_mut(&table)?.inserted;
         inserted.taken += 1;
@@ -281,6 +289,17 @@ pub(crate) fn insert_outcome(table: i32, image: &Tuple) -> Result<Option<Metadat
         }
     });
     Ok(Some(metadata))
+}
+
+/// What a row becomes that apply inserted and that no other statement has touched, and whether it had metadata before.
+/// None for any other row.
+pub(crate) fn first_insert(table: i32, key: &Tuple, image: &Tuple) -> Option<(Outcome, bool)> {
+    let untouched = |view: &mut StageView<'_>| {
+        let is_first = view.row.asked == Asked::Whole && !view.row.progress.consumed;
+        let had_metadata = view.row.progress.seen.is_some();
+        if is_first { view.outcome(Some(image)).map(|outcome| (outcome, had_metadata)) } else { None }
+    };
+    with_row(table, key, untouched)?
 }
 
 /// Ends the short way of one statement, which wrote the metadata of so many rows: sends what was begun and returns

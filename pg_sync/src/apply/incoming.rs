@@ -4,7 +4,8 @@ use pgrx::pg_sys::Datum;
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Payload, TableDefinition};
 use shared_format::{
-    CellStamp, ColumnId, ColumnRule, FormatError, Hlc, Register, RowKind, SiteId, Stamp, ValueRef, encode_key,
+    CellStamp, ColumnId, ColumnRule, FormatError, Hlc, Register, RowKind, SiteId, Stamp, Value, ValueRef,
+    decode_key, encode_key,
 };
 
 use super::author::Author;
@@ -60,11 +61,18 @@ pub(super) struct IncomingRow {
     pub(super) table: usize,
     pub(super) row_key: Vec<u8>,
     pub(super) key: Vec<Option<Datum>>,
-    pub(super) key_json: Json,
+    /// The key as it was sent, which may be spelled otherwise than it is stored.
+    sent_key: Vec<u8>,
     pub(super) changes: Vec<Change>,
 }
 
 impl IncomingRow {
+    /// The key as people and clients read it.
+    pub(super) fn key_json(&self) -> Json {
+        let parts = decode_key(&self.sent_key).unwrap_or_default();
+        to_json(&parts.iter().map(Value::as_ref).collect::<Vec<_>>())
+    }
+
     /// The greatest clock that it carries.
     pub(super) fn greatest(&self) -> Hlc {
         let clocks = self.changes.iter().flat_map(|change| {
@@ -306,7 +314,8 @@ fn convert(table: &Tracked, mapping: &Mapping, raw: &Raw<'_>) -> IncomingRow {
     let carries = |id: ColumnId| cells.iter().any(|cell| cell.column == id);
     let uncarried = table.columns.iter().map(|c| c.column_id()).filter(|id| !carries(*id)).collect();
     let change = Change { kind: raw.kind, stamp: raw.stamp, cells, values, uncarried };
-    IncomingRow { table: mapping.table, row_key, key, key_json: to_json(&parts), changes: vec![change] }
+    let sent_key = encode_key(parts);
+    IncomingRow { table: mapping.table, row_key, key, sent_key, changes: vec![change] }
 }
 
 /// The bytes of a register, checked: what is none refuses its row.

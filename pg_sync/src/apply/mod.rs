@@ -115,7 +115,7 @@ impl Applied {
             self.lost.push(Lost {
                 table_id: table.table_id,
                 table: table.client_name.clone(),
-                key: row.key_json.clone(),
+                key: row.key_json(),
                 column: column.name.clone(),
                 stamp: one.cell.stamp,
                 value: one.cell.value,
@@ -359,7 +359,7 @@ fn halve(
 
 fn refusal(incoming: &Incoming, at: usize, refused: Refused) -> Refusal {
     let (table, row_key, key) = incoming.rows.get(at).map_or_else(Default::default, |row| {
-        (incoming.table(row).client_name.clone(), row.row_key.clone(), row.key_json.clone())
+        (incoming.table(row).client_name.clone(), row.row_key.clone(), row.key_json())
     });
     Refusal { table, row_key, key, sqlstate: refused.sqlstate, message: refused.message }
 }
@@ -378,6 +378,7 @@ fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refuse
         };
         // What a try reads goes with it: by halves a payload may be tried many times.
         let memory = Context::new(c"cloudsync try");
+        stage::take_overtaken();
         let tried = memory.run(|| subtransaction(attempt));
         drop(memory);
         match tried {
@@ -396,7 +397,7 @@ fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refuse
             Err(RolledBack::GaveUp(Stop::Denied(message))) => {
                 return Ok(Err(Refused { sqlstate: "42501".into(), message }));
             }
-            Err(RolledBack::Raised(caught)) if caught.sqlstate == "CS001" => {
+            Err(RolledBack::Raised(caught)) if caught.sqlstate == "CS001" || stage::take_overtaken() => {
                 is_rehearsal = incoming.constraints == Constraints::Rehearsed;
             }
             Err(RolledBack::Raised(caught)) => return Ok(Err(permanent(caught))),

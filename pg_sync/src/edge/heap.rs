@@ -214,11 +214,19 @@ impl MetadataTable {
         Self { relation, index, scan, slot, keys, index_info, has_scopes, bulk }
     }
 
-    /// Prepares for many inserts.
+    /// Prepares for many inserts, in memory that lasts as long as this.
     pub(crate) fn expect_many(&mut self) {
+        self.prepare_index();
         if self.bulk.is_null() {
             // SAFETY: given back by the drop, or by the abort.
             self.bulk = unsafe { pg_sys::GetBulkInsertState() };
+        }
+    }
+
+    fn prepare_index(&mut self) {
+        if self.index_info.is_null() {
+            // SAFETY: the index is open.
+            self.index_info = unsafe { pg_sys::BuildIndexInfo(self.index.0) };
         }
     }
 
@@ -236,10 +244,7 @@ impl MetadataTable {
         };
         if !found {
             // Made here, because the memory that is current at an insert does not last.
-            if self.index_info.is_null() {
-                // SAFETY: the index is open.
-                self.index_info = unsafe { pg_sys::BuildIndexInfo(self.index.0) };
-            }
+            self.prepare_index();
             return None;
         }
         let first = self.keys.len();

@@ -169,7 +169,8 @@ fn shape_of(columns: &[InputColumn]) -> pg_sys::TupleDesc {
 }
 
 fn register(input: &Input) -> Registered {
-    const WORK_KIB: i32 = 4_096;
+    // The rows are in memory already: what a payload may expand to, see DESIGN section 15.
+    const WORK_KIB: i32 = 65_536;
     let shape = shape_of(&input.columns);
     // SAFETY: ended by the drop, or with its memory context.
     let store = unsafe { pg_sys::tuplestore_begin_heap(false, false, WORK_KIB) };
