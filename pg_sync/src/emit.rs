@@ -19,6 +19,7 @@ use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::sites;
 use crate::too_large::{self, Cell as SentCell, LeftOut};
+use crate::version;
 
 /// Bytes of rows in one message: see DESIGN section 6.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -253,6 +254,7 @@ pub(crate) fn changeset(changeset: &[u8]) {
 
 /// Announces the present definition of a table. Runs as the owner.
 pub(crate) fn definition(table_id: i32) -> Result<(), SyncError> {
+    version::check()?;
     let table = catalog::table(table_id)?;
     let mut payload = PayloadBuilder::new();
     payload.definition(&table.definition());
@@ -287,6 +289,7 @@ pub(crate) fn collection(table: &Tracked, horizon: Hlc) {
 
 /// A payload of all definitions that messages in the log may refer to. Runs as the owner.
 pub(crate) fn definitions() -> Result<Vec<u8>, SyncError> {
+    version::check()?;
     let mut payload = PayloadBuilder::new();
     for table in catalog::tables() {
         payload.definition(&table.definition());

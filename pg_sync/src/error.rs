@@ -29,6 +29,11 @@ pub(crate) enum SyncError {
     /// Metadata that another transaction wrote after the merge had read it.
     #[error("metadata of table {0} changed while apply was writing")]
     Overtaken(String),
+    /// A library that was replaced before the SQL of the extension.
+    #[error(
+        "extension pg_sync has version {installed}, its library {library}: call alter extension pg_sync update"
+    )]
+    Outdated { installed: String, library: &'static str },
     /// An apply inside an apply.
     #[error("a payload is already being applied in this transaction")]
     Nested,
@@ -114,12 +119,15 @@ impl SyncError {
             | Self::KeyShape { .. }
             | Self::UnknownColumn { .. }
             | Self::ClockAhead { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            Self::Contention { .. } | Self::Moved(_) | Self::Overtaken(_) => PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Self::Contention { .. } | Self::Moved(_) | Self::Overtaken(_) => {
+                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
+            }
             Self::Text(_) | Self::ZeroByte(_) => PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
             Self::PluginOption(_) | Self::PluginOptionValue { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::FrameMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            Self::Outdated { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::Parameter { .. } | Self::Expression { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE

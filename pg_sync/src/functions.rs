@@ -238,7 +238,7 @@ fn siteid() -> Vec<u8> {
 
 #[pg_extern]
 fn version() -> &'static str {
-    env!("CARGO_PKG_VERSION")
+    crate::version::LIBRARY
 }
 
 #[pg_extern]

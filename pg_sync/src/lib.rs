@@ -35,3 +35,4 @@ mod stage;
 mod too_large;
 mod tracking;
 mod upload;
+mod version;

@@ -17,7 +17,7 @@ use crate::edge::heap::Layout;
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::trigger::Firing;
-use crate::{emit, expressions, sites};
+use crate::{emit, expressions, sites, version};
 
 /// How rows of one table are captured directly.
 pub(crate) struct Plan {
@@ -79,6 +79,9 @@ pub(crate) fn of(firing: &Firing, table_id: i32) -> Option<Rc<Plan>> {
 fn make(firing: &Firing, table_id: i32) -> Option<Plan> {
     // The first call for it in a restored database changes the registry.
     let ordinal = sites::self_ordinal();
+    if !version::is_current() {
+        return None;
+    }
     let site = sites::site(ordinal)?;
     // Read now, because later nothing runs as the owner.
     emit::read_secret();

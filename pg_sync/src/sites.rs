@@ -12,6 +12,7 @@ use shared_format::SiteId;
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
+use crate::version;
 
 thread_local! {
     static BY_ORDINAL: RefCell<HashMap<i32, SiteId>> = RefCell::new(HashMap::new());
@@ -112,8 +113,12 @@ pub(crate) fn self_ordinal() -> i32 {
     let mut arguments = identity.to_vec();
     arguments.push(Argument::bytea(&site));
     let made = query::run(include_str!("../../sql/postgres/library/become_new_site.sql"), &arguments);
-    if is_restored && made.count > 0 {
-        query::run("select cloudsync.adopt_registry()", &[]);
+    // A promoted standby may have the newer library already: its tables know of generations after the update.
+    if made.first().is_some_and(codec::to_bool) && version::is_current() {
+        query::run(include_str!("../../sql/postgres/library/begin_copy.sql"), &[]);
+        if is_restored {
+            query::run("select cloudsync.adopt_registry()", &[]);
+        }
     }
     let found = query::run(include_str!("../../sql/postgres/library/find_self.sql"), &identity);
     found.first().map_or(0, codec::to_i32)

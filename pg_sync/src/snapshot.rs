@@ -14,7 +14,7 @@ use crate::edge::session::{as_owner, by_index};
 use crate::edge::tuple::{self, Tuple};
 use crate::error::SyncError;
 use crate::metadata::Metadata;
-use crate::{audience, collect, expressions, ruled, sites, too_large};
+use crate::{audience, collect, expressions, ruled, sites, too_large, version};
 
 /// Rows read from the server at once, so that wide rows do not gather in memory.
 const ROWS_AT_ONCE: i32 = 200;
@@ -44,6 +44,7 @@ pub(crate) fn part(
             wanted: "1 or more",
         });
     }
+    version::check()?;
     // The site comes first: it makes a restored registry this database's own.
     let (self_ordinal, table) = as_owner(|| (sites::self_ordinal(), catalog::table(table_id)));
     let table = table?;

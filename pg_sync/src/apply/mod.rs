@@ -27,7 +27,7 @@ use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, RolePart, as_owner};
 use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
 use crate::error::SyncError;
-use crate::{sites, stage};
+use crate::{sites, stage, version};
 pub(crate) use author::Author;
 pub(crate) use conflicts::{Collected, keep_collected};
 use constraints::Constraints;
@@ -247,6 +247,7 @@ pub(crate) fn run(payload: &Payload<'_>, author: Author) -> Result<Applied, Sync
     if stage::is_standing() {
         return Err(SyncError::Nested);
     }
+    version::check()?;
     let mut incoming = incoming::read(payload, as_owner(catalog::tables), author, here())?;
     hold(&incoming)?;
     check_clock(&incoming)?;
@@ -278,6 +279,7 @@ pub(crate) fn replay(bytes: &[u8]) -> Result<(i64, i64), SyncError> {
     if stage::is_standing() {
         return Err(SyncError::Nested);
     }
+    version::check()?;
     let mut incoming =
         incoming::read(&Payload::parse(bytes)?, as_owner(catalog::tables), Author::Trusted, here())?;
     hold(&incoming)?;

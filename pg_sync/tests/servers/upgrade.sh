@@ -84,9 +84,33 @@ begin
   for c in select cloudsync.attach_commands(table_id) from cloudsync.tables loop execute c; end loop;
 end
 \$\$;
+-- What that release wrote when it noticed which database this is.
+insert into cloudsync.self (ordinal, system_identifier, timeline, database_oid)
+select max(d.ordinal), (select s.system_identifier::text from pg_control_system() as s),
+  (select c.timeline_id from pg_control_checkpoint() as c), (select b.oid from pg_database as b where b.datname = current_database())
+from cloudsync.site_dictionary as d;
 create table kept as select * from cloudsync.meta_1;
-alter extension pg_sync update;
 SQL
+    # The library is here already, its tables are not: users write all the same, and what they write is stamped.
+    query sync_upgraded > /dev/null <<'SQL'
+insert into app.t values (8, 'between', 'b'), (9, 'between', 'b');
+update app.t set a = 'still between' where id = 8;
+delete from app.t where id = 9;
+update app.t set id = 10 where id = 8;
+copy "Other" from stdin;
+between	2	1
+\.
+do $$ begin
+  assert (select array_agg(key_1 || case when alive then ' alive' else '' end order by key_1) from cloudsync.meta_1 where key_1 >= 8)
+    = array['8', '9', '10 alive'], 'captured by the library of the next release';
+  assert (select count(*) from cloudsync.meta_2) = 2, 'copied by the library of the next release';
+end $$;
+delete from app.t where id = 10;
+delete from cloudsync.meta_1 where key_1 >= 8;
+delete from "Other" where x = 'between';
+delete from cloudsync.meta_2 where key_2 = 'between';
+SQL
+    query sync_upgraded -c "alter extension pg_sync update" > /dev/null
     found=$(catalog sync_upgraded)
     if [[ "$found" != "$wanted" ]]; then
         echo "upgraded from $version (<), installed (>)"

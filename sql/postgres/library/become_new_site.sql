@@ -1,28 +1,19 @@
 -- Makes this database a site of its own: at installation, and when it turns out to be a copy.
 -- The conflict clause takes the row lock, so of two sessions that notice, one waits and then
--- finds the work done. A copy may lack what the original was given last: a new generation.
+-- finds the work done.
 with added as (
   insert into cloudsync.site_dictionary (ordinal, site)
   values (pg_catalog.nextval('cloudsync.site_ordinal'), $4)
   returning ordinal
-),
-became as (
-  insert into cloudsync.self as s (ordinal, system_identifier, timeline, database_oid)
-  select a.ordinal, $1, $2, $3
-  from added as a
-  on conflict (only_row) do update
-  set ordinal = excluded.ordinal,
-      system_identifier = excluded.system_identifier,
-      timeline = excluded.timeline,
-      database_oid = excluded.database_oid
-  where (s.system_identifier, s.timeline, s.database_oid)
-    is distinct from (excluded.system_identifier, excluded.timeline, excluded.database_oid)
-  returning s.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid as is_copy
 )
-insert into cloudsync.generations (generation, cause)
-select coalesce(pg_catalog.max(g.generation), 0) operator(pg_catalog.+) 1, 'failover'
-from became as b
-left join cloudsync.generations as g on true
-where b.is_copy
-group by b.is_copy
-on conflict (generation) do nothing
+insert into cloudsync.self as s (ordinal, system_identifier, timeline, database_oid)
+select a.ordinal, $1, $2, $3
+from added as a
+on conflict (only_row) do update
+set ordinal = excluded.ordinal,
+    system_identifier = excluded.system_identifier,
+    timeline = excluded.timeline,
+    database_oid = excluded.database_oid
+where (s.system_identifier, s.timeline, s.database_oid)
+  is distinct from (excluded.system_identifier, excluded.timeline, excluded.database_oid)
+returning s.xmax operator(pg_catalog.<>) '0'::pg_catalog.xid as is_copy

@@ -1,5 +1,8 @@
 -- The end of every upgrade: what was written for each tracked table is written anew. Those functions are not the
 -- extension's, so they are lent to it while its script replaces them.
+-- Lending them is a command that our event trigger would follow, before it can write them: it waits until that is done.
+alter event trigger cloudsync_definitions disable;
+
 do $rewrite$
 declare
   v_table cloudsync.tables;
@@ -18,7 +21,13 @@ begin
     set attributes = c.relnatts, row_security = c.relrowsecurity
     from pg_catalog.pg_class as c
     where t.table_id = v_table.table_id and c.oid = t.relation;
-    perform cloudsync.announce_table(v_table.table_id);
+    select t.* into strict v_table from cloudsync.tables as t where t.table_id = v_table.table_id;
+    if cloudsync.is_changed(v_table) then
+      -- A command that was not followed while the library was newer than its functions.
+      perform cloudsync.follow_definition(v_table.table_id, 0, '{}', '{}');
+    else
+      perform cloudsync.announce_table(v_table.table_id);
+    end if;
     reset role;
     for v_function in select f from cloudsync.capture_functions(v_table.table_id) as f loop
       execute pg_catalog.format('alter extension pg_sync drop function %s', v_function);
@@ -29,3 +38,5 @@ begin
   end loop;
 end
 $rewrite$;
+
+alter event trigger cloudsync_definitions enable always;
