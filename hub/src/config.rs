@@ -11,6 +11,8 @@
 //! | `trusted_proxies`, `connections_max`, `monitoring_key`, `tls` | see `config/edges.rs` |
 //! | `log_memory_bytes_max` | `CLOUDSYNC_LOG_MEMORY_BYTES_MAX`; 64 MiB for all databases together |
 //! | `read_cache_bytes_max` | `CLOUDSYNC_READ_CACHE_BYTES_MAX`; 64 MiB |
+//! | `admin_keys` | `CLOUDSYNC_ADMIN_KEYS`, by commas; see `config/control.rs` |
+//! | `control` | `CLOUDSYNC_CONTROL`; see `config/control.rs` |
 //! | `url` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_URL` |
 //! | `extension` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_EXTENSION`, beside a `sqlite://` url |
 //! | `api_keys` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_API_KEYS`, as `key` or `key:role`, by commas |
@@ -21,6 +23,7 @@
 
 mod auth;
 mod backend;
+mod control;
 mod edges;
 mod location;
 mod memory;
@@ -33,6 +36,7 @@ use std::path::Path;
 
 pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
 pub use backend::{BackendLocation, SqliteLocation};
+pub use control::ControlConfig;
 pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
 pub use location::{S3Credentials, S3Location, StoreLocation};
 pub use memory::MemoryConfig;
@@ -109,7 +113,9 @@ pub struct Config {
     pub edges: EdgesConfig,
     /// What may be held in memory.
     pub memory: MemoryConfig,
-    /// The databases, in the order of the file; at least one.
+    /// Who administers the hub, and where it keeps what is changed at run time.
+    pub control: ControlConfig,
+    /// The databases, in the order of the file; at least one unless there is a control database.
     pub databases: Vec<DatabaseConfig>,
 }
 
@@ -124,20 +130,30 @@ impl Config {
     /// Reads a configuration from the text of a file, under the variables of the environment.
     pub fn parse(text: &str, environment: &Environment) -> Result<Config> {
         let root = Node::parse(text)?;
-        root.only(&[&["listen", "store", "database"][..], &EdgesConfig::KEYS, &MemoryConfig::KEYS].concat())?;
+        let own = ["listen", "store", "database"];
+        root.only(&[&own[..], &EdgesConfig::KEYS, &MemoryConfig::KEYS, &ControlConfig::KEYS].concat())?;
         let listen = overridden(environment, "CLOUDSYNC_LISTEN", || root.text("listen"))?;
         let store = overridden(environment, "CLOUDSYNC_STORE", || root.text("store"))?;
         let databases = root
             .list("database")?
             .iter()
-            .map(|node| read_database(node, environment))
+            .map(|node| read_database(node, environment, Keyless::Refused))
             .collect::<Result<Vec<_>>>()?;
+        let control = ControlConfig::read(&root, environment)?;
+        if databases.is_empty() && control.url.is_none() {
+            return Err(wrong(
+                "database",
+                "no [[database]]",
+                "at least one [[database]], or a control database",
+            ));
+        }
         check_databases(&databases, environment)?;
         Ok(Config {
             listen: read_listen(&listen)?,
             store: StoreLocation::parse(&store.key, &store.text, environment)?,
             edges: EdgesConfig::read(&root, environment)?,
             memory: MemoryConfig::read(&root, environment)?,
+            control,
             databases,
         })
     }
@@ -174,7 +190,16 @@ fn read_listen(listen: &Sourced) -> Result<SocketAddr> {
     })
 }
 
-fn read_database(node: &Node<'_>, environment: &Environment) -> Result<DatabaseConfig> {
+/// Whether a database may be without keys of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keyless {
+    /// Its keys are kept in the control database.
+    Allowed,
+    /// Nobody could use it.
+    Refused,
+}
+
+fn read_database(node: &Node<'_>, environment: &Environment, keyless: Keyless) -> Result<DatabaseConfig> {
     node.only(&["name", "url", "extension", "api_keys", "jwt"])?;
     let name = node.text("name")?;
     let name = DatabaseName::new(&name.text).ok_or_else(|| {
@@ -190,7 +215,7 @@ fn read_database(node: &Node<'_>, environment: &Environment) -> Result<DatabaseC
     };
     let tokens = TokenConfig::read(node, &variable("JWT_SECRET"), environment)?;
     let place = node.place("api_keys");
-    if api_keys.is_empty() && tokens.is_none() {
+    if api_keys.is_empty() && tokens.is_none() && keyless == Keyless::Refused {
         return Err(wrong(&place, "an empty list", "at least one key, or a table jwt"));
     }
     let api_keys =
@@ -229,9 +254,6 @@ fn make_key(key: &Sourced, role: Option<&Sourced>) -> Result<ApiKey> {
 
 /// Refuses what is sound for each database but not for all together.
 fn check_databases(databases: &[DatabaseConfig], environment: &Environment) -> Result<()> {
-    if databases.is_empty() {
-        return Err(wrong("database", "no [[database]]", "at least one [[database]]"));
-    }
     let mut variables = BTreeMap::new();
     for database in databases {
         if let Some(other) = variables.insert(database.name.variable(), &database.name) {

@@ -256,6 +256,12 @@ pub enum Error {
         /// The status.
         found: String,
     },
+    /// The control database holds something that this release does not understand.
+    #[error("control database holds what is not understood")]
+    ControlAnswer,
+    /// The database answered a question of an operator with something that is no answer.
+    #[error("answer of the database to a report is not understood")]
+    ReportAnswer,
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -374,6 +380,8 @@ impl Error {
             | Error::SnapshotManifest { .. }
             | Error::UploadAnswer { .. }
             | Error::UploadStatus { .. }
+            | Error::ControlAnswer
+            | Error::ReportAnswer
             | Error::Listen { .. }
             | Error::Signal(_)
             | Error::Runtime(_)

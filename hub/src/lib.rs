@@ -3,11 +3,14 @@
 //! This file only lists the parts. The invariant of the whole: a node may die at any instant, because
 //! Postgres and the object store hold everything that an answer ever promised.
 
+mod api;
 pub mod arguments;
 pub mod audience;
 pub mod auth;
 mod backend;
+pub mod cli;
 pub mod config;
+mod control;
 pub mod cursor;
 pub mod definitions;
 pub mod epoch;

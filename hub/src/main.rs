@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use hub::arguments::{self, Command, USAGE};
+use hub::cli;
 use hub::config::{Config, Environment};
 use hub::error::{Error, Result};
 use hub::serve::{DRAIN_MAX, Server};
@@ -26,16 +27,32 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let told = match arguments::read(std::env::args_os().skip(1))? {
         Command::Serve { config } => return serve(&config),
-        Command::Version => concat!("hub ", env!("CARGO_PKG_VERSION"), "\n"),
-        Command::Help => USAGE,
+        Command::Key { config, database, action } => {
+            asked(&config, async |config| cli::key(config, &database, action).await)?
+        }
+        Command::OpenApi => cli::openapi(),
+        Command::Version => concat!("hub ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
+        Command::Help => USAGE.to_owned(),
     };
     std::io::stdout().write_all(told.as_bytes()).map_err(Error::Output)
 }
 
-fn serve(path: &std::path::Path) -> Result<()> {
-    let environment: Environment = std::env::vars_os()
+fn environment() -> Environment {
+    std::env::vars_os()
         .filter_map(|(name, text)| Some((name.into_string().ok()?, text.to_string_lossy().into_owned())))
-        .collect();
+        .collect()
+}
+
+/// Asks something on behalf of a person: what it found is printed, not logged.
+fn asked(path: &std::path::Path, ask: impl AsyncFnOnce(&Config) -> Result<String>) -> Result<String> {
+    let config = Config::read(path, &environment())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    runtime.block_on(ask(&config))
+}
+
+fn serve(path: &std::path::Path) -> Result<()> {
+    let environment = environment();
     start_log(&environment)?;
     let config = Config::read(path, &environment)?;
     drop(environment);

@@ -3,6 +3,8 @@
 //! Postgres is not there: what needs it is answered 503, and everything else is answered all the same.
 
 mod edges;
+#[path = "cases/rest_api.rs"]
+mod rest_api;
 mod support;
 
 use std::time::Duration;
@@ -37,9 +39,7 @@ fn every_answer_tells_the_time_and_its_number() {
 #[test]
 fn an_unknown_path_or_method_is_a_problem() {
     let hub = Hub::start();
-    for path in
-        ["/", "/v1", "/v1/databases/demo", "/v1/databases/demo/changes/x", "/v2/databases/demo/changes"]
-    {
+    for path in ["/", "/v1", "/v1/databases/", "/v1/databases/demo/changes/x", "/v2/databases/demo/changes"] {
         check_problem(&hub.get(path, &[]), 404, "not_found");
     }
     for (method, path, allowed) in [

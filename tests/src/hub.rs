@@ -15,6 +15,9 @@ use crate::wait;
 /// The API key that the hubs of the tests take, with the role `app`.
 pub const API_KEY: &str = "key-for-tests-0123456789abcdef0123456789";
 
+/// The key of the operator of the hubs of the tests.
+pub const ADMIN_KEY: &str = "operator-of-tests-0123456789abcdef0123456789";
+
 /// A hub for one database, its configuration and its store.
 #[derive(Debug)]
 pub struct Hub {
@@ -67,7 +70,7 @@ impl Hub {
             format!("extension = \"{}\"\n", places::artefact("sqlite/cloudsync.so").display())
         });
         let configuration = format!(
-            "listen = \"127.0.0.1:{}\"\nstore = \"{}\"\n{}\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n{extension}\
+            "listen = \"127.0.0.1:{}\"\nstore = \"{}\"\nadmin_keys = [\"{ADMIN_KEY}\"]\n{}\n\n[[database]]\nname = \"{}\"\nurl = \"{}\"\n{extension}\
              api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]\n{}\n",
             self.port,
             self.store.url,
@@ -197,6 +200,35 @@ impl Hub {
         let mut answer = request.call().expect("the hub answers");
         let body = answer.body_mut().read_to_string().expect("it is text");
         Answer { status: answer.status().as_u16(), body }
+    }
+
+    /// Asks as the operator; `body` is sent as JSON if there is one.
+    pub fn ask_as_operator(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base()))
+            .header("Authorization", format!("Bearer {ADMIN_KEY}"))
+            .header("Content-Type", "application/json")
+            .body(body.unwrap_or_default().to_owned())
+            .expect("a request is in order");
+        let agent = config.new_agent();
+        let mut answer = agent.run(request).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let body = answer.body_mut().read_to_string().expect("an answer is text");
+        Answer { status: answer.status().as_u16(), body }
+    }
+
+    /// Runs another command of the program on the configuration; returns whether it succeeded, and what it printed.
+    pub fn command(&self, words: &[&str]) -> (bool, String) {
+        let output = std::process::Command::new(places::artefact("bin/hub"))
+            .args(words)
+            .arg("--config")
+            .arg(self.home.path().join("hub.toml"))
+            .envs(self.store.environment.iter().map(|(name, text)| (name, text)))
+            .output()
+            .expect("the hub can be started");
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(printed).expect("the hub prints text"))
     }
 
     /// Asks the hub something by plain HTTP.

@@ -3,6 +3,7 @@
 //! The text of a key is never kept, logged or shown.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -18,6 +19,7 @@ const ROLE_BYTES_MAX: usize = 63;
 pub struct ApiKey {
     hash: [u8; 32],
     role: Option<String>,
+    expires: Option<SystemTime>,
 }
 
 impl fmt::Debug for ApiKey {
@@ -56,8 +58,22 @@ impl ApiKey {
         }
         match role.and_then(role_problem) {
             Some((found, wanted)) => problem(true, found, wanted),
-            None => Ok(ApiKey { hash: hash(key), role: role.map(str::to_owned) }),
+            None => Ok(ApiKey { hash: hash(key), role: role.map(str::to_owned), expires: None }),
         }
+    }
+
+    /// A key that was hashed before, as it is kept in the control database.
+    pub(crate) fn stored(hash: [u8; 32], role: Option<String>, expires: Option<SystemTime>) -> ApiKey {
+        ApiKey { hash, role, expires }
+    }
+
+    /// The SHA-256 of the key.
+    pub(crate) fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= SystemTime::now())
     }
 
     /// The database role that the key stands for; `None` is the role that the hub logs in with.
@@ -114,7 +130,23 @@ impl ApiKeys {
             let equal: Choice = key.hash.ct_eq(&presented.0);
             place.conditional_assign(&index, equal);
         }
-        usize::try_from(place).ok().and_then(|place| self.0.get(place))
+        usize::try_from(place).ok().and_then(|place| self.0.get(place)).filter(|key| !key.is_expired())
+    }
+
+    /// These keys and others; one that is here already counts as it is here.
+    pub(crate) fn and(&self, others: impl IntoIterator<Item = ApiKey>) -> ApiKeys {
+        let mut keys = self.0.clone();
+        for other in others {
+            if keys.iter().all(|key| key.hash != other.hash) {
+                keys.push(other);
+            }
+        }
+        ApiKeys(keys)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -139,6 +171,20 @@ mod tests {
         for wrong in ["", "first", &FIRST[1..], &FIRST.to_uppercase()] {
             assert!(keys.find(&PresentedKey::new(wrong)).is_none(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_key_that_has_expired_opens_nothing() {
+        let hash = *ApiKey::new(FIRST, None).unwrap().hash();
+        let keys =
+            |expires| ApiKeys::new(Vec::new()).unwrap().and([ApiKey::stored(hash, None, Some(expires))]);
+        let presented = PresentedKey::new(FIRST);
+        let hour = std::time::Duration::from_secs(3_600);
+        assert!(keys(SystemTime::now() + hour).find(&presented).is_some());
+        assert!(keys(SystemTime::now() - hour).find(&presented).is_none());
+        let of_file = ApiKeys::new(vec![ApiKey::new(FIRST, Some("app")).unwrap()]).unwrap();
+        let both = of_file.and([ApiKey::stored(hash, None, Some(SystemTime::now() - hour))]);
+        assert_eq!((both.count(), both.find(&presented).unwrap().role()), (1, Some("app")));
     }
 
     #[test]

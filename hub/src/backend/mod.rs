@@ -34,6 +34,9 @@ pub(crate) trait Backend: Send + Sync {
     /// Asks for a sign of life.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// Tells operators about the database, as a JSON list; none if a database of this kind has nothing such.
+    fn report(&self, report: Report) -> BoxFuture<'_, Result<Option<Value>>>;
+
     /// Opens a view of the database that stands still, at a place in the log of this epoch.
     fn open_snapshot<'a>(
         &'a self,
@@ -44,6 +47,27 @@ pub(crate) trait Backend: Send + Sync {
     /// Waits for its turn to lead, and puts what is committed into the log, until something ends it: an error,
     /// or in peace the shutdown.
     fn take_turns<'a>(&'a self, ingest: &'a Ingest) -> BoxFuture<'a, Result<()>>;
+}
+
+/// What operators ask about a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The sites that have uploaded.
+    Devices {
+        /// The site to begin behind, as hexadecimal digits; empty for the first.
+        after: String,
+        /// Most of them.
+        items: i64,
+    },
+    /// Its replication slots.
+    Slots,
+    /// Rows that it refused.
+    Rejected {
+        /// The number to begin behind; empty for the first.
+        after: String,
+        /// Most of them.
+        items: i64,
+    },
 }
 
 /// A place where one upload can be applied; free again when dropped.

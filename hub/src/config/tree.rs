@@ -36,6 +36,14 @@ impl Node<'static> {
         })?;
         Ok(Node { path: String::new(), value: std::borrow::Cow::Owned(Value::Table(table)) })
     }
+
+    /// Reads settings that are kept as JSON.
+    pub(super) fn of_json(path: &str, settings: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+        let table = Value::try_from(settings).map_err(|_null| {
+            wrong(path, "a value that TOML does not have", "texts, numbers, lists, tables")
+        })?;
+        Ok(Node { path: path.to_owned(), value: std::borrow::Cow::Owned(table) })
+    }
 }
 
 impl Node<'_> {

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::asker::Asker;
-use super::databases::Databases;
+use super::databases::{Databases, Origin};
 use super::problem::{Problem, ProblemKind};
+use crate::auth::api_key::ApiKeys;
 use crate::auth::failures::Failures;
 use crate::auth::{Caller, authenticate, read_bearer};
 use crate::config::{Config, EdgesConfig};
+use crate::control::Control;
+use crate::control::follow::Follower;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -25,7 +28,9 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that the handlers of requests share.
 pub(crate) struct App {
-    pub(crate) databases: Databases,
+    pub(crate) databases: Arc<Databases>,
+    pub(crate) admin: ApiKeys,
+    pub(crate) control: Option<Arc<Follower>>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: watch::Receiver<bool>,
     uploads: Arc<Semaphore>,
@@ -41,18 +46,28 @@ impl App {
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
     ) -> Result<App> {
-        let app = App {
-            databases: Databases::new(store, &config.memory, metrics, shutdown),
+        let databases = Arc::new(Databases::new(store, &config.memory, metrics, shutdown));
+        for database in &config.databases {
+            databases.serve(database, Origin::File).await?;
+        }
+        let control = match &config.control.url {
+            Some(url) => {
+                let follower = Arc::new(Follower::new(Control::new(url)?, Arc::clone(&databases)));
+                tokio::spawn(Arc::clone(&follower).run(shutdown.clone()));
+                Some(follower)
+            }
+            None => None,
+        };
+        Ok(App {
+            databases,
+            admin: config.control.admin_keys.clone(),
+            control,
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             failures: Failures::new(),
             edges: config.edges.clone(),
-        };
-        for database in &config.databases {
-            app.databases.serve(database).await?;
-        }
-        Ok(app)
+        })
     }
 
     /// Decides who asks for the database of this name.
@@ -108,6 +123,32 @@ impl App {
         }
         self.metrics.count_auth_failure("", "monitoring");
         Err(Problem::new(ProblemKind::Unauthorized, "the key is not the one for monitoring"))
+    }
+
+    /// Lets an operator in, and nobody else.
+    pub(crate) fn admit_operator(&self, asker: &Asker) -> std::result::Result<(), Problem> {
+        let address = self.edges.trusted_proxies.client(asker.address, asker.forwarded());
+        let count = |reason: &str| {
+            tracing::debug!(%address, reason, "operator not admitted");
+            self.metrics.count_auth_failure("", reason);
+        };
+        let shown = read_bearer(asker.authorization()).inspect_err(|_| count("header"))?;
+        if let Some(wait) = self.failures.wait(address, shown.hash(), Instant::now()) {
+            count("limit");
+            let detail =
+                format!("too many wrong keys or tokens from this address, wait {} s", wait.as_secs());
+            return Err(Problem::new(ProblemKind::TooManyFailures, detail));
+        }
+        if self.admin.find(&shown.presented()).is_some() {
+            self.failures.succeeded(*shown.hash());
+            return Ok(());
+        }
+        count("key");
+        self.failures.forget(shown.hash());
+        if self.failures.failed(address, Instant::now()) {
+            tracing::warn!(%address, "too many wrong keys or tokens");
+        }
+        Err(Problem::new(ProblemKind::Unauthorized, "API key is not one of the hub's `admin_keys`"))
     }
 
     /// Waits for room for one more upload; it is free again when the permit is dropped.

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::{Map, Value};
 use tokio::sync::{Mutex, watch};
 
 use super::health::Probe;
@@ -25,6 +26,18 @@ use crate::store::Store;
 /// Longest wait for the feed of a database that is removed: what the store lacks comes again from the slot.
 const END_MAX: Duration = Duration::from_secs(5);
 
+/// Where a database comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Origin {
+    /// From the file of the hub: it stays as long as the hub runs.
+    File,
+    /// From the control database, with these settings.
+    Control {
+        /// As they are kept.
+        settings: Map<String, Value>,
+    },
+}
+
 /// One database that is served.
 pub(crate) struct Database {
     pub(crate) name: DatabaseName,
@@ -32,6 +45,8 @@ pub(crate) struct Database {
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: DatabaseMetrics,
     pub(crate) probe: Probe,
+    pub(crate) origin: Origin,
+    config: DatabaseConfig,
     keys: RwLock<Arc<ApiKeys>>,
     tokens: Option<Tokens>,
     shutdown: Shutdown,
@@ -42,6 +57,17 @@ impl Database {
     /// Who may use it, as of now.
     pub(crate) fn keys(&self) -> Arc<ApiKeys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it was told.
+    pub(crate) fn config(&self) -> &DatabaseConfig {
+        &self.config
+    }
+
+    /// Takes these keys beside those of the file, in place of what it was given before.
+    pub(crate) fn set_stored_keys(&self, stored: impl Iterator<Item = ApiKey>) {
+        let keys = Arc::new(self.config.api_keys.and(stored));
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// What hears that the hub ends, or that the database is not served any more.
@@ -104,20 +130,24 @@ impl Databases {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The object store that they share.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     /// Serves a database from now on, in place of the one of its name that was served before.
-    pub(crate) async fn serve(&self, config: &DatabaseConfig) -> Result<()> {
+    pub(crate) async fn serve(&self, config: &DatabaseConfig, origin: Origin) -> Result<()> {
         let _alone = self.changing.lock().await;
         let backend = backend::open(config)?;
         if let Some(before) = self.all().get(&config.name) {
             before.stop().await;
         }
-        let database = Arc::new(self.start(config, backend));
+        let database = Arc::new(self.start(config, backend, origin));
         self.change(|list| list.insert(config.name.clone(), database));
         self.metrics.show(config.name.as_str());
         Ok(())
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "admin requests follow"))]
     /// Serves the database of this name no more; says whether it was served.
     pub(crate) async fn remove(&self, name: &DatabaseName) -> bool {
         let _alone = self.changing.lock().await;
@@ -133,7 +163,7 @@ impl Databases {
         join_all(all.values().map(|database| database.feed.ended())).await;
     }
 
-    fn start(&self, config: &DatabaseConfig, backend: Arc<dyn Backend>) -> Database {
+    fn start(&self, config: &DatabaseConfig, backend: Arc<dyn Backend>, origin: Origin) -> Database {
         let (shutdown, ending) = Shutdown::new();
         let feed = Feed::start(
             config.name.clone(),
@@ -150,6 +180,8 @@ impl Databases {
             backend,
             feed,
             probe: Probe::default(),
+            origin,
+            config: config.clone(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
             tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),
             metrics,
@@ -196,9 +228,9 @@ mod tests {
         let databases = Databases::new(&store, &MemoryConfig::default(), &metrics, &ending);
         assert!(databases.all().is_empty());
 
-        databases.serve(&config("first-0123456789abcdef0123456789")).await.unwrap();
+        databases.serve(&config("first-0123456789abcdef0123456789"), Origin::File).await.unwrap();
         let first = databases.all().values().next().cloned().unwrap();
-        databases.serve(&config("second-0123456789abcdef0123456789")).await.unwrap();
+        databases.serve(&config("second-0123456789abcdef0123456789"), Origin::File).await.unwrap();
         let second = databases.all().values().next().cloned().unwrap();
         assert!(*first.ending().borrow(), "the one before was ended");
         assert!(!*second.ending().borrow());
@@ -210,7 +242,7 @@ mod tests {
         assert!(*second.ending().borrow() && databases.all().is_empty());
         assert!(!shown(), "a database that is gone has no series");
 
-        databases.serve(&config("third-0123456789abcdef0123456789")).await.unwrap();
+        databases.serve(&config("third-0123456789abcdef0123456789"), Origin::File).await.unwrap();
         assert!(shown());
         hub.ask();
         databases.ended().await;

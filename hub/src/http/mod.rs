@@ -7,14 +7,17 @@
 //! | `/v1/databases/<name>/metrics` | GET | the metrics of one database as JSON |
 //! | `/healthz` | GET, HEAD | that the process answers |
 //! | `/readyz` | GET, HEAD | whether every database can be served |
+//! | `/openapi.json` | GET | the description of every request |
 //! | `/metrics` | GET | the metrics in the text format of Prometheus |
+//!
+//! What operators ask for is in `api`, whose table describes all of it.
 //!
 //! Whatever is wrong is answered as `application/problem+json`.
 
 pub(crate) mod app;
 pub(crate) mod asker;
 mod connection;
-mod databases;
+pub(crate) mod databases;
 mod download;
 mod health;
 pub mod problem;
@@ -31,9 +34,10 @@ use warp::http::{HeaderValue, header};
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
+use crate::api;
 use app::App;
 use asker::{Asker, asker};
-use problem::{Problem, ProblemKind};
+use problem::Problem;
 
 pub(crate) use server::{Listening, serve};
 pub(crate) use tls::acceptor as tls_acceptor;
@@ -54,8 +58,7 @@ pub(crate) fn routes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .unify()
         .or(health(app))
         .unify()
-        .or(warp::any()
-            .map(|| Problem::new(ProblemKind::NotFound, "this path is not one of the hub's").response()))
+        .or(operators(app))
         .unify()
         .boxed()
 }
@@ -125,6 +128,21 @@ fn database_metrics(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     get.or(other).unify().boxed()
 }
 
+/// Everything else: what operators ask for, and what nobody answers.
+fn operators(app: &Arc<App>) -> BoxedFilter<(Response,)> {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::method()
+        .and(warp::path::full())
+        .and(with(Arc::clone(app)))
+        .and(asker())
+        .and(query)
+        .and(warp::body::stream())
+        .and_then(|method, path, app: Arc<App>, asker: Asker, query: String, body| {
+            answered(async move { api::answer(app, (method, path), asker, query, body).await })
+        })
+        .boxed()
+}
+
 fn health(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let read = || warp::get().or(warp::head()).unify();
     let healthz = warp::path!("healthz").and(read()).map(health::healthz);
@@ -144,12 +162,15 @@ fn health(app: &Arc<App>) -> BoxedFilter<(Response,)> {
             })
         },
     );
+    let document = warp::path!("openapi.json").and(warp::get()).map(|| json_response(&api::document()));
     let other = warp::path!("healthz").or(warp::path!("readyz")).unify().and(only("GET, HEAD"));
-    let other_metrics = warp::path!("metrics").and(only("GET"));
+    let other_metrics = warp::path!("metrics").or(warp::path!("openapi.json")).unify().and(only("GET"));
     healthz
         .or(readyz)
         .unify()
         .or(metrics)
+        .unify()
+        .or(document)
         .unify()
         .or(other)
         .unify()

@@ -2,6 +2,7 @@
 //!
 //! The slug is for programs, the detail for people. Neither holds a secret or a row value.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -44,6 +45,12 @@ pub enum ProblemKind {
     TooLarge,
     /// A body that is not a payload.
     InvalidPayload,
+    /// There is nothing of this name, below a path of the hub's.
+    UnknownName,
+    /// Something of this name is there already.
+    NameTaken,
+    /// What is asked for is set in the file of the hub, or nowhere: there is no control database.
+    ReadOnly,
     /// The hub failed in a way that waiting does not mend.
     Internal,
     /// The hub cannot answer now.
@@ -51,6 +58,29 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
+    /// Every kind.
+    pub const ALL: [ProblemKind; 19] = [
+        ProblemKind::BadRequest,
+        ProblemKind::Unauthorized,
+        ProblemKind::TokenExpired,
+        ProblemKind::Forbidden,
+        ProblemKind::TooManyFailures,
+        ProblemKind::NotFound,
+        ProblemKind::UnknownDatabase,
+        ProblemKind::MethodNotAllowed,
+        ProblemKind::TooSlow,
+        ProblemKind::SiteConflict,
+        ProblemKind::OutOfOrder,
+        ProblemKind::ClockAhead,
+        ProblemKind::TooLarge,
+        ProblemKind::InvalidPayload,
+        ProblemKind::UnknownName,
+        ProblemKind::NameTaken,
+        ProblemKind::ReadOnly,
+        ProblemKind::Internal,
+        ProblemKind::Unavailable,
+    ];
+
     /// The HTTP status.
     #[must_use]
     pub fn status(self) -> StatusCode {
@@ -59,12 +89,16 @@ impl ProblemKind {
             ProblemKind::Unauthorized | ProblemKind::TokenExpired => StatusCode::UNAUTHORIZED,
             ProblemKind::Forbidden => StatusCode::FORBIDDEN,
             ProblemKind::TooManyFailures => StatusCode::TOO_MANY_REQUESTS,
-            ProblemKind::NotFound | ProblemKind::UnknownDatabase => StatusCode::NOT_FOUND,
+            ProblemKind::NotFound | ProblemKind::UnknownDatabase | ProblemKind::UnknownName => {
+                StatusCode::NOT_FOUND
+            }
             ProblemKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ProblemKind::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            ProblemKind::SiteConflict | ProblemKind::OutOfOrder | ProblemKind::ClockAhead => {
-                StatusCode::CONFLICT
-            }
+            ProblemKind::SiteConflict
+            | ProblemKind::OutOfOrder
+            | ProblemKind::ClockAhead
+            | ProblemKind::NameTaken
+            | ProblemKind::ReadOnly => StatusCode::CONFLICT,
             ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ProblemKind::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
             ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -90,12 +124,15 @@ impl ProblemKind {
             ProblemKind::ClockAhead => "clock_ahead",
             ProblemKind::TooLarge => "too_large",
             ProblemKind::InvalidPayload => "invalid_payload",
+            ProblemKind::UnknownName => "unknown_name",
+            ProblemKind::NameTaken => "name_taken",
+            ProblemKind::ReadOnly => "read_only",
             ProblemKind::Internal => "internal",
             ProblemKind::Unavailable => "unavailable",
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             ProblemKind::BadRequest => "The request is not understood",
             ProblemKind::Unauthorized => "The API key or token is missing or wrong",
@@ -111,6 +148,9 @@ impl ProblemKind {
             ProblemKind::ClockAhead => "The clock of the device is ahead",
             ProblemKind::TooLarge => "The body is too large",
             ProblemKind::InvalidPayload => "The body is not a valid payload",
+            ProblemKind::UnknownName => "There is nothing of this name",
+            ProblemKind::NameTaken => "The name is taken",
+            ProblemKind::ReadOnly => "This cannot be changed at run time",
             ProblemKind::Internal => "The hub failed",
             ProblemKind::Unavailable => "The hub cannot answer now",
         }
@@ -123,7 +163,7 @@ pub struct Problem {
     kind: ProblemKind,
     detail: String,
     members: Map<String, Value>,
-    allowed: Option<&'static str>,
+    allowed: Option<Cow<'static, str>>,
 }
 
 impl Problem {
@@ -139,7 +179,8 @@ impl Problem {
     }
 
     /// A method that a path does not take.
-    pub(crate) fn method(allowed: &'static str) -> Problem {
+    pub(crate) fn method(allowed: impl Into<Cow<'static, str>>) -> Problem {
+        let allowed = allowed.into();
         let mut problem = Problem::new(ProblemKind::MethodNotAllowed, format!("this path takes {allowed}"));
         problem.allowed = Some(allowed);
         problem
@@ -177,8 +218,9 @@ impl Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(allowed) = self.allowed {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        if let Some(allowed) = self.allowed.as_deref().and_then(|allowed| HeaderValue::from_str(allowed).ok())
+        {
+            headers.insert(header::ALLOW, allowed);
         }
         response
     }
@@ -210,7 +252,10 @@ impl From<Error> for Problem {
             | ProblemKind::OutOfOrder
             | ProblemKind::ClockAhead
             | ProblemKind::TooLarge
-            | ProblemKind::InvalidPayload => Problem::new(kind, error.to_string()),
+            | ProblemKind::InvalidPayload
+            | ProblemKind::UnknownName
+            | ProblemKind::NameTaken
+            | ProblemKind::ReadOnly => Problem::new(kind, error.to_string()),
         }
     }
 }
@@ -219,28 +264,9 @@ impl From<Error> for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [ProblemKind; 16] = [
-        ProblemKind::BadRequest,
-        ProblemKind::Unauthorized,
-        ProblemKind::TokenExpired,
-        ProblemKind::Forbidden,
-        ProblemKind::TooManyFailures,
-        ProblemKind::NotFound,
-        ProblemKind::UnknownDatabase,
-        ProblemKind::MethodNotAllowed,
-        ProblemKind::TooSlow,
-        ProblemKind::SiteConflict,
-        ProblemKind::OutOfOrder,
-        ProblemKind::ClockAhead,
-        ProblemKind::TooLarge,
-        ProblemKind::InvalidPayload,
-        ProblemKind::Internal,
-        ProblemKind::Unavailable,
-    ];
-
     #[test]
     fn every_problem_is_told_alike() {
-        for kind in ALL {
+        for kind in ProblemKind::ALL {
             let response = Problem::new(kind, "why").response();
             assert_eq!(response.status(), kind.status(), "{kind:?}");
             assert_eq!(response.headers()["content-type"], "application/problem+json", "{kind:?}");
@@ -252,7 +278,7 @@ mod tests {
 
     #[test]
     fn no_two_problems_share_a_slug() {
-        let slugs: std::collections::BTreeSet<_> = ALL.map(ProblemKind::slug).into();
-        assert_eq!(slugs.len(), ALL.len());
+        let slugs: std::collections::BTreeSet<_> = ProblemKind::ALL.map(ProblemKind::slug).into();
+        assert_eq!(slugs.len(), ProblemKind::ALL.len());
     }
 }

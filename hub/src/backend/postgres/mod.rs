@@ -2,15 +2,17 @@
 
 mod anchor;
 mod apply;
+mod report;
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use shared_format::SiteId;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{Backend, SnapshotRows, UploadPlace};
+use super::{Backend, Report, SnapshotRows, UploadPlace};
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
@@ -72,6 +74,10 @@ impl Backend for Postgres {
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
         self.pool.ping().boxed()
+    }
+
+    fn report(&self, report: Report) -> BoxFuture<'_, Result<Option<Value>>> {
+        async move { report::run(&self.pool, &report).await.map(Some) }.boxed()
     }
 
     fn open_snapshot<'a>(

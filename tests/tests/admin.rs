@@ -1,0 +1,257 @@
+//! Databases and keys that come, change and go while hubs run, through the requests of operators.
+
+use serde_json::{Value, json};
+use tests::client::Client;
+use tests::hub::{API_KEY, Hub};
+use tests::object_store::{ObjectStore, StoreKind};
+use tests::places;
+use tests::postgres::{APP_ROLE, Cluster, Database, HUB_ROLE, SUPERUSER};
+use tests::stage::TODO;
+use tests::wait;
+
+/// A hub whose control database is its own, and a database that it does not know yet.
+struct Setting {
+    hub: Hub,
+    first: Database,
+    second: Database,
+    /// The line of the configuration that names the control database.
+    control: String,
+    home: tempfile::TempDir,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let cluster = Cluster::shared();
+        let (first, second, control) =
+            (cluster.database("first"), cluster.database("second"), cluster.database("control"));
+        for database in [&first, &second] {
+            database.session().run(TODO.postgres);
+            database.session().run("select cloudsync_init('todo')");
+        }
+        let mut hub = Hub::new(&first, ObjectStore::new(StoreKind::Directory));
+        let control = format!("control = \"{}\"", control.url(SUPERUSER));
+        hub.configure(&first, &control, "");
+        hub.start_again();
+        Self { hub, first, second, control, home: places::scratch("admin") }
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<Value>, status: u16) -> Value {
+        ask(&self.hub, method, path, body, status)
+    }
+
+    fn settings(&self) -> Value {
+        json!({ "url": self.second.url(HUB_ROLE) })
+    }
+
+    /// Serves the second database.
+    fn create(&self) {
+        let body = json!({ "name": "second", "settings": self.settings() });
+        self.ask("POST", "/v1/databases", Some(body), 201);
+    }
+
+    fn key(&self) -> (String, String) {
+        let body = json!({ "label": "of a test", "role": APP_ROLE });
+        let made = self.ask("POST", "/v1/databases/second/keys", Some(body), 201);
+        (text(&made["id"]), text(&made["key"]))
+    }
+
+    fn client(&self, hub: &Hub, name: &str, key: &str) -> Client {
+        let client = Client::open(&self.home.path().join(name));
+        client.run(TODO.sqlite);
+        client.run("select cloudsync_init('todo')");
+        client.join(&format!("{}/second", hub.base()), key);
+        client
+    }
+}
+
+fn ask(hub: &Hub, method: &str, path: &str, body: Option<Value>, status: u16) -> Value {
+    let answer = hub.ask_as_operator(method, path, body.map(|body| body.to_string()).as_deref());
+    assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+    serde_json::from_str(&answer.body).unwrap_or(Value::Null)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("a text, not {value}")).to_owned()
+}
+
+#[test]
+fn a_database_that_comes_at_run_time_is_served_by_every_node_until_it_goes() {
+    let setting = Setting::new();
+    let mut other = setting.hub.beside(&setting.first);
+    other.configure(&setting.first, &setting.control, "");
+    other.start_again();
+    setting.create();
+    setting.ask(
+        "POST",
+        "/v1/databases",
+        Some(json!({ "name": "second", "settings": setting.settings() })),
+        409,
+    );
+    let listed = setting.ask("GET", "/v1/databases", None, 200);
+    assert_eq!(listed["control"], "followed");
+    assert!(!listed.to_string().contains("private-cluster"), "no password is told: {listed}");
+
+    let (id, key) = setting.key();
+    let device = setting.client(&setting.hub, "device", &key);
+    device.run("insert into todo values ('a', 'by a device', null, 0)");
+    wait::until_ok("the database takes uploads", || device.try_sync());
+    wait::until("the other node serves it", || {
+        let database = other.ask_as_operator("GET", "/v1/databases/second", None);
+        (database.status == 200 && database.body.contains("\"ready\":true")).then_some(())
+    });
+    let second_device = setting.client(&other, "second", &key);
+    wait::until("the other node gives what was uploaded", || {
+        second_device.sync();
+        (second_device.rows("select title from todo") == ["by a device"]).then_some(())
+    });
+
+    let (_, new) = rotate(&setting, &id, 0);
+    assert!(device.try_sync().is_err(), "the old key is revoked");
+    let third = setting.client(&setting.hub, "third", &new);
+    wait::until_ok("the new key opens", || third.try_sync());
+
+    setting.ask("DELETE", "/v1/databases/second", None, 204);
+    setting.ask("GET", "/v1/databases/second", None, 404);
+    wait::until("the other node serves it no more", || {
+        (other.ask_as_operator("GET", "/v1/databases/second", None).status == 404).then_some(())
+    });
+    assert!(third.try_sync().is_err(), "nobody serves it");
+    assert!(!setting.hub.get("/metrics").body.contains("database=\"second\""));
+    for secret in [key.as_str(), new.as_str(), "private-cluster"] {
+        assert!(!setting.hub.whole_log().contains(secret) && !other.whole_log().contains(secret));
+    }
+}
+
+fn rotate(setting: &Setting, id: &str, grace_s: u64) -> (String, String) {
+    let path = format!("/v1/databases/second/keys/{id}/rotate");
+    let made = setting.ask("POST", &path, Some(json!({ "grace_s": grace_s })), 201);
+    (text(&made["id"]), text(&made["key"]))
+}
+
+#[test]
+fn databases_and_keys_outlive_every_node_and_a_control_database_that_is_away() {
+    let mut setting = Setting::new();
+    setting.create();
+    let (id, key) = setting.key();
+    let (_, rotated) = rotate(&setting, &id, 3_600);
+    setting.hub.stop(tests::process::Signal::Kill);
+    setting.hub.start_again();
+    wait::until("the database is served again", || {
+        let database = setting.hub.ask_as_operator("GET", "/v1/databases/second", None);
+        (database.status == 200).then_some(())
+    });
+    for (name, key) in [("old", &key), ("new", &rotated)] {
+        let device = setting.client(&setting.hub, name, key);
+        wait::until_ok("both keys open until the grace is over", || device.try_sync());
+    }
+    let keys = setting.ask("GET", "/v1/databases/second/keys", None, 200);
+    assert_eq!(keys["keys"].as_array().map(Vec::len), Some(2), "{keys}");
+    assert_eq!(keys["file_keys"], 0);
+    assert!(keys["keys"][0]["expires_at"].is_string() && keys["keys"][1]["expires_at"].is_null(), "{keys}");
+    assert!(!keys.to_string().contains(&key), "{keys}");
+    let first = setting.first.name.as_str();
+    // One for the database of the file, which keeps its own beside it.
+    let made =
+        setting.ask("POST", &format!("/v1/databases/{first}/keys"), Some(json!({ "role": APP_ROLE })), 201);
+    for key in [API_KEY, &text(&made["key"])] {
+        let status = download_status(&setting.hub, first, key);
+        assert!(status < 300, "{status}");
+        assert_eq!(download_status(&setting.hub, "second", key), 401);
+    }
+}
+
+fn download_status(hub: &Hub, database: &str, key: &str) -> u16 {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+    let asked = config
+        .new_agent()
+        .get(format!("{}/v1/databases/{database}/changes", hub.base()))
+        .header("Authorization", format!("Bearer {key}"))
+        .header("Cloudsync-Site", "00112233445566778899aabbccddeeff")
+        .call();
+    asked.expect("the hub answers").status().as_u16()
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name() {
+    let setting = Setting::new();
+    let url = setting.second.url(HUB_ROLE);
+    let first = setting.first.name.as_str();
+    for (method, path, body, status, word) in [
+        ("PUT", "/v1/databases/first", Some(json!({ "url": url })), 409, "file"),
+        ("DELETE", "/v1/databases/first", None, 409, "file"),
+        ("POST", "/v1/databases", Some(json!({ "name": first, "settings": { "url": url } })), 409, first),
+        ("POST", "/v1/databases", Some(json!({ "name": "../x", "settings": { "url": url } })), 400, "name"),
+        ("POST", "/v1/databases", Some(json!({ "name": "x", "settings": { "url": "x" } })), 400, "url"),
+        ("POST", "/v1/databases", Some(json!({ "name": "x", "settings": { "url": url, "y": 1 } })), 400, "y"),
+        ("POST", "/v1/databases", Some(json!({ "name": "x" })), 400, "settings"),
+        ("POST", "/v1/databases/first/keys", Some(json!({ "role": "" })), 400, "role"),
+        ("POST", "/v1/databases/first/keys", Some(json!({ "rolle": "app" })), 400, "rolle"),
+        ("DELETE", "/v1/databases/first/keys/nothing", None, 404, "nothing"),
+        ("GET", "/v1/databases/nowhere/devices", None, 404, "nowhere"),
+        ("GET", "/v1/databases/first/devices?limit=0", None, 400, "limit"),
+        ("GET", "/v1/databases/first/devices?limitt=1", None, 400, "limitt"),
+        ("GET", "/v1/databases/first/segments?after=..%2F..", None, 400, "after"),
+    ] {
+        let path = path.replace("first", first);
+        let problem = setting.ask(method, &path, body, status);
+        assert!(text(&problem["detail"]).contains(word), "{word} in {problem}");
+        assert!(!problem.to_string().contains("private-cluster"), "{problem}");
+    }
+}
+
+#[test]
+fn operators_see_devices_slots_segments_snapshots_and_refused_rows() {
+    let setting = Setting::new();
+    setting.create();
+    setting.second.session().run("alter table todo add check (title <> 'refused')");
+    let (_, key) = setting.key();
+    let device = setting.client(&setting.hub, "device", &key);
+    device.run("insert into todo values ('a', 'taken', null, 0), ('b', 'refused', null, 0)");
+    wait::until_ok("the upload is taken", || device.try_sync());
+    let list = |what: &str| {
+        let page = setting.ask("GET", &format!("/v1/databases/second/{what}"), None, 200);
+        page["items"].as_array().cloned().unwrap_or_else(|| panic!("a list in {page}"))
+    };
+    let devices = list("devices");
+    assert_eq!(
+        (devices.len(), &devices[0]["site"]),
+        (1, &json!(device.value("select hex(cloudsync_siteid())").to_lowercase()))
+    );
+    let slots = wait::until("the slot is read", || {
+        let slots = list("slots");
+        slots.first().is_some_and(|slot| slot["active"] == true).then_some(slots)
+    });
+    assert_eq!(slots.len(), 1);
+    let rejected =
+        wait::until("the refusal is listed", || Some(list("rejected")).filter(|rows| !rows.is_empty()));
+    assert_eq!((&rejected[0]["table"], &rejected[0]["sqlstate"]), (&json!("todo"), &json!("23514")));
+    let segments =
+        wait::until("a segment is stored", || Some(list("segments")).filter(|all| !all.is_empty()));
+    assert!(segments[0]["bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    let next = segments[0]["name"].as_str().unwrap();
+    assert_eq!(list(&format!("segments?limit=1"))[0]["name"], next);
+    assert!(list(&format!("segments?after={next}")).iter().all(|segment| segment["name"] != next));
+    let snapshots = list("snapshots");
+    assert!(snapshots.iter().any(|snapshot| snapshot["finished"] == true), "{snapshots:?}");
+}
+
+#[test]
+fn without_a_control_database_operators_can_look_but_not_change() {
+    let first = Cluster::shared().database("first");
+    let hub = Hub::start(&first, StoreKind::Directory);
+    let name = first.name.as_str();
+    let listed = ask(&hub, "GET", "/v1/databases", None, 200);
+    assert_eq!((&listed["control"], &listed["databases"][0]["source"]), (&json!("none"), &json!("file")));
+    let keys = format!("/v1/databases/{name}/keys");
+    assert_eq!(ask(&hub, "GET", &keys, None, 200)["file_keys"], 1);
+    let body = json!({ "name": "x", "settings": { "url": first.url(HUB_ROLE) } });
+    for (path, body) in [(keys.as_str(), json!({})), ("/v1/databases", body)] {
+        assert_eq!(ask(&hub, "POST", path, Some(body), 409)["code"], "read_only");
+    }
+    // Neither a key of the database nor none opens what is the operators'.
+    assert_eq!(hub.get("/v1/databases").status, 401);
+    let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+    let asked = config.new_agent().get(format!("{}/v1/databases", hub.base()));
+    let answer = asked.header("Authorization", format!("Bearer {API_KEY}")).call().expect("the hub answers");
+    assert_eq!(answer.status().as_u16(), 401);
+}
