@@ -1,0 +1,142 @@
+//! A SQLite file as the centre: what is not the same as with Postgres, and what scenarios of both do not show.
+//!
+//! Stays with Postgres alone: roles and row-level security, psql and COPY, TRUNCATE, standbys, several nodes.
+
+use std::fs;
+
+use tests::client::sqlite3_shell;
+use tests::process::Signal;
+use tests::stage::{Centre, Setting, Stage, TODO};
+use tests::wait;
+
+const FILE: Setting<'_> = Setting { centre: Centre::SqliteFile, ..Setting::PLAIN };
+
+fn file(stage: &Stage) -> std::path::PathBuf {
+    stage.database.file().expect("the centre is a file").to_path_buf()
+}
+
+#[test]
+fn what_the_plain_shell_writes_reaches_a_client_that_waits() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&["a: sync", "all: settle"]);
+    sqlite3_shell(
+        &file(&stage),
+        "insert into todo values ('s', 'by the shell', null, 1);
+         begin; insert into todo values ('ghost', 'never', null, 0); rollback;",
+    );
+    let client = stage.client("a");
+    wait::until("the client sees the row", || {
+        client.sync_waiting(2_000);
+        (client.value("select count(*) from todo") == "1").then_some(())
+    });
+    stage.settles_at(&["s|by the shell|NULL|1"]);
+}
+
+#[test]
+fn what_is_written_while_no_hub_runs_is_passed_on_when_it_is_back() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&[
+        "a: insert into todo values ('t', 'of a', null, 0)",
+        "a: sync",
+        "b: sync",
+        "all: settle",
+        "hub: kill",
+        "pg: update todo set note = 'meanwhile'; insert into todo values ('u', 'new', null, 0)",
+        "a: update todo set done = 5",
+        "a: sync fails",
+        "hub: start",
+        "a: sync",
+    ]);
+    stage.settles_at(&["t|of a|meanwhile|5", "u|new|NULL|0"]);
+}
+
+#[test]
+fn rows_that_were_there_before_and_a_table_tracked_later_reach_clients() {
+    let mut stage = Stage::new(Setting { tables: &[], ..FILE });
+    stage.postgres.run(TODO.sqlite);
+    stage.postgres.run(
+        "with recursive n (n) as (values (1) union all select n + 1 from n where n < 3000)
+         insert into todo select 'k' || n, 'old', null, n from n",
+    );
+    stage.track(TODO);
+    stage.play(&[
+        "a: sync",
+        "a: update todo set note = 'edited' where id = 'k1'",
+        "pg: delete from todo where id = 'k2'",
+    ]);
+    stage.settle();
+    stage.all_equal();
+    assert_eq!(stage.client("a").value("select count(*), count(note) from todo"), "2999|1");
+}
+
+#[test]
+fn a_refused_row_is_kept_on_its_device_and_passes_when_it_is_mended() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&[
+        "pg: create trigger few before insert on todo when new.done > 9
+             begin select raise(abort, 'too many'); end",
+        "a: insert into todo values ('k1', 'fine', null, 1), ('k2', 'refused', 'note', 99)",
+    ]);
+    let answer = stage.client("a").sync();
+    assert!(answer.contains("\"rejected\":1"), "the answer counts it: {answer}");
+    assert_eq!(
+        stage.client("a").rows("select tbl, key, sqlstate from cloudsync_rejected"),
+        ["todo|[\"k2\"]|P0001"]
+    );
+    assert_eq!(stage.postgres.rows("select id from todo"), ["k1"]);
+    stage.play(&["b: sync", "a: update todo set done = 9 where id = 'k2'", "a: sync"]);
+    stage.settles_at(&["k1|fine|NULL|1", "k2|refused|note|9"]);
+}
+
+#[test]
+fn a_second_hub_is_kept_out_and_takes_over_when_the_first_is_gone() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&["a: insert into todo values ('t', 'first', null, 0)", "a: sync"]);
+    let mut second = stage.hub.beside(&stage.database);
+    second.launch();
+    wait::until("the second hub says who has the file", || {
+        let answer = second.try_get("/readyz")?;
+        answer.body.contains("is served by another hub").then_some(())
+    });
+    stage.hub.stop(Signal::Kill);
+    second.wait_until_ready();
+    let client = stage.stranger("c");
+    client.join(&second.address(), tests::hub::API_KEY);
+    client.sync();
+    assert_eq!(client.rows("select title from todo"), ["first"]);
+}
+
+#[test]
+fn a_file_set_back_to_an_older_copy_gets_back_what_clients_hold() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&[
+        "a: insert into todo values ('t', 'old', null, 0)",
+        "a: sync",
+        "b: sync",
+        "all: settle",
+        "hub: terminate",
+    ]);
+    let copy = file(&stage).with_extension("copy");
+    sqlite3_shell(&file(&stage), &format!("vacuum into '{}'", copy.display()));
+    stage.play(&[
+        "hub: start",
+        "a: update todo set title = 'new'",
+        "a: insert into todo values ('u', 'later', null, 1)",
+        "a: sync",
+        "pg: update todo set note = 'direct' where id = 't'",
+        "all: settle",
+        "hub: terminate",
+    ]);
+    for end in ["-wal", "-shm"] {
+        // The last connection may have removed them.
+        drop(fs::remove_file(format!("{}{end}", file(&stage).display())));
+    }
+    fs::rename(&copy, file(&stage)).expect("a file can be replaced");
+    stage.postgres = stage.database.session();
+    stage.play(&["b: update todo set done = 3 where id = 't'", "hub: start"]);
+    stage.settle();
+    assert_eq!(stage.postgres.rows(TODO.show), ["t|new|direct|3", "u|later|NULL|1"]);
+    for name in ["a", "b"] {
+        assert_eq!(stage.client(name).rows(TODO.show), ["t|new|direct|3", "u|later|NULL|1"], "{name}");
+    }
+}
