@@ -135,7 +135,8 @@ impl ChangesBuilder {
         let rows = self.kinds.len().saturating_mul(13);
         let cells = self.cell_hlcs.len().saturating_mul(12);
         let values = self.keys.iter().chain(&self.values).map(ValuesBuilder::byte_len);
-        values.fold(rows.saturating_add(cells), usize::saturating_add)
+        let rest = rows.saturating_add(cells).saturating_add(self.scopes.byte_len());
+        values.fold(rest, usize::saturating_add)
     }
 
     fn finish<'f>(

@@ -20,6 +20,7 @@ pub const SCOPE_EVERYBODY: &str = "";
 #[derive(Debug, Default)]
 pub(super) struct ScopesBuilder {
     names: BTreeMap<String, u32>,
+    bytes: usize,
     pub(super) old: Vec<Vec<u32>>,
     pub(super) new: Vec<Vec<u32>>,
 }
@@ -39,7 +40,16 @@ impl ScopesBuilder {
         let mut list: Vec<u32> = names.iter().map(|name| self.ordinal(name.as_ref())).collect();
         list.sort_unstable();
         list.dedup();
+        // A list like the newest one is most often said once for all rows.
+        if self.new.last() != Some(&list) && self.old.last() != Some(&list) {
+            self.bytes = self.bytes.saturating_add(list.len().saturating_mul(4)).saturating_add(12);
+        }
         list
+    }
+
+    /// Bytes that the lists take up, nearly.
+    pub(super) fn byte_len(&self) -> usize {
+        self.bytes
     }
 
     fn ordinal(&mut self, name: &str) -> u32 {
@@ -48,6 +58,8 @@ impl ScopesBuilder {
         }
         let ordinal = u32::try_from(self.names.len()).expect("a payload has fewer scopes than bytes");
         self.names.insert(name.into(), ordinal);
+        // Beside the name its length, its end and its place.
+        self.bytes = self.bytes.saturating_add(name.len()).saturating_add(12);
         ordinal
     }
 

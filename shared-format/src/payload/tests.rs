@@ -282,6 +282,20 @@ fn readers_of_rows_read_back_and_are_left_out_of_copies() {
 }
 
 #[test]
+fn readers_count_towards_the_size_of_a_batch() {
+    let none = vec![vec![]; 100];
+    let names: Vec<alloc::string::String> =
+        (0..10_000).map(|number| alloc::format!("team {number}")).collect();
+    let many: Vec<Vec<&str>> =
+        (0..100).map(|row| names.iter().skip(row).map(|name| name.as_str()).collect()).collect();
+    let size = scoped(&none, &many).byte_len();
+    let mut builder = PayloadBuilder::new();
+    builder.push(scoped(&none, &many));
+    let bytes = builder.finish().len();
+    assert!(size.abs_diff(bytes) < bytes / 4, "{size} of {bytes} bytes");
+}
+
+#[test]
 fn rows_without_readers_are_read_by_everybody() {
     let bytes = encode(&sample());
     assert!(Payload::parse(&bytes).unwrap().changes()[0].scopes().is_none());
