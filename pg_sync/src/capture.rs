@@ -60,6 +60,7 @@ server_functions! {
     retyped_columns, pg_finfo_retyped_columns, retyped;
     leave, pg_finfo_leave, left;
     stage_insert, pg_finfo_stage_insert, insert;
+    stage_insert_scoped, pg_finfo_stage_insert_scoped, scoped_insert;
     stage_inserted, pg_finfo_stage_inserted, inserted;
 }
 
@@ -282,8 +283,23 @@ fn outcome(call: &Call) -> Datum {
 }
 
 fn insert(call: &Call) -> Datum {
+    begin_insert(call, None)
+}
+
+fn scoped_insert(call: &Call) -> Datum {
+    let audience = Audience {
+        was_out: true,
+        now_in: codec::to_bool(required(call.argument(2), "now_in")),
+        to: tuple::to_texts(required(call.argument(3), "to_scopes")),
+        ..Audience::default()
+    };
+    begin_insert(call, Some(&audience))
+}
+
+fn begin_insert(call: &Call, audience: Option<&Audience>) -> Datum {
     let image = call.record(1, "image");
-    let Some(metadata) = or_raise(stage::insert_outcome(call.integer(0, "table_id"), &image)) else {
+    let Some(metadata) = or_raise(stage::insert_outcome(call.integer(0, "table_id"), &image, audience))
+    else {
         return call.null();
     };
     let values = [

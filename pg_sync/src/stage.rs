@@ -12,6 +12,7 @@ use shared_format::{
     ColumnId, LocalWrite, Register, RowKind, RowRegisters, SiteId, Stamp, ValueRef, encode_key,
 };
 
+use crate::audience::Audience;
 use crate::catalog::Tracked;
 use crate::edge::codec::Codec;
 use crate::edge::memory::Context;
@@ -255,7 +256,11 @@ fn emitter(table: &Tracked) -> Box<dyn Fn() -> Emitter> {
 /// The short way for a row that apply inserted and that no other statement has touched: what its metadata becomes,
 /// the message begun. None for any other row. `image` is the row as it was inserted; whatever wrote it since would
 /// have passed a capture trigger, and the stage would know.
-pub(crate) fn insert_outcome(table: i32, image: &Tuple) -> Result<Option<Metadata>, SyncError> {
+pub(crate) fn insert_outcome(
+    table: i32,
+    image: &Tuple,
+    audience: Option<&Audience>,
+) -> Result<Option<Metadata>, SyncError> {
     let key = STAGE.with_borrow_mut(|stage| {
         let staged = stage.as_mut()?.tables.get_mut(&table)?;
         staged.inserted.offered += 1;
@@ -281,7 +286,7 @@ pub(crate) fn insert_outcome(table: i32, image: &Tuple) -> Result<Option<Metadat
         carried: Some(&carried),
         key: &key,
         image,
-        audience: None,
+        audience,
     })?;
     STAGE.with_borrow_mut(|stage| {
         if let Some(staged) = stage.as_mut().and_then(|stage| stage.tables.get_mut(&table)) {

@@ -166,6 +166,28 @@ alter table child disable row level security;
 delete from child;
 select messages();
 
+\echo == another type that fits
+create table v (id integer primary key, owner text, team text);
+select cloudsync_init('v');
+select cloudsync_set_scope('v', 'lower(owner) || team'), cloudsync_set_filter('v', 'owner <> ''nobody''');
+alter table v alter column owner type varchar(20), alter column team type name;
+insert into v values (1, 'ANN', ' red'), (2, 'nobody', ' blue');
+alter table v drop constraint v_pkey;
+alter table v rename owner to who;
+update v set team = 'x';
+alter table v add primary key (id);
+update v set who = 'Bob' where id = 1;
+delete from v;
+select messages();
+select last_scopes('v');
+
+\echo == thousands of scopes, cut into messages of their own
+create table many (id integer primary key, readers text[]);
+select cloudsync_init('many'), cloudsync_set_scope('many', 'readers');
+insert into many select n, (select array_agg('team ' || s) from generate_series(1, 1000) as s) from generate_series(1, 20) as n;
+select count(*) filter (where substr(b.body, 42)::text like '%7465616d203939%') > 2 as cut, max(length(b.body)) < 200000 as small
+from pg_logical_slot_get_binary_changes('messages_' || current_database(), null, null) as c, message.bodies(c.data) as b (body);
+
 \echo == disabled, and back
 select cloudsync_disable('t');
 update t set "the owner" = 'ida' where id = 1;

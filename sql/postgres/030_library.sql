@@ -154,6 +154,12 @@ create function cloudsync.stage_insert(table_id integer, image record) returns c
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'stage_insert';
 
+-- The same for a table with an audience: whether the row takes part, and who reads it.
+create function cloudsync.stage_insert_scoped(table_id integer, image record, now_in boolean, to_scopes text[])
+returns cloudsync.staged_row
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'stage_insert_scoped';
+
 -- Ends the short way of a statement that wrote so many rows of metadata, and sends their messages. Returns how many
 -- rows were not taken, or null when other metadata stood there than the merge saw.
 create function cloudsync.stage_inserted(table_id integer, written bigint) returns bigint

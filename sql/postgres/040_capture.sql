@@ -381,7 +381,7 @@ begin atomic
     $statement$with written as (
       insert into cloudsync.meta_%1$s as m (%2$s, alive, hlc, site, cols)
       select %3$s, (c.staged).alive, (c.staged).hlc, (c.staged).site, (c.staged).cols
-      from (select %4$s, cloudsync.stage_insert(%1$s, coalesce(n.*)) as staged from cloudsync_new as n offset 0) as c
+      from (select %4$s, cloudsync.stage_insert%6$s as staged from cloudsync_new as n offset 0) as c
       where (c.staged).kind is not null
       on conflict (%2$s) do update
       set alive = excluded.alive, hlc = excluded.hlc, site = excluded.site, cols = excluded.cols
@@ -400,7 +400,13 @@ begin atomic
     cloudsync.spell(spell_staged_insert.table_id, true, 'key_{n}', ', '),
     cloudsync.spell(spell_staged_insert.table_id, true, 'c.key_{n}', ', '),
     cloudsync.spell(spell_staged_insert.table_id, true, 'n.{name} as key_{n}', ', '),
-    cloudsync.spell(spell_staged_insert.table_id, true, 'm.key_{n}', ', '));
+    cloudsync.spell(spell_staged_insert.table_id, true, 'm.key_{n}', ', '),
+    case when cloudsync.has_audience(spell_staged_insert.table_id)
+      then format(
+        '_scoped(%s, coalesce(n.*)%s)', spell_staged_insert.table_id,
+        cloudsync.spell_audience(spell_staged_insert.table_id, 'n', ', %1$s, %2$s'))
+      else format('(%s, coalesce(n.*))', spell_staged_insert.table_id)
+    end);
 end;
 
 -- Rows that apply wrote: the stage knows what was asked and what merge decided.
@@ -410,8 +416,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select case spell_staged.operation
-    when 'insert' then case when cloudsync.has_audience(spell_staged.table_id) then ''
-      else cloudsync.spell_staged_insert(spell_staged.table_id) end
+    when 'insert' then cloudsync.spell_staged_insert(spell_staged.table_id)
     else ''
   end || format(
     cloudsync.spell_emit(spell_staged.table_id, $statement$%1$s, c as materialized (

@@ -11,7 +11,7 @@ begin atomic
     (n.nspname::text, c.relname::text) <> ((is_changed.tracked).schema_name, (is_changed.tracked).table_name)
     or c.relnatts <> (is_changed.tracked).attributes
     or c.relrowsecurity <> (is_changed.tracked).row_security
-    or (
+    or (is_changed.tracked).suspended is null and (
       cloudsync.renamed_expression(c.oid, (is_changed.tracked).scope_tree),
       cloudsync.renamed_expression(c.oid, (is_changed.tracked).filter_tree)
     ) is distinct from ((is_changed.tracked).scope_expression, (is_changed.tracked).filter_expression)

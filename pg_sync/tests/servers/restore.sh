@@ -79,6 +79,15 @@ create table plain (id bigint generated always as identity primary key, v text);
 insert into plain (v) values ('before init');
 select cloudsync_init('plain');
 insert into plain (v) values ('after');
+-- Columns have other numbers in a restored table; the scope knows them by their names.
+create table scoped (gone text, id integer primary key, lost text, who text, kept boolean default false, n integer);
+alter table scoped drop column gone;
+select cloudsync_init('scoped'), cloudsync_set_scope('scoped', 'who'), cloudsync_set_filter('scoped', 'not kept');
+insert into scoped (id, who) values (1, 'ann'), (2, 'bob'), (3, 'cy');
+delete from scoped where id = 3;
+alter table scoped drop column lost;
+create function my_scopes(claims jsonb) returns setof text language sql as $$ select 'mine' $$;
+select cloudsync_set('scopes_function', 'my_scopes');
 create table keyless (id integer primary key, v text);
 select cloudsync_init('keyless');
 alter table keyless drop constraint keyless_pkey;
@@ -122,6 +131,14 @@ for copy in sync_plain sync_custom sync_parallel; do
         query "$copy" -c "select cloudsync_siteid()" > /dev/null
         same "$copy: stamps" "$(stamps "$copy")" "$before"
     fi
+    same "$copy: scopes" "$(query "$copy" <<'SQL'
+update scoped set kept = true where id = 1;
+update scoped set who = 'dan' where id = 2;
+delete from scoped;
+select string_agg(concat_ws(' ', m.key_1, m.scopes), ', ' order by m.key_1), cloudsync.scopes_of('{}')
+from cloudsync.meta_3 as m where not m.alive;
+SQL
+)" "1 {}, 2 {dan}, 3 {cy}|{mine}"
     same "$copy: ids" "$(unmatched "$copy")" 0
     [[ "$(query "$copy" -c "select cloudsync_siteid()")" != "$site" ]] || { echo "$copy has the site id of its source"; exit 1; }
     same "$copy: incarnations" "$(query "$copy" -c "
@@ -139,7 +156,7 @@ SQL
     [[ $copy == sync_custom ]] && overrides=3
     same "$copy: capture" "$(query "$copy" -c "
         select (select count(*) from cloudsync.meta_1 where alive), (select count(*) from cloudsync.meta_2 where alive),
-          (select count(*) from cloudsync.meta_3 where alive),
+          (select count(*) from cloudsync.meta_4 where alive),
           (select count(*) from cloudsync.meta_1 as m, cloudsync.columns as c
            where c.table_id = 1 and c.name in ('d', 'cc') and m.cols[2 * c.column_id] = (select ordinal from cloudsync.self))")" \
         "3|2|1|$overrides"
