@@ -28,6 +28,7 @@ pub struct Hub {
     store: ObjectStore,
     /// What the configuration holds besides: keys of the whole, and keys and tables of the database.
     more: (String, String),
+    environment: Vec<(OsString, OsString)>,
 }
 
 /// The answer to a plain HTTP request.
@@ -53,7 +54,15 @@ impl Hub {
         new_log(&home.path().join("hub.log"));
         let port = places::free_port();
         let more = (String::new(), String::new());
-        let hub = Self { process: None, home, port, database: database.name.clone(), store, more };
+        let hub = Self {
+            process: None,
+            home,
+            port,
+            database: database.name.clone(),
+            store,
+            more,
+            environment: Vec::new(),
+        };
         hub.point_at(database);
         hub
     }
@@ -62,6 +71,11 @@ impl Hub {
     pub fn configure(&mut self, database: &Database, whole: &str, of_database: &str) {
         self.more = (whole.to_owned(), of_database.to_owned());
         self.point_at(database);
+    }
+
+    /// Sets an environment variable from the next start on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Writes the configuration for a database, which clients go on calling by the name of the first.
@@ -122,7 +136,7 @@ impl Hub {
         let log = self.log();
         self.process = Some(Process::start(Launch {
             command,
-            environment: self.store.environment.clone(),
+            environment: [self.store.environment.clone(), self.environment.clone()].concat(),
             log: &log,
             stop: Signal::Kill,
             directory: None,
