@@ -129,16 +129,15 @@ returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  select case when t.algorithm = 1 and spell_guard.operation in ('update', 'delete') then format(
+  select case when t.algorithm = 1 and spell_guard.operation <> 'insert' then format(
     $guard$if exists (select from (%1$s) as x where x.was and not cloudsync.is_staged(%2$s, row(%3$s))) then
-      raise exception 'cloudsync: table "%%" only grows (gos): %4$s is not allowed', %5$L
+      raise exception 'cloudsync: table "%%" only grows (gos): %% is not allowed', %4$L, tg_op
         using errcode = 'restrict_violation';
     end if;
     $guard$,
     cloudsync.spell_source(t.table_id, spell_guard.operation, true),
     t.table_id,
     cloudsync.spell(t.table_id, true, 'x.key_{n}', ', '),
-    upper(spell_guard.operation),
     t.table_name)
     else ''
   end
