@@ -34,6 +34,12 @@ pub(crate) enum SyncError {
         "extension pg_sync has version {installed}, its library {library}: call alter extension pg_sync update"
     )]
     Outdated { installed: String, library: &'static str },
+    /// A payload whose author may not have seen deletions that are forgotten here.
+    #[error(
+        "payload creates a row of table {table} before tombstones were dropped here: its author had dropped those up to \
+         {author_ms} ms, here they are gone up to {horizon_ms} ms"
+    )]
+    BehindHorizon { table: String, author_ms: u64, horizon_ms: u64 },
     /// An apply inside an apply.
     #[error("a payload is already being applied in this transaction")]
     Nested,
@@ -127,7 +133,9 @@ impl SyncError {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::FrameMemory(_) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
-            Self::Outdated { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Outdated { .. } | Self::BehindHorizon { .. } => {
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::Parameter { .. } | Self::Expression { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE

@@ -101,6 +101,7 @@ select length(cloudsync_init('author.t')) > 0 as ok \gset
 insert into author.t values (1, 'first', 1), (2, 'second', 2);
 select count(author.stamp(i, 1000, 'aa')) from generate_series(1, 2) as i;
 select author.payload() as created \gset
+create table created as select author.payload() as payload;
 update author.t set a = 'late';
 select author.stamp(1, 1000, 'aa', '{"a": 3000}'), author.stamp(2, 1000, 'aa', '{"a": 3000}');
 select author.payload() as updated \gset
@@ -119,6 +120,20 @@ select * from cloudsync.collect_tombstones();
 select metadata('t') ~ '^2 ';
 select tbl, key, col, lost_value, lost_hlc >> 16 as lost, won_hlc >> 16 as won, reason from cloudsync_conflicts;
 select count(*) from cloudsync_parked;
+
+\echo == a payload from before, of an author who may not have seen the deletion, brings nothing back
+do $$ begin perform cloudsync_payload_apply(p.payload) from created as p; exception when others then raise warning '%', regexp_replace(sqlerrm, '[0-9]+ ms', '? ms', 'g'); end $$;
+select * from t;
+\echo == one of a database that had them gone too, may
+insert into t values (7, 'old', 7);
+select age(format('cloudsync.meta_%s', :t), 7, '2 hours');
+create table written as select c.payload from cloudsync_payload_chunks() as c;
+alter table t disable trigger all;
+delete from t where id = 7;
+alter table t enable trigger all;
+select format('delete from cloudsync.meta_%s where key_1 = 7', :t) \gexec
+select cloudsync_payload_apply(w.payload) > 0 from written as w order by 1;
+select * from t;
 
 \echo == settings
 select cloudsync_set('tombstone_retention', 'soon');

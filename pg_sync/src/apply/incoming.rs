@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys::Datum;
 use serde_json::{Value as Json, json};
-use shared_format::payload::{Changes, Payload, TableDefinition};
+use shared_format::payload::{Changes, Collection, Payload, TableDefinition};
 use shared_format::{
     CellStamp, ColumnId, ColumnRule, FormatError, Hlc, Register, RowKind, SiteId, Stamp, Value, ValueRef,
     decode_key, encode_key,
@@ -64,9 +64,17 @@ pub(super) struct IncomingRow {
     /// The key as it was sent, which may be spelled otherwise than it is stored.
     sent_key: Vec<u8>,
     pub(super) changes: Vec<Change>,
+    /// Up to where the author of the payload had dropped tombstones of the table.
+    author_horizon: Hlc,
 }
 
 impl IncomingRow {
+    /// Whether this may be a row whose tombstone is gone here, from an author that never saw it.
+    fn may_be_collected(&self, horizon: Hlc) -> bool {
+        let is_older = |change: &Change| change.kind == RowKind::Created && change.stamp.hlc < horizon;
+        self.author_horizon < horizon && self.changes.iter().any(is_older)
+    }
+
     /// The key as people and clients read it.
     pub(super) fn key_json(&self) -> Json {
         let parts = decode_key(&self.sent_key).unwrap_or_default();
@@ -102,12 +110,24 @@ pub(super) struct Incoming {
     pub(super) here: SiteId,
     /// How deferred constraints are checked.
     pub(super) constraints: Constraints,
+    /// Per table: up to where its tombstones are gone, for a payload that may be from any time.
+    pub(super) horizons: Vec<Hlc>,
 }
 
 impl Incoming {
     /// The table of a row.
     pub(super) fn table(&self, row: &IncomingRow) -> &Tracked {
         self.tables.get(row.table).expect("a row's table is one of ours")
+    }
+
+    /// Refuses a creation that is older than the horizon and whose row nobody here knows.
+    pub(super) fn check_horizon(&self, row: &IncomingRow, is_known: bool) -> Result<(), SyncError> {
+        let horizon = self.horizons.get(row.table).copied().unwrap_or(Hlc::ZERO);
+        if is_known || !row.may_be_collected(horizon) {
+            return Ok(());
+        }
+        let (table, horizon_ms) = (self.table(row).client_name.clone(), horizon.unix_ms());
+        Err(SyncError::BehindHorizon { table, author_ms: row.author_horizon.unix_ms(), horizon_ms })
     }
 
     /// Keeps why a row cannot be brought into our form; of too many, only that they were too many.
@@ -137,6 +157,8 @@ struct Mapping {
     key: Vec<usize>,
     /// Per column of the payload: its place among ours.
     columns: Vec<Option<usize>>,
+    /// Up to where the author had dropped tombstones.
+    author_horizon: Hlc,
 }
 
 /// Reads a payload; what cannot be converted is refused.
@@ -157,7 +179,9 @@ pub(super) fn read(
         author,
         here,
         constraints: Constraints::find(author),
+        horizons: Vec::new(),
     };
+    let collections = payload.collections();
     for changes in payload.changes() {
         let definition = definitions
             .iter()
@@ -166,7 +190,11 @@ pub(super) fn read(
                     == (changes.table(), changes.incarnation(), changes.version())
             })
             .ok_or(SyncError::MissingDefinition { table: changes.table(), version: changes.version() })?;
-        read_changes(&mut incoming, &changes, definition)?;
+        let is_it = |notice: &Collection| {
+            (notice.table, notice.incarnation) == (changes.table(), changes.incarnation())
+        };
+        let dropped = collections.iter().filter(|notice| is_it(notice)).map(|notice| notice.horizon);
+        read_changes(&mut incoming, &changes, definition, dropped.max().unwrap_or(Hlc::ZERO))?;
     }
     let number = |row: &IncomingRow| incoming.tables.get(row.table).map(|table| table.table_id);
     incoming.rows.sort_by(|a, b| (number(a), &a.row_key).cmp(&(number(b), &b.row_key)));
@@ -193,8 +221,9 @@ fn read_changes(
     incoming: &mut Incoming,
     changes: &Changes<'_>,
     definition: &TableDefinition,
+    author_horizon: Hlc,
 ) -> Result<(), SyncError> {
-    let mapping = map(incoming, changes, definition)?;
+    let mapping = map(incoming, changes, definition)?.map(|found| Mapping { author_horizon, ..found });
     let mut rows = changes.rows();
     let mut raws = Vec::with_capacity(changes.row_count());
     while let Some(row) = rows.next_row()? {
@@ -285,7 +314,7 @@ fn map(
         }
         columns.push(place);
     }
-    Ok(Ok(Mapping { table: at, key, columns }))
+    Ok(Ok(Mapping { table: at, key, columns, author_horizon: Hlc::ZERO }))
 }
 
 /// Brings a row into our form. Raises what the types' input functions raise.
@@ -315,7 +344,14 @@ fn convert(table: &Tracked, mapping: &Mapping, raw: &Raw<'_>) -> IncomingRow {
     let uncarried = table.columns.iter().map(|c| c.column_id()).filter(|id| !carries(*id)).collect();
     let change = Change { kind: raw.kind, stamp: raw.stamp, cells, values, uncarried };
     let sent_key = encode_key(parts);
-    IncomingRow { table: mapping.table, row_key, key, sent_key, changes: vec![change] }
+    IncomingRow {
+        table: mapping.table,
+        row_key,
+        key,
+        sent_key,
+        changes: vec![change],
+        author_horizon: mapping.author_horizon,
+    }
 }
 
 /// The bytes of a register, checked: what is none refuses its row.

@@ -27,7 +27,7 @@ use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, RolePart, as_owner};
 use crate::edge::subtransaction::{Caught, RolledBack, subtransaction};
 use crate::error::SyncError;
-use crate::{sites, stage, version};
+use crate::{collect, sites, stage, version};
 pub(crate) use author::Author;
 pub(crate) use conflicts::{Collected, keep_collected};
 use constraints::Constraints;
@@ -250,6 +250,10 @@ pub(crate) fn run(payload: &Payload<'_>, author: Author) -> Result<Applied, Sync
     version::check()?;
     let mut incoming = incoming::read(payload, as_owner(catalog::tables), author, here())?;
     hold(&incoming)?;
+    if author.site().is_none() {
+        // Of a site the hub knows what it has received.
+        incoming.horizons = as_owner(|| incoming.tables.iter().map(collect::horizon).collect());
+    }
     check_clock(&incoming)?;
     let mut applied = Applied {
         refusals: std::mem::take(&mut incoming.refusals),

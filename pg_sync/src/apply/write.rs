@@ -81,6 +81,7 @@ fn decide_all<'a>(
         let Some(row) = incoming.rows.get(*at) else { continue };
         let table = incoming.table(row);
         let local = locals.remove(at).unwrap_or_default();
+        incoming.check_horizon(row, local.metadata.is_some() || local.values.is_some())?;
         let parked = parked::read(table, row, &local.state)?;
         let mut decision = decide(table, row, &local, parked, (incoming.author, incoming.here))?;
         lost.extend(decision.lost.drain(..).map(|cell| LostOf { row: *at, cell, is_tellable: false }));

@@ -43,7 +43,7 @@ pub(crate) fn encode(wanted: Wanted) -> Result<Option<Vec<u8>>, SyncError> {
         if let Some((_, full)) = open.take_if(is_other) {
             frames.extend(full.finish().unwrap_or_default());
         }
-        open.get_or_insert_with(|| (table_id, Rows::new(&changed.table))).1.push(&changed);
+        open.get_or_insert_with(|| (table_id, Rows::of_present(&changed.table))).1.push(&changed);
     }
     frames.extend(open.and_then(|(_, rows)| rows.finish()).unwrap_or_default());
     Ok((!frames.is_empty()).then_some(frames))
@@ -94,7 +94,7 @@ impl Chunks {
         let Some(first) = self.first.take() else { return Ok(None) };
         let table_id = first.table.table_id;
         let (mut least, mut greatest) = (first.number, first.number);
-        let mut rows = Rows::new(&first.table);
+        let mut rows = Rows::of_present(&first.table);
         let mut next = Some(first);
         let mut count: i64 = 0;
         while let Some(changed) = next.take() {

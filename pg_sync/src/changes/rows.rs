@@ -1,15 +1,18 @@
 //! Puts rows of one table into payload frames.
 
-use shared_format::payload::{ChangesBuilder, PayloadBuilder, encode_frame};
-use shared_format::{RowKind, Stamp, Value, ValueRef};
+use shared_format::payload::{ChangesBuilder, Collection, PayloadBuilder, encode_frame};
+use shared_format::{Hlc, RowKind, Stamp, Value, ValueRef};
 
 use super::Changed;
 use crate::catalog::Tracked;
+use crate::collect;
+use crate::edge::session::as_owner;
 
 /// Rows of one table on their way into a frame.
 pub(super) struct Rows {
     changes: ChangesBuilder,
     definition: shared_format::payload::TableDefinition,
+    horizon: Hlc,
 }
 
 impl Rows {
@@ -18,7 +21,12 @@ impl Rows {
         let ids = table.column_ids();
         let changes =
             ChangesBuilder::new(table.number(), table.incarnation, table.version, table.key.len(), &ids);
-        Self { changes, definition: table.definition() }
+        Self { changes, definition: table.definition(), horizon: Hlc::ZERO }
+    }
+
+    /// Starts without rows of what is here now: no deletion below the horizon is unknown to it.
+    pub(super) fn of_present(table: &Tracked) -> Self {
+        Self { horizon: as_owner(|| collect::horizon(table)), ..Self::new(table) }
     }
 
     /// Bytes that the rows take up, nearly.
@@ -78,6 +86,10 @@ impl Rows {
         let mut payload = PayloadBuilder::new();
         payload.definition(&self.definition);
         payload.push(self.changes);
+        if self.horizon > Hlc::ZERO {
+            let (table, incarnation) = (self.definition.table, self.definition.incarnation);
+            payload.collection(Collection { table, incarnation, horizon: self.horizon });
+        }
         Some(encode_frame(&payload.finish()))
     }
 }
