@@ -87,4 +87,5 @@ build-tools:
 
 test-tools: build-tools
 	@$(scripts)/object_stores.sh
+	@$(scripts)/schemathesis.sh
 	@$(scripts)/hosts.sh

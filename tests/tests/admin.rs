@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::client::Client;
-use tests::hub::{API_KEY, Hub};
+use tests::hub::{ADMIN_KEY, API_KEY, Hub};
 use tests::object_store::{ObjectStore, StoreKind};
 use tests::places;
 use tests::postgres::{APP_ROLE, Cluster, Database, HUB_ROLE, SUPERUSER};
@@ -233,6 +233,59 @@ fn operators_see_devices_slots_segments_snapshots_and_refused_rows() {
     assert!(list(&format!("segments?after={next}")).iter().all(|segment| segment["name"] != next));
     let snapshots = list("snapshots");
     assert!(snapshots.iter().any(|snapshot| snapshot["finished"] == true), "{snapshots:?}");
+}
+
+#[test]
+fn every_request_keeps_to_its_description_whatever_is_sent() {
+    let setting = Setting::new();
+    setting.create();
+    let config = setting.home.path().join("schemathesis.toml");
+    std::fs::write(&config, "[parameters]\n\"path.database\" = \"second\"\n").expect("a file can be written");
+    let output = std::process::Command::new(places::tool("schemathesis/bin/schemathesis"))
+        .arg("--config-file")
+        .arg(&config)
+        .args(["run", &format!("{}/openapi.json", setting.hub.base())])
+        .args(["-H", &format!("Authorization: Bearer {ADMIN_KEY}")])
+        // What operators ask for, but for what takes the database away from the other requests.
+        .args([
+            "--include-operation-id-regex",
+            "^(list|get|create|replace|revoke|rotate).*(Database|Key|s)s?$",
+        ])
+        .args(["--exclude-operation-id", "createDatabase", "--exclude-operation-id", "replaceDatabase"])
+        // A description cannot say which names there are.
+        .args(["--exclude-checks", "positive_data_acceptance"])
+        .args(["--phases", "coverage,fuzzing", "--max-examples", "25", "--seed", "1", "--no-color"])
+        .current_dir(setting.home.path())
+        .output()
+        .expect("schemathesis can be started");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", setting.hub.log_tail(20));
+    assert!(told.contains("Tested: 11"), "{told}");
+}
+
+#[test]
+fn keys_are_made_listed_and_revoked_from_the_command_line() {
+    let setting = Setting::new();
+    let first = setting.first.name.as_str();
+    let (made, told) =
+        setting.hub.command(&["key", "create", "--database", first, "--role", APP_ROLE, "--label", "shell"]);
+    assert!(made, "{told}");
+    let key = told.lines().next().expect("the key stands on the first line");
+    wait::until("the key opens", || (download_status(&setting.hub, first, key) < 300).then_some(()));
+    let (listed, list) = setting.hub.command(&["key", "list", "--database", first]);
+    assert!(listed && list.contains("shell") && !list.contains(key), "{list}");
+    let id = list.lines().nth(1).and_then(|line| line.split('\t').next()).expect("a line for the key");
+    let (revoked, told) = setting.hub.command(&["key", "revoke", "--database", first, "--key", id]);
+    assert!(revoked, "{told}");
+    wait::until("the key opens no more", || (download_status(&setting.hub, first, key) == 401).then_some(()));
+    for words in [
+        ["key", "revoke", "--database", first, "--key", id].as_slice(),
+        &["key", "create", "--database", "nowhere"],
+        &["key", "create", "--database", first, "--label"],
+    ] {
+        let (done, told) = setting.hub.command(words);
+        assert!(!done && told.contains("wanted"), "{words:?}: {told}");
+    }
 }
 
 #[test]
