@@ -151,6 +151,13 @@ create table if not exists main.cloudsync_rebase (
   hashes blob not null
 );
 
+-- Rows that the server said to forget and that wait for the answer to changes of this file.
+create table if not exists main.cloudsync_evictions (
+  tbl integer not null,
+  pk blob not null,
+  primary key (tbl, pk)
+) without rowid;
+
 -- Keys that were deleted from dws tables since the last fold, as quote() prints their parts.
 create table if not exists main.cloudsync_dead (
   tbl integer not null,

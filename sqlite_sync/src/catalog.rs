@@ -325,6 +325,7 @@ pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
         connection.execute_batch(&format!("drop table if exists main.{metadata}"))?;
         forget_rows(connection, id, &name)?;
         connection.execute("delete from main.cloudsync_gaps where tbl = ?1", [id])?;
+        connection.execute("delete from main.cloudsync_evictions where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_dead where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_guards where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_columns where tbl = ?1", [id])?;

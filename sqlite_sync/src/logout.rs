@@ -12,7 +12,8 @@ use crate::settings::{self, Setting, Sites};
 use crate::sql::Unit;
 
 /// Tables that hold what belongs to a user.
-const OF_A_USER: [&str; 10] = [
+const OF_A_USER: [&str; 11] = [
+    "cloudsync_evictions",
     "cloudsync_dead",
     "cloudsync_rebase",
     "cloudsync_outbox",

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use rusqlite::params;
 use schema_mapping::{SqliteValue, to_sqlite};
-use shared_format::payload::{Changes, ColumnDefinition, Payload, Row, RowCursor, TableDefinition};
+use shared_format::payload::{Changes, ColumnDefinition, Eviction, Payload, Row, RowCursor, TableDefinition};
 use shared_format::{CellStamp, ColumnId, FormatError, Hlc, RowKind, Stamp, Value, ValueRef, encode_key};
 
 use super::Source;
@@ -122,6 +122,12 @@ impl Unmapped {
     }
 }
 
+/// Rows of one table to forget, by their keys.
+pub(super) struct Evicted {
+    pub(super) table: Rc<TrackedTable>,
+    pub(super) keys: Vec<Vec<Value>>,
+}
+
 /// Rows of one batch, mapped.
 pub(super) struct Batch<'a> {
     mapping: Rc<Mapping>,
@@ -183,6 +189,21 @@ impl Mappings {
     /// Why this file does not take the rows of a batch.
     pub(super) fn unmapped(&self, changes: &Changes<'_>) -> Option<&Unmapped> {
         self.unmapped.get(&(changes.table(), changes.incarnation(), changes.version()))
+    }
+
+    /// Brings the keys of rows to forget into our form; None when this file does not have their table.
+    pub(super) fn evicted(&self, eviction: &Eviction<'_>) -> Result<Option<Evicted>> {
+        let name = (eviction.table(), eviction.incarnation(), eviction.version());
+        let code = u64::from(eviction.table());
+        let unknown = FormatError::UnknownCode { what: "definition of table", code };
+        let Some(mapping) = self.known.get(&name).ok_or(unknown).reading("payload")? else { return Ok(None) };
+        let mut keys = Vec::new();
+        let mut cursor = eviction.keys();
+        while let Some(key) = cursor.next_key().reading("eviction")? {
+            let part = |at: &usize| key.get(*at).map(|part| to_sqlite(*part).to_value());
+            keys.extend(mapping.key.iter().map(part).collect::<Option<Vec<Value>>>());
+        }
+        Ok(Some(Evicted { table: Rc::clone(&mapping.table), keys }))
     }
 
     /// Finds a table by the author's number; None when this file does not have it.

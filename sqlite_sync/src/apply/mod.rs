@@ -8,6 +8,7 @@
 
 mod buried;
 mod collected;
+pub(crate) mod evicted;
 pub(crate) mod foreign_keys;
 mod incoming;
 mod intake;
@@ -130,6 +131,8 @@ struct Session<'r, 'c> {
     /// How many rows in a row, up to the last one, held what came already.
     held_so_far: usize,
     waiting: Vec<Waiting>,
+    /// Whether rows wait to be forgotten.
+    has_evictions: bool,
     applied: Applied,
     /// What a centre notes of an upload.
     gathering: Option<Gathering>,
@@ -240,6 +243,7 @@ fn attempt(
         expects_unseen: true,
         held_so_far: 0,
         waiting: Vec::new(),
+        has_evictions: evicted::are_waiting(connection)?,
         applied: Applied::default(),
         gathering: matches!(source, Source::Upload(_)).then(Gathering::default),
         lost: Vec::new(),
@@ -260,6 +264,7 @@ fn attempt(
     if is_watched {
         session.settle()?;
     }
+    session.forget_evicted()?;
     softened.map_or(Ok(()), Softened::restore)?;
     conflicts::expire(connection, session.corrected_ms)?;
     session.applied.intake = session.gathering.take().map(Gathering::finish);
@@ -300,12 +305,15 @@ impl Session<'_, '_> {
                 let mut rows = BatchRows::new(&batch, &wants);
                 let mut change = batch.blank();
                 while rows.next_into(&mut change)? {
-                    if self.skims(&change) && !self.skim(&mut rows, &mut change)? {
+                    if !self.has_evictions && self.skims(&change) && !self.skim(&mut rows, &mut change)? {
                         break;
                     }
                     self.take(&change)?;
                 }
                 has_others |= rows.has_others;
+            }
+            if self.source == Source::Log && wants(RowKind::Cells) {
+                self.evict(&payload, mappings)?;
             }
             if has_others {
                 passed.others.push(frame);
@@ -319,6 +327,7 @@ impl Session<'_, '_> {
 
     /// Applies one change, or lets it wait when a constraint refuses it.
     fn take(&mut self, change: &Change<'_>) -> Result<()> {
+        self.keep_evicted(change)?;
         match self.try_change(change)? {
             Some(refusal) => self.wait(change, refusal),
             None => Ok(()),

@@ -269,7 +269,7 @@ fn lacking(replica: &Replica<'_>, table: &TrackedTable, held: &HashSet<u64>) -> 
 
 /// Takes rows away. One that a row of this file refers to stays until that one goes, so a parent goes after its
 /// children, whatever their order: as long as one goes, others are tried again.
-fn evict(
+pub(super) fn evict(
     replica: &Replica<'_>,
     mut gone: Vec<(&Rc<TrackedTable>, Vec<Value>)>,
     edits: &Edits,

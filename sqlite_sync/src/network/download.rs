@@ -11,7 +11,7 @@ use super::Network;
 use super::answer::{Answer, Ask, Concessions};
 use super::progress::Progress;
 use super::transport::Method;
-use crate::apply::{Source, apply, foreign_keys, rebase};
+use crate::apply::{Source, apply, evicted, foreign_keys, rebase};
 use crate::catalog::Replica;
 use crate::connection::Applying;
 use crate::error::{Error, Result};
@@ -274,7 +274,7 @@ fn take_in(
     received: &mut Received,
 ) -> Result<()> {
     let known = settings_cursor(connection)?;
-    let has_refused = !parked::refused(connection)?.is_empty();
+    let has_refused = !parked::refused(connection)?.is_empty() || evicted::are_waiting(connection)?;
     if gathered.parts.is_empty() && gathered.cursor == known && !has_refused {
         return Ok(());
     }

@@ -1,0 +1,160 @@
+//! Who reads what: rows with scopes, tokens that hold some of them, rows and tokens that move.
+
+use serde_json::json;
+use tests::client::Client;
+use tests::hub::API_KEY;
+use tests::stage::{Setting, Stage, Table};
+use tests::tokens::{SECRET, Signer, seconds_from_now};
+use tests::wait;
+
+const NOTE_DDL: &str = "create table note (id text primary key not null, team text, body text)";
+
+const NOTE: Table = Table {
+    name: "note",
+    postgres: NOTE_DDL,
+    sqlite: NOTE_DDL,
+    show: "select id, team, body from note order by id",
+};
+
+/// A stage where a note is for the team that it names, and `member` says who is in which.
+fn stage() -> Stage {
+    let mut stage = Stage::new(Setting { tables: &[NOTE], ..Setting::PLAIN });
+    stage.postgres.run(
+        "create schema team; create table team.member (team text, person text);
+         insert into team.member values ('red', 'ann'), ('blue', 'bob'), ('red', 'eve'), ('blue', 'eve');
+         create function team.scopes(claims jsonb) returns setof text language sql stable as
+           'select team from team.member where person = claims ->> ''sub''';
+         select cloudsync_set('scopes_function', 'team.scopes');
+         insert into note values ('r1', 'red', 'first'), ('b1', 'blue', 'first'), ('all', '', 'first'),
+           ('none', null, 'first');
+         select cloudsync_set_scope('note', 'team')",
+    );
+    let jwt = format!("[database.jwt]\nsecret = \"{SECRET}\"\nroles = [\"app\"]");
+    stage.hub.configure(&stage.database, "", &jwt);
+    stage.play(&["hub: terminate", "hub: start"]);
+    stage
+}
+
+/// A client of a person, who shows a token.
+fn person(stage: &Stage, name: &str) -> Client {
+    let client = stage.stranger(name);
+    let claims = json!({ "sub": name, "role": "app", "exp": seconds_from_now(3_600) });
+    client.run(&format!("select cloudsync_network_init('{}')", stage.hub.address()));
+    let token = Signer::secret().token("HS256", &claims);
+    client.run(&format!("select cloudsync_network_set_token('{token}')"));
+    client
+}
+
+/// Checks which notes a client holds once it has seen all that was committed before.
+#[track_caller]
+fn sees(stage: &Stage, client: &Client, wanted: &[&str]) {
+    let mark = stage.mark();
+    wait::until("the client sees the mark", || {
+        client.sync_waiting(500);
+        (client.rows("select n from mark").concat() == mark).then_some(())
+    });
+    assert_eq!(client.rows(NOTE.show), wanted);
+}
+
+/// Waits until a client that goes on syncing holds these notes: what it may read is asked every few seconds.
+#[track_caller]
+fn comes_to_see(client: &Client, wanted: &[&str]) {
+    wait::until("the client holds what it may read", || {
+        client.sync_waiting(200);
+        (client.rows(NOTE.show) == wanted).then_some(())
+    });
+}
+
+#[test]
+fn everybody_gets_the_rows_of_their_scopes_from_the_snapshot_and_from_the_log() {
+    let stage = stage();
+    let (ann, bob, eve) = (person(&stage, "ann"), person(&stage, "bob"), person(&stage, "eve"));
+    sees(&stage, &ann, &["all||first", "r1|red|first"]);
+    sees(&stage, &bob, &["all||first", "b1|blue|first"]);
+    sees(&stage, &eve, &["all||first", "b1|blue|first", "r1|red|first"]);
+    let key = stage.stranger("key");
+    key.join(&stage.hub.address(), API_KEY);
+    sees(&stage, &key, &["all||first"]);
+    stage.postgres.run(
+        "insert into note values ('r2', 'red', 'second'), ('b2', 'blue', 'second');
+         update note set body = 'changed' where id in ('r1', 'b1'); delete from note where id = 'all'",
+    );
+    sees(&stage, &ann, &["r1|red|changed", "r2|red|second"]);
+    sees(&stage, &bob, &["b1|blue|changed", "b2|blue|second"]);
+    sees(&stage, &eve, &["b1|blue|changed", "b2|blue|second", "r1|red|changed", "r2|red|second"]);
+    sees(&stage, &key, &[]);
+}
+
+#[test]
+fn a_row_that_moves_leaves_one_team_and_comes_whole_to_the_other() {
+    let mut stage = stage();
+    let (ann, bob, eve) = (person(&stage, "ann"), person(&stage, "bob"), person(&stage, "eve"));
+    for client in [&ann, &bob, &eve] {
+        client.sync();
+    }
+    stage.postgres.run("update note set team = 'blue' where id = 'r1'");
+    sees(&stage, &ann, &["all||first"]);
+    assert_eq!(ann.value("select count(*) from note_cloudsync where pk = 'r1'"), "0", "no tombstone stays");
+    sees(&stage, &bob, &["all||first", "b1|blue|first", "r1|blue|first"]);
+    sees(&stage, &eve, &["all||first", "b1|blue|first", "r1|blue|first"]);
+    stage.postgres.run(
+        "update note set team = 'red' where id = 'r1'; update note set team = 'blue' where id = 'r1';
+         update note set team = 'red' where id = 'r1'; update note set team = null where id = 'all'",
+    );
+    // What lies in the store is read like what is in memory.
+    stage.play(&["hub: terminate", "hub: start"]);
+    sees(&stage, &ann, &["r1|red|first"]);
+    sees(&stage, &bob, &["b1|blue|first"]);
+    sees(&stage, &eve, &["b1|blue|first", "r1|red|first"]);
+}
+
+#[test]
+fn a_row_with_an_unsent_change_stays_until_it_is_answered() {
+    let stage = stage();
+    let ann = person(&stage, "ann");
+    ann.sync();
+    ann.run("update note set body = 'from ann' where id = 'r1'");
+    stage.postgres.run("update note set team = 'blue' where id = 'r1'");
+    let mark = stage.mark();
+    wait::until("ann receives without sending", || {
+        ann.run("select cloudsync_network_receive_changes()");
+        (ann.rows("select n from mark").concat() == mark).then_some(())
+    });
+    assert_eq!(ann.value("select body from note where id = 'r1'"), "from ann");
+    sees(&stage, &ann, &["all||first"]);
+    assert_eq!(stage.postgres.value("select body from note where id = 'r1'"), "from ann", "nothing is lost");
+}
+
+#[test]
+fn who_joins_or_leaves_a_team_gets_its_rows_or_forgets_them() {
+    let stage = stage();
+    let ann = person(&stage, "ann");
+    sees(&stage, &ann, &["all||first", "r1|red|first"]);
+    stage.postgres.run("insert into team.member values ('blue', 'ann')");
+    comes_to_see(&ann, &["all||first", "b1|blue|first", "r1|red|first"]);
+    stage.postgres.run("delete from team.member where team = 'red' and person = 'ann'");
+    comes_to_see(&ann, &["all||first", "b1|blue|first"]);
+    stage.postgres.run("update note set body = 'changed' where id in ('r1', 'b1')");
+    sees(&stage, &ann, &["all||first", "b1|blue|changed"]);
+}
+
+#[test]
+fn a_guarded_table_without_scopes_is_read_with_keys_only() {
+    let stage = stage();
+    stage.postgres.run(
+        "select cloudsync_set_scope('note', null); alter table note enable row level security;
+         create policy everything on note using (true)",
+    );
+    let key = stage.stranger("key");
+    key.join(&stage.hub.address(), API_KEY);
+    let all = ["all||first", "b1|blue|first", "none|NULL|first", "r1|red|first"];
+    sees(&stage, &key, &all);
+    let ann = person(&stage, "ann");
+    sees(&stage, &ann, &[]);
+    stage.postgres.run("update note set body = 'changed' where id = 'r1'");
+    sees(&stage, &ann, &[]);
+    wait::until("the key reads the change", || {
+        key.sync_waiting(200);
+        (key.value("select body from note where id = 'r1'") == "changed").then_some(())
+    });
+}
