@@ -38,7 +38,7 @@ pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
 pub use backend::{BackendLocation, SqliteLocation};
 pub use control::ControlConfig;
 pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
-pub use location::{S3Credentials, S3Location, StoreLocation};
+pub use location::{S3Credentials, S3Encryption, S3Location, StoreLocation};
 pub use memory::MemoryConfig;
 
 use crate::auth::api_key::{ApiKey, ApiKeys};

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use hub::config::Config;
 use hub::metrics::Metrics;
 use hub::store::{self, PutOutcome, Store};
 use tests::object_store::{ObjectStore, StoreKind};
+use tests::wait;
 
 /// Runs a check on a fresh, empty store of each kind.
 fn check<F: Future<Output = ()>>(kinds: &[StoreKind], body: impl Fn(Arc<dyn Store>) -> F) {
@@ -158,5 +161,72 @@ fn a_wrong_secret_is_refused_by_a_service_that_checks_signatures() {
             !format!("{error} {error:?}").contains("another-secret"),
             "the error does not tell the secret"
         );
+    });
+}
+
+#[test]
+fn a_listing_tells_sizes_and_ages() {
+    check(EVERY, |store| async move {
+        let begun = SystemTime::now();
+        for (key, length) in [("v1/demo/a", 0), ("v1/demo/b", 70_000)] {
+            store.put(key, vec![7; length].into()).await.expect("it can be written");
+        }
+        let entries = store.entries("v1/demo/", None, 10).await.expect("it can be listed");
+        let sizes: Vec<(&str, u64)> = entries.iter().map(|entry| (entry.key.as_str(), entry.bytes)).collect();
+        assert_eq!(sizes, [("v1/demo/a", 0), ("v1/demo/b", 70_000)]);
+        for entry in &entries {
+            // Services tell whole seconds.
+            let age = entry.modified.duration_since(begun - Duration::from_secs(2));
+            assert!(age.is_ok_and(|age| age < wait::PATIENCE), "{entry:?} was written now");
+        }
+        let after = store.entries("v1/demo/", Some("v1/demo/a"), 10).await.expect("it can be listed");
+        assert_eq!(after, &entries[1..]);
+    });
+}
+
+#[test]
+fn objects_are_encrypted_as_it_is_asked_for() {
+    let place = ObjectStore::new(StoreKind::Moto);
+    let (bucket, rest) = place.url["s3://".len()..].split_once("/sync?endpoint=").expect("it is a bucket");
+    let endpoint = rest.split('&').next().expect("it has an address");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
+    for (parameters, wanted) in [
+        ("&sse=AES256", [Some("AES256"), None]),
+        ("&sse=aws:kms&sse_kms_key=ours", [Some("aws:kms"), Some("ours")]),
+    ] {
+        let mut place = place.shared();
+        place.url.push_str(parameters);
+        let key = format!("v1/demo/{}", wanted[0].expect("it is named").len());
+        runtime.block_on(async {
+            let store = open(&place).await;
+            store.put_new(&key, "x".into()).await.expect("it can be written");
+            store.put(&key, "y".into()).await.expect("it can be written again");
+            assert_eq!(read(&*store, &key).await, Some(b"y".to_vec()));
+        });
+        // Moto wants to see that somebody signed, whatever the signature is.
+        let signed = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        let asked = ureq::get(format!("{endpoint}/{bucket}/sync/{key}")).header("authorization", signed);
+        let answer = asked.call().expect("moto answers");
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let found =
+            ["x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"].map(header);
+        assert_eq!(found, wanted);
+    }
+}
+
+#[test]
+fn a_service_that_takes_requests_and_never_answers_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = silent.local_addr().expect("it has an address");
+    let mut place = ObjectStore::new(StoreKind::Moto);
+    place.url = format!("s3://bucket?endpoint=http://{address}&path_style=true&attempts=2&timeout_ms=200");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
+    runtime.block_on(async {
+        let store = open(&place).await;
+        let begun = Instant::now();
+        let error = store.get("v1/demo/a").await.expect_err("nobody answers");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{error} after {:?}", begun.elapsed());
     });
 }

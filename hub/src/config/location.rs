@@ -1,7 +1,11 @@
 //! Where the object store is: a directory or a bucket, as one URL.
+//!
+//! Parameters of a bucket: `endpoint`, `region`, `path_style`; `sse`, which is `AES256` or `aws:kms`, and `sse_kms_key`
+//! with it; `attempts` of one operation, and `timeout_ms` of each.
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
@@ -12,6 +16,12 @@ use crate::store::check_key;
 /// What every wrong location is told.
 const WANTED: &str =
     "file:///an/absolute/path or s3://bucket/prefix?endpoint=http://host:port&region=name&path_style=true";
+
+/// Tries of one operation, unless told otherwise; the callers retry above that, with backoff.
+const ATTEMPTS: u32 = 3;
+
+/// Longest wait for one try, unless told otherwise: a segment of 4 MiB at 200 kB/s.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where the object store is.
 #[derive(Clone, Debug)]
@@ -35,8 +45,26 @@ pub struct S3Location {
     pub region: String,
     /// Whether the bucket stands in the path of the URL rather than in the host name.
     pub path_style: bool,
+    /// How the service encrypts what it keeps, if not by its own default.
+    pub encryption: Option<S3Encryption>,
+    /// Tries of one operation.
+    pub attempts: u32,
+    /// Longest wait for one try.
+    pub timeout: Duration,
     /// The credentials.
     pub credentials: S3Credentials,
+}
+
+/// How a service encrypts objects at rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum S3Encryption {
+    /// By a key of the service.
+    Aes256,
+    /// By a key of its key management.
+    Kms {
+        /// The key, if not the default of the account.
+        key: Option<String>,
+    },
 }
 
 /// The credentials of an S3 service; printing them shows none.
@@ -107,6 +135,9 @@ fn parse_s3(key: &str, rest: &str, environment: &Environment) -> Result<S3Locati
         endpoint: None,
         region: String::new(),
         path_style: false,
+        encryption: None,
+        attempts: ATTEMPTS,
+        timeout: TIMEOUT,
         credentials: credentials(environment)?,
     };
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -131,9 +162,38 @@ fn set_parameter(key: &str, location: &mut S3Location, name: &str, value: String
                 wrong(key, format!("path_style={value:?}"), "path_style=true or path_style=false")
             })?;
         }
+        "sse" | "sse_kms_key" => {
+            location.encryption = Some(encryption(key, location.encryption.take(), name, value)?);
+        }
+        "attempts" => {
+            let attempts = value.parse().ok().filter(|attempts| (1..=10).contains(attempts));
+            location.attempts =
+                attempts.ok_or_else(|| wrong(key, format!("attempts={value:?}"), "attempts from 1 to 10"))?;
+        }
+        "timeout_ms" => {
+            let timeout_ms = value.parse().ok().filter(|timeout_ms| (100..=120_000).contains(timeout_ms));
+            location.timeout = timeout_ms.map(Duration::from_millis).ok_or_else(|| {
+                wrong(key, format!("timeout_ms={value:?}"), "timeout_ms from 100 to 120000")
+            })?;
+        }
         unknown => return Err(wrong(key, format!("the parameter {unknown:?}"), WANTED)),
     }
     Ok(())
+}
+
+/// Adds a parameter to what is known of the encryption.
+fn encryption(key: &str, known: Option<S3Encryption>, name: &str, value: String) -> Result<S3Encryption> {
+    match (name, value.as_str(), known) {
+        ("sse", "AES256", None) => Ok(S3Encryption::Aes256),
+        ("sse", "aws:kms", None) => Ok(S3Encryption::Kms { key: None }),
+        ("sse_kms_key", key, Some(S3Encryption::Kms { key: None })) if !key.is_empty() => {
+            Ok(S3Encryption::Kms { key: Some(value) })
+        }
+        (name, _value, _known) => {
+            let wanted = "sse=AES256, or sse=aws:kms and after it sse_kms_key=name";
+            Err(wrong(key, format!("{name}={value:?}"), wanted))
+        }
+    }
 }
 
 /// The region of the environment; a service that is not AWS's own needs none, but a signature does.
@@ -190,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn encryption_tries_and_their_time_are_read() {
+        let plain = s3("s3://bucket?region=eu");
+        assert_eq!((plain.encryption, plain.attempts, plain.timeout), (None, ATTEMPTS, TIMEOUT));
+        let found = s3("s3://bucket?region=eu&sse=AES256&attempts=1&timeout_ms=500");
+        assert_eq!(found.encryption, Some(S3Encryption::Aes256));
+        assert_eq!((found.attempts, found.timeout), (1, Duration::from_millis(500)));
+        let kms = |key: Option<&str>| Some(S3Encryption::Kms { key: key.map(str::to_owned) });
+        assert_eq!(s3("s3://bucket?region=eu&sse=aws:kms").encryption, kms(None));
+        assert_eq!(s3("s3://bucket?region=eu&sse=aws%3Akms&sse_kms_key=k").encryption, kms(Some("k")));
+    }
+
+    #[test]
     fn a_service_of_its_own_needs_no_region() {
         assert_eq!(s3("s3://bucket?endpoint=https%3A%2F%2Fs3.example").region, "us-east-1");
     }
@@ -204,6 +276,11 @@ mod tests {
         check_refused("s3://bucket", &environment, "region");
         check_refused("s3://bucket?region=eu&pathstyle=true", &environment, "pathstyle");
         check_refused("s3://bucket?region=eu&path_style=yes", &environment, "path_style");
+        check_refused("s3://bucket?region=eu&sse=none", &environment, "sse");
+        check_refused("s3://bucket?region=eu&sse_kms_key=k", &environment, "sse_kms_key");
+        check_refused("s3://bucket?region=eu&sse=AES256&sse_kms_key=k", &environment, "sse_kms_key");
+        check_refused("s3://bucket?region=eu&attempts=0", &environment, "attempts");
+        check_refused("s3://bucket?region=eu&timeout_ms=99", &environment, "timeout_ms");
         check_refused("s3://bucket?region=eu&endpoint=there", &environment, "endpoint");
         check_refused("s3://bucket?region=eu", &Environment::new(), "AWS_ACCESS_KEY_ID");
     }

@@ -181,7 +181,7 @@ impl Destination {
             };
             let Err(error) = outcome else { return };
             tracing::warn!(problem = error.logged(), "store refused a write of ingest, trying again");
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(super::jittered(wait)).await;
             wait = wait.saturating_mul(2).min(RETRY_MAX);
         }
     }

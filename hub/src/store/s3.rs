@@ -12,26 +12,18 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::Object;
+use aws_sdk_s3::types::{Object, ServerSideEncryption};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
 
 use super::{Entry, PutOutcome, Store, StoreFuture, check_key, check_prefix};
-use crate::config::S3Location;
+use crate::config::{S3Encryption, S3Location};
 use crate::error::{Error, Result};
 
 /// Longest wait for a connection to the service.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longest wait for one try: a segment of 4 MiB at 200 kB/s.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Longest wait for an operation with its tries; the callers retry above that, with backoff.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Tries of one operation.
-const ATTEMPTS: u32 = 3;
 
 /// Most keys that a service gives in one page.
 const PAGE_KEYS_MAX: usize = 1_000;
@@ -46,6 +38,7 @@ pub struct S3Store {
     bucket: String,
     /// Empty, or with a slash at its end.
     prefix: String,
+    encryption: Option<S3Encryption>,
 }
 
 impl S3Store {
@@ -57,8 +50,8 @@ impl S3Store {
             .build_https();
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .operation_timeout(OPERATION_TIMEOUT)
+            .operation_attempt_timeout(location.timeout)
+            .operation_timeout(location.timeout.saturating_mul(location.attempts))
             .build();
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
@@ -72,7 +65,7 @@ impl S3Store {
                 "environment",
             ))
             .timeout_config(timeouts)
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .retry_config(RetryConfig::standard().with_max_attempts(location.attempts))
             .force_path_style(location.path_style);
         if let Some(endpoint) = &location.endpoint {
             config = config
@@ -84,7 +77,12 @@ impl S3Store {
             "" => String::new(),
             prefix => format!("{prefix}/"),
         };
-        Ok(S3Store { client: Client::from_conf(config.build()), bucket: location.bucket.clone(), prefix })
+        Ok(S3Store {
+            client: Client::from_conf(config.build()),
+            bucket: location.bucket.clone(),
+            prefix,
+            encryption: location.encryption.clone(),
+        })
     }
 
     fn name(&self, key: &str) -> Result<String> {
@@ -104,19 +102,23 @@ impl S3Store {
         }
     }
 
+    /// A write, with the encryption that is wanted.
+    fn put_object(&self, name: String, object: Bytes) -> PutObjectFluentBuilder {
+        let request = self.client.put_object().bucket(&self.bucket).key(name).body(ByteStream::from(object));
+        match &self.encryption {
+            None => request,
+            Some(S3Encryption::Aes256) => request.server_side_encryption(ServerSideEncryption::Aes256),
+            Some(S3Encryption::Kms { key }) => {
+                request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(key.clone())
+            }
+        }
+    }
+
     async fn create(&self, key: &str, object: Bytes) -> Result<PutOutcome> {
         let name = self.name(key)?;
         let mut attempt = 1;
         loop {
-            let asked = self
-                .client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(&name)
-                .if_none_match("*")
-                .body(ByteStream::from(object.clone()))
-                .send()
-                .await;
+            let asked = self.put_object(name.clone(), object.clone()).if_none_match("*").send().await;
             match asked {
                 Ok(_) => return Ok(PutOutcome::Created),
                 Err(error) => match status(&error) {
@@ -129,8 +131,7 @@ impl S3Store {
     }
 
     async fn replace(&self, key: &str, object: Bytes) -> Result<()> {
-        let request = self.client.put_object().bucket(&self.bucket).key(self.name(key)?);
-        match request.body(ByteStream::from(object)).send().await {
+        match self.put_object(self.name(key)?, object).send().await {
             Ok(_) => Ok(()),
             Err(error) => Err(refused("put", key, &error)),
         }
