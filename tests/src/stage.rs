@@ -284,6 +284,13 @@ impl Drop for Stage {
     }
 }
 
+/// Plays with each kind of centre, the table `todo` tracked.
+pub fn on_both(play: impl Fn(Setting<'static>)) {
+    for centre in [Centre::Postgres, Centre::SqliteFile] {
+        play(Setting { centre, ..Setting::PLAIN });
+    }
+}
+
 /// A scenario as data: where it plays, what happens, and the rows that every side ends with.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario<'a> {

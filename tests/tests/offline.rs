@@ -3,7 +3,7 @@
 use tests::client::{Client, sqlite3_shell};
 use tests::hub::API_KEY;
 use tests::places;
-use tests::stage::{Setting, Stage};
+use tests::stage::{Setting, Stage, on_both};
 
 #[test]
 fn a_client_that_was_offline_through_a_thousand_foreign_changes_catches_up() {
@@ -34,44 +34,48 @@ fn a_client_that_was_offline_through_a_thousand_foreign_changes_catches_up() {
 
 #[test]
 fn a_file_written_by_the_plain_sqlite3_shell_syncs() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&["b: sync"]);
-    let path = {
-        let device = stage.stranger("device");
-        device.join(&stage.hub.address(), API_KEY);
-        device.run("insert into todo values ('s', 'before', null, 0), ('gone', 'before', null, 0)");
-        device.sync();
-        device.path().to_path_buf()
-    };
-    sqlite3_shell(
-        &path,
-        "update todo set title = 'by the shell' where id = 's'; delete from todo where id = 'gone';
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        stage.play(&["b: sync"]);
+        let path = {
+            let device = stage.stranger("device");
+            device.join(&stage.hub.address(), API_KEY);
+            device.run("insert into todo values ('s', 'before', null, 0), ('gone', 'before', null, 0)");
+            device.sync();
+            device.path().to_path_buf()
+        };
+        sqlite3_shell(
+            &path,
+            "update todo set title = 'by the shell' where id = 's'; delete from todo where id = 'gone';
          insert into todo values ('n', 'new by the shell', 'note', 3);
          begin; insert into todo values ('ghost', 'never', null, 0); rollback;",
-    );
-    let device = Client::open(&path);
-    device.join(&stage.hub.address(), API_KEY);
-    device.sync();
-    stage.settles_at(&["n|new by the shell|note|3", "s|by the shell|NULL|0"]);
+        );
+        let device = Client::open(&path);
+        device.join(&stage.hub.address(), API_KEY);
+        device.sync();
+        stage.settles_at(&["n|new by the shell|note|3", "s|by the shell|NULL|0"]);
+    });
 }
 
 #[test]
 fn the_sqlite3_shell_syncs_by_itself_after_load() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&["b: insert into todo values ('t', 'from b', null, 0)", "b: sync"]);
-    let path = stage.stranger("device").path().to_path_buf();
-    let load = places::workspace().join("dist/sqlite/cloudsync");
-    let script = format!(
-        ".load {}\nselect cloudsync_network_init('{}');\nselect cloudsync_network_set_apikey('{API_KEY}');\n\
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        stage.play(&["b: insert into todo values ('t', 'from b', null, 0)", "b: sync"]);
+        let path = stage.stranger("device").path().to_path_buf();
+        let load = places::workspace().join("dist/sqlite/cloudsync");
+        let script = format!(
+            ".load {}\nselect cloudsync_network_init('{}');\nselect cloudsync_network_set_apikey('{API_KEY}');\n\
          insert into todo values ('s', 'from the shell', null, 0);\nselect cloudsync_network_sync();\n",
-        load.display(),
-        stage.hub.address()
-    );
-    let script_file = path.with_extension("sql");
-    std::fs::write(&script_file, script).expect("a script can be written");
-    sqlite3_shell(&path, &format!(".read {}", script_file.display()));
-    assert_eq!(sqlite3_shell(&path, "select title from todo order by id"), "from the shell\nfrom b\n");
-    stage.settles_at(&["s|from the shell|NULL|0", "t|from b|NULL|0"]);
+            load.display(),
+            stage.hub.address()
+        );
+        let script_file = path.with_extension("sql");
+        std::fs::write(&script_file, script).expect("a script can be written");
+        sqlite3_shell(&path, &format!(".read {}", script_file.display()));
+        assert_eq!(sqlite3_shell(&path, "select title from todo order by id"), "from the shell\nfrom b\n");
+        stage.settles_at(&["s|from the shell|NULL|0", "t|from b|NULL|0"]);
+    });
 }
 
 /// Counts what each side has noted about the key `ghost`, beside the table itself.
@@ -111,25 +115,27 @@ fn a_rolled_back_transaction_leaves_no_trace_on_any_side() {
 
 #[test]
 fn rows_that_a_client_had_before_init_travel_as_its_baseline() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&["pg: insert into todo values ('k1', 'of postgres', null, 0)", "b: sync"]);
-    let home = places::scratch("filled");
-    let device = Client::open(&home.path().join("filled.sqlite"));
-    device.run(tests::stage::TODO.sqlite);
-    device.run(
-        "with recursive n (n) as (values (1) union all select n + 1 from n where n < 300)
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        stage.play(&["pg: insert into todo values ('k1', 'of postgres', null, 0)", "b: sync"]);
+        let home = places::scratch("filled");
+        let device = Client::open(&home.path().join("filled.sqlite"));
+        device.run(tests::stage::TODO.sqlite);
+        device.run(
+            "with recursive n (n) as (values (1) union all select n + 1 from n where n < 300)
          insert into todo select 'k' || n, 'seed', null, n from n",
-    );
-    device.run("select cloudsync_init('todo')");
-    device.join(&stage.hub.address(), API_KEY);
-    device.sync();
-    stage.settle();
-    stage.all_equal();
-    let b = stage.client("b");
-    assert_eq!(b.value("select count(*) from todo"), "300");
-    assert_eq!(
-        b.value("select title from todo where id = 'k1'"),
-        "of postgres",
-        "a seed beats no real write"
-    );
+        );
+        device.run("select cloudsync_init('todo')");
+        device.join(&stage.hub.address(), API_KEY);
+        device.sync();
+        stage.settle();
+        stage.all_equal();
+        let b = stage.client("b");
+        assert_eq!(b.value("select count(*) from todo"), "300");
+        assert_eq!(
+            b.value("select title from todo where id = 'k1'"),
+            "of postgres",
+            "a seed beats no real write"
+        );
+    });
 }

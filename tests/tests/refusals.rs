@@ -1,6 +1,6 @@
 //! Rows that Postgres refuses: they alone are refused, reported with the reason, and kept on the device.
 
-use tests::stage::{Setting, Stage, TODO, Table};
+use tests::stage::{Setting, Stage, TODO, Table, on_both};
 
 const CHECKED: Table = Table {
     postgres: "create table todo (id text primary key not null, title text not null, note text,
@@ -67,14 +67,21 @@ fn row_level_security_decides_what_a_client_may_write() {
 
 #[test]
 fn a_device_whose_clock_is_years_ahead_neither_wins_for_ever_nor_gets_stuck() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&["pg: insert into todo values ('t', 'title', null, 0)", "a: sync", "b: sync", "all: settle"]);
-    stage.play(&["a: update todo set title = 'from 2031' where id = 't'"]);
-    // As if the device's clock had been set to 2031 when it wrote.
-    stage.play(&[
-        "a: update cloudsync_log set ms = 1922659200000 where seq = (select max(seq) from cloudsync_log)",
-    ]);
-    stage.settle();
-    stage.play(&["all: tick", "b: update todo set title = 'later' where id = 't'", "b: sync"]);
-    stage.settles_at(&["t|later|NULL|0"]);
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        stage.play(&[
+            "pg: insert into todo values ('t', 'title', null, 0)",
+            "a: sync",
+            "b: sync",
+            "all: settle",
+        ]);
+        stage.play(&["a: update todo set title = 'from 2031' where id = 't'"]);
+        // As if the device's clock had been set to 2031 when it wrote.
+        stage.play(&[
+            "a: update cloudsync_log set ms = 1922659200000 where seq = (select max(seq) from cloudsync_log)",
+        ]);
+        stage.settle();
+        stage.play(&["all: tick", "b: update todo set title = 'later' where id = 't'", "b: sync"]);
+        stage.settles_at(&["t|later|NULL|0"]);
+    });
 }
