@@ -189,7 +189,7 @@ begin
   execute format('grant cloudsync_owner to %I', cloudsync_grant_hub.role);
   execute format('grant usage on schema cloudsync to %I', cloudsync_grant_hub.role);
   execute format('grant usage, select on sequence cloudsync.fence to %I', cloudsync_grant_hub.role);
-  execute format('grant select on cloudsync.tracked_tables to %I', cloudsync_grant_hub.role);
+  execute format('grant select on cloudsync.tracked_tables, cloudsync.job_states to %I', cloudsync_grant_hub.role);
   foreach v_function in array array[
     'definitions()',
     'snapshot_part(integer, boolean, bytea, integer)',
@@ -201,7 +201,14 @@ begin
     'site_acked(bytea)',
     'note_site(bytea, pg_lsn)',
     'collect_tombstones(integer)',
-    'scopes_of(jsonb)'
+    'scopes_of(jsonb)',
+    'make_job(text, text, text, jsonb, interval, interval)',
+    'claim_job(text[], text, interval)',
+    'extend_job(bigint, bigint, interval)',
+    'end_job(bigint, bigint, text, integer)',
+    'bury_job(text, text, text, jsonb, text)',
+    'revive_job(bigint)',
+    'forget_job(bigint)'
   ] loop
     execute format('grant execute on function cloudsync.%s to %I', v_function, cloudsync_grant_hub.role);
   end loop;
