@@ -326,6 +326,18 @@ pub enum Error {
     /// The server is a standby: nothing can be written there, and its log is another's.
     #[error("postgres is a standby, wanted the server that takes writes")]
     Standby,
+    /// Another node does a job that this one had begun.
+    #[error("job {job} was given to another node")]
+    JobLost {
+        /// Its number.
+        job: i64,
+    },
+    /// The queue gave a job of a kind that it was not asked for.
+    #[error("job is of kind {found:?}, which this release does not know")]
+    JobKind {
+        /// The kind.
+        found: String,
+    },
     /// A task ended without an answer.
     #[error("task {task} ended without an answer")]
     TaskEnded {
@@ -391,6 +403,8 @@ impl Error {
             | Error::RootCertificates { .. }
             | Error::TlsFile { .. }
             | Error::RandomBytes
+            | Error::JobLost { .. }
+            | Error::JobKind { .. }
             | Error::TaskEnded { .. } => ProblemKind::Internal,
         }
     }

@@ -19,6 +19,7 @@ pub mod feed;
 pub mod ground;
 pub mod http;
 mod ingest;
+mod jobs;
 pub mod keys;
 pub mod lineage;
 mod memory;

@@ -15,7 +15,7 @@ use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Regist
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use families::{AuthFamilies, ClientFamilies, LogFamilies, Maker};
+use families::{AuthFamilies, ClientFamilies, JobFamilies, LogFamilies, Maker};
 use live::{Behind, Devices};
 
 pub use families::{EdgeMetrics, StoreMetrics};
@@ -29,6 +29,7 @@ pub struct Metrics {
     edges: EdgeMetrics,
     clients: ClientFamilies,
     log: LogFamilies,
+    jobs: JobFamilies,
     live: Arc<DashMap<String, Live>>,
     /// Databases that were served and are no more: their series stay behind, but nobody is shown them.
     hidden: Arc<Mutex<BTreeSet<String>>>,
@@ -55,6 +56,9 @@ pub struct DatabaseMetrics {
     /// 1 while this node is attached to a server that is not the centre any more.
     pub fenced: IntGauge,
     rejected_rows: IntCounterVec,
+    jobs: JobFamilies,
+    /// Uploads that wait in the store for Postgres.
+    pub inbox_entries: IntGauge,
     /// The sites that are here.
     pub devices: Arc<Devices>,
     /// How long the store has been behind Postgres.
@@ -119,6 +123,16 @@ impl DatabaseMetrics {
         self.epochs_opened.with_label_values(&[self.name.as_str(), cause]).inc();
     }
 
+    /// Tells how many jobs are in a state.
+    pub fn set_jobs(&self, state: &str, jobs: i64) {
+        self.jobs.jobs.with_label_values(&[self.name.as_str(), state]).set(jobs);
+    }
+
+    /// Counts a job that this node did, by how it ended.
+    pub fn count_job(&self, kind: &str, outcome: &'static str) {
+        self.jobs.jobs_ended.with_label_values(&[self.name.as_str(), kind, outcome]).inc();
+    }
+
     /// Counts rows that were merged into Postgres again, and those that it refused.
     pub fn count_replayed(&self, changed: i64, refused: i64) {
         for (outcome, rows) in [("changed", changed), ("refused", refused)] {
@@ -141,6 +155,7 @@ impl Metrics {
             edges: EdgeMetrics::make(&make)?,
             clients: ClientFamilies::make(&make)?,
             log: LogFamilies::make(&make)?,
+            jobs: JobFamilies::make(&make)?,
             store: StoreMetrics::make(&make)?,
             live: Arc::default(),
             registry,
@@ -156,6 +171,7 @@ impl Metrics {
         clients.begin(name);
         log.begin(name);
         self.auth.begin(name);
+        self.jobs.begin(name);
         let live = self.live.entry(name.to_owned()).or_default().clone();
         DatabaseMetrics {
             name: name.to_owned(),
@@ -173,6 +189,8 @@ impl Metrics {
             replayed_rows: log.replayed_rows.clone(),
             fenced: log.fenced.with_label_values(&label),
             rejected_rows: clients.rejected_rows.clone(),
+            jobs: self.jobs.clone(),
+            inbox_entries: self.jobs.inbox_entries.with_label_values(&label),
             received_bytes: clients.received_bytes.with_label_values(&label),
             sent_bytes: clients.sent_bytes.with_label_values(&label),
             long_polls_open: clients.long_polls_open.with_label_values(&label),
@@ -305,6 +323,8 @@ mod tests {
         demo.count_upload("applied");
         demo.count_download("log");
         demo.count_message_skipped("mac");
+        demo.set_jobs("dead", 1);
+        demo.count_job("expiry", "done");
         demo.count_rejected(json!({ "23505": 2 }).as_object().unwrap());
         drop(demo.devices.enter(SiteId::from_bytes([1; 16])));
         metrics.store().observe("put", Duration::from_millis(3), true);
@@ -328,6 +348,9 @@ mod tests {
             "cloudsync_fenced{database=\"demo\"} 0",
             "cloudsync_auth_failures_total{database=\"demo\",reason=\"credential\"} 0",
             "cloudsync_key_set_fetches_total{database=\"demo\",outcome=\"failed\"} 0",
+            "cloudsync_jobs{database=\"demo\",state=\"dead\"} 1",
+            "cloudsync_jobs_ended_total{database=\"demo\",kind=\"expiry\",outcome=\"done\"} 1",
+            "cloudsync_inbox_entries{database=\"demo\"} 0",
             "cloudsync_store_errors_total{operation=\"put\"} 1",
             "cloudsync_store_seconds_count{operation=\"put\"} 1",
         ] {

@@ -18,6 +18,7 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::feed::log::Log;
 use crate::ingest::Ingest;
+use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
 
 /// One central database.
@@ -30,6 +31,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// The scopes that a caller with these claims holds.
     fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>>;
+
+    /// The queue of jobs; none where nothing keeps one.
+    fn queue(&self) -> Option<Arc<dyn JobQueue>>;
 
     /// Asks for a sign of life.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;

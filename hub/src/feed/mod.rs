@@ -253,6 +253,14 @@ impl Feed {
         Ok(expired)
     }
 
+    /// Makes a snapshot, unless one is good enough, and waits until it is whole.
+    pub(crate) async fn make_snapshot(&self) -> Result<()> {
+        match self.log.epoch() {
+            Some(epoch) => self.snapshots.make(&epoch).await,
+            None => Ok(()),
+        }
+    }
+
     /// Removes snapshots of the newest epoch that nobody can still be taking; tells how many.
     pub async fn expire_snapshots(&self) -> Result<usize> {
         match self.archive.newest_epoch().await? {

@@ -18,6 +18,7 @@ use crate::backend::{self, Backend};
 use crate::config::{DatabaseConfig, DatabaseName, MemoryConfig};
 use crate::error::Result;
 use crate::feed::Feed;
+use crate::jobs::{self, Bell};
 use crate::memory::Memory;
 use crate::metrics::{DatabaseMetrics, Metrics};
 use crate::shutdown::{Shutdown, asked};
@@ -47,6 +48,8 @@ pub(crate) struct Database {
     pub(crate) probe: Probe,
     pub(crate) origin: Origin,
     config: DatabaseConfig,
+    /// Wakes whoever does its jobs.
+    pub(crate) bell: Bell,
     keys: RwLock<Arc<ApiKeys>>,
     tokens: Option<Tokens>,
     shutdown: Shutdown,
@@ -143,6 +146,7 @@ impl Databases {
             before.stop().await;
         }
         let database = Arc::new(self.start(config, backend, origin));
+        tokio::spawn(jobs::run(Arc::clone(&database)));
         self.change(|list| list.insert(config.name.clone(), database));
         self.metrics.show(config.name.as_str());
         Ok(())
@@ -182,6 +186,7 @@ impl Databases {
             probe: Probe::default(),
             origin,
             config: config.clone(),
+            bell: Bell::default(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
             tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),
             metrics,

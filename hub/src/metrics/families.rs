@@ -167,6 +167,39 @@ impl AuthFamilies {
     }
 }
 
+/// What is done beside requests.
+#[derive(Clone, Debug)]
+pub(super) struct JobFamilies {
+    pub(super) jobs: IntGaugeVec,
+    pub(super) jobs_ended: IntCounterVec,
+    pub(super) inbox_entries: IntGaugeVec,
+}
+
+impl JobFamilies {
+    pub(super) fn make(make: &Maker<'_>) -> Result<JobFamilies> {
+        Ok(JobFamilies {
+            jobs: make.gauge("cloudsync_jobs", "Jobs in the queue, by state.", &["database", "state"])?,
+            jobs_ended: make.counter(
+                "cloudsync_jobs_ended_total",
+                "Jobs that this node did, by kind and outcome.",
+                &["database", "kind", "outcome"],
+            )?,
+            inbox_entries: make.gauge(
+                "cloudsync_inbox_entries",
+                "Uploads that wait in the store for Postgres.",
+                DATABASE,
+            )?,
+        })
+    }
+
+    /// Begins what is sure to come up for a database.
+    pub(super) fn begin(&self, name: &str) {
+        for state in ["waiting", "running", "dead"] {
+            self.jobs.with_label_values(&[name, state]);
+        }
+    }
+}
+
 /// What becomes of the log of a database.
 #[derive(Clone, Debug)]
 pub(super) struct LogFamilies {

@@ -148,6 +148,16 @@ impl Snapshots {
         }
     }
 
+    /// Makes a snapshot, unless one is good enough, and waits until it is whole.
+    pub(crate) async fn make(&self, epoch: &Epoch) -> Result<()> {
+        let build = self.obtain(epoch).await?;
+        let mut progress = build.progress.clone();
+        let ended = progress.wait_for(|progress| progress.ended.is_some()).await;
+        let ended = ended.ok().and_then(|progress| progress.ended.clone());
+        let broken = |reason| Error::Unavailable { reason };
+        ended.unwrap_or_else(|| Err("making the snapshot broke off".to_owned())).map(drop).map_err(broken)
+    }
+
     /// Finds the snapshot that a cursor names.
     pub(crate) async fn find(&self, epoch: EpochId, id: SnapshotId) -> Result<Option<Arc<Build>>> {
         let current = self.current.lock().await.build.clone();

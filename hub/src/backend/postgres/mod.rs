@@ -2,8 +2,10 @@
 
 mod anchor;
 mod apply;
+mod jobs;
 mod report;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -17,6 +19,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::ingest::Ingest;
+use crate::jobs::queue::JobQueue;
 use crate::postgres::{Pool, PostgresUrl};
 
 /// Longest wait for the number of a site.
@@ -70,6 +73,10 @@ impl Backend for Postgres {
 
     fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
         self.ask_scopes(claims).boxed()
+    }
+
+    fn queue(&self) -> Option<Arc<dyn JobQueue>> {
+        Some(Arc::new(jobs::PostgresQueue { pool: self.pool.clone() }))
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {

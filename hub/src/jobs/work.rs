@@ -1,0 +1,92 @@
+//! What each kind of job does, and how often.
+
+use std::time::Duration;
+
+use super::queue::Claimed;
+use crate::error::{Error, Result};
+use crate::http::databases::Database;
+
+/// How long segments stay that a snapshot stands for: a client that comes back within that reads the log alone.
+const SEGMENTS_KEEP: Duration = Duration::from_secs(7 * 86_400);
+
+/// A kind of job that recurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Joins small segments.
+    Compaction,
+    /// Removes segments and snapshots that nobody needs.
+    Expiry,
+    /// Makes a snapshot, so that new clients do not wait and old segments can go.
+    Snapshot,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 3] = [Kind::Compaction, Kind::Expiry, Kind::Snapshot];
+    pub(super) const NAMES: [&'static str; 3] =
+        [Kind::Compaction.name(), Kind::Expiry.name(), Kind::Snapshot.name()];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Kind::Compaction => "compaction",
+            Kind::Expiry => "expiry",
+            Kind::Snapshot => "snapshot",
+        }
+    }
+
+    /// Kinds of one lane are never done at once.
+    pub(super) const fn lane(self) -> &'static str {
+        match self {
+            Kind::Compaction | Kind::Expiry => "store",
+            Kind::Snapshot => "snapshot",
+        }
+    }
+
+    pub(super) const fn every(self) -> Duration {
+        Duration::from_secs(match self {
+            Kind::Compaction => 60,
+            Kind::Expiry => 600,
+            Kind::Snapshot => 86_400,
+        })
+    }
+
+    /// The first time: not while everything starts at once.
+    pub(super) const fn first_after(self) -> Duration {
+        match self {
+            Kind::Compaction | Kind::Expiry => self.every(),
+            Kind::Snapshot => Duration::from_secs(3_600),
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Does one job.
+pub(super) async fn run(database: &Database, claimed: &Claimed) -> Result<()> {
+    let kind = Kind::of_name(&claimed.kind);
+    match kind.ok_or_else(|| Error::JobKind { found: claimed.kind.clone() })? {
+        Kind::Compaction => {
+            while database.feed.compact().await?.more {}
+            Ok(())
+        }
+        Kind::Expiry => {
+            database.feed.expire(SEGMENTS_KEEP).await?;
+            database.feed.expire_snapshots().await.map(drop)
+        }
+        Kind::Snapshot => database.feed.make_snapshot().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_name() {
+        for (kind, name) in Kind::ALL.into_iter().zip(Kind::NAMES) {
+            assert_eq!(Kind::of_name(name), Some(kind));
+        }
+        assert_eq!(Kind::of_name("other"), None);
+    }
+}
