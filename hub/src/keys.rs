@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use shared_format::SiteId;
+
 use crate::cursor::SnapshotId;
 use crate::position::{Lsn, Position};
 
@@ -29,7 +31,65 @@ pub struct SegmentName {
     pub fence: Fence,
 }
 
+/// What an inbox entry's name says: whose upload it is, and of which numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InboxName {
+    /// The site that sent it.
+    pub site: SiteId,
+    /// The first number that it speaks for.
+    pub first: i64,
+    /// The last number that it speaks for.
+    pub last: i64,
+    /// Its random id.
+    pub upload: [u8; 16],
+}
+
+impl fmt::Display for InboxName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let upload = u128::from_be_bytes(self.upload);
+        write!(f, "{}/{:020}-{:020}-{upload:032x}", self.site, self.first, self.last)
+    }
+}
+
+impl InboxName {
+    /// Reads the last two parts of an entry's key.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<InboxName> {
+        let (site, name) = name.split_once('/')?;
+        let mut parts = name.split('-');
+        let first = parts.next()?.parse().ok()?;
+        let last = parts.next()?.parse().ok()?;
+        let upload = u128::from_str_radix(parts.next()?, 16).ok()?.to_be_bytes();
+        let read = InboxName { site: site.parse().ok()?, first, last, upload };
+        (parts.next().is_none() && name.len() == 20 + 1 + 20 + 1 + 32).then_some(read)
+    }
+}
+
 impl Keys {
+    /// Folder of the uploads that wait for Postgres: of no epoch, since they are in no log yet.
+    #[must_use]
+    pub fn inbox(&self) -> String {
+        format!("{}/inbox/", self.root)
+    }
+
+    /// Folder of those of one site.
+    #[must_use]
+    pub fn inbox_of(&self, site: SiteId) -> String {
+        format!("{}/inbox/{site}/", self.root)
+    }
+
+    /// An upload that waits.
+    #[must_use]
+    pub fn inbox_entry(&self, name: &InboxName) -> String {
+        format!("{}/inbox/{name}", self.root)
+    }
+
+    /// An upload that can never be applied.
+    #[must_use]
+    pub fn buried_entry(&self, name: &InboxName) -> String {
+        format!("{}/buried/{name}", self.root)
+    }
+
     /// The names for the database of this name in the configuration.
     #[must_use]
     pub fn new(database: &str) -> Keys {
@@ -150,6 +210,21 @@ mod tests {
 
     fn position(commit_end: u64, message: u64) -> Position {
         Position::new(Lsn::new(commit_end), Lsn::new(message))
+    }
+
+    #[test]
+    fn the_name_of_an_inbox_entry_reads_back_and_sorts_by_its_range() {
+        let name =
+            |first| InboxName { site: SiteId::from_bytes([7; 16]), first, last: first + 5, upload: [9; 16] };
+        let keys = Keys::new("demo");
+        let key = keys.inbox_entry(&name(1));
+        assert_eq!(InboxName::parse(key.strip_prefix(&keys.inbox()).unwrap()), Some(name(1)));
+        assert!(
+            key < keys.inbox_entry(&name(20)) && keys.inbox_entry(&name(3)) < keys.inbox_entry(&name(20))
+        );
+        for other in ["", "x/1-2-3", &format!("{}-1", name(1)), "1-2-3"] {
+            assert_eq!(InboxName::parse(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod error;
 pub mod feed;
 pub mod ground;
 pub mod http;
+mod inbox;
 mod ingest;
 mod jobs;
 pub mod keys;

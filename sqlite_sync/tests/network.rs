@@ -95,7 +95,9 @@ fn an_upload_that_was_not_answered_is_sent_again_with_the_same_id_and_bytes() {
     check(
         &a,
         SEND,
-        Err("cloudsync: POST http://hub/v1/databases/demo/uploads: no answer (connection lost), wanted 200"),
+        Err(
+            "cloudsync: POST http://hub/v1/databases/demo/uploads: no answer (connection lost), wanted 200 or 202",
+        ),
     );
     run(&a, "update todos set title = 'changed meanwhile'");
     script.answer(
@@ -107,7 +109,7 @@ fn an_upload_that_was_not_answered_is_sent_again_with_the_same_id_and_bytes() {
         &a,
         SEND,
         Err(
-            "cloudsync: POST http://hub/v1/databases/demo/uploads: server answered 503 unavailable: away: postgres is away, wanted 200",
+            "cloudsync: POST http://hub/v1/databases/demo/uploads: server answered 503 unavailable: away: postgres is away, wanted 200 or 202",
         ),
     );
     script.accept(1, 1, "");
@@ -133,14 +135,14 @@ fn a_server_that_refuses_is_an_error_and_the_range_is_kept() {
         &a,
         SEND,
         Err(
-            "cloudsync: POST http://hub/v1/databases/demo/uploads: server answered 401 unauthorized: unauthorized: unknown api key, wanted 200",
+            "cloudsync: POST http://hub/v1/databases/demo/uploads: server answered 401 unauthorized: unauthorized: unknown api key, wanted 200 or 202",
         ),
     );
     script.answer(404, &[], "not json");
     check(
         &a,
         SEND,
-        Err("cloudsync: POST http://hub/v1/databases/demo/uploads: server answered 404, wanted 200"),
+        Err("cloudsync: POST http://hub/v1/databases/demo/uploads: server answered 404, wanted 200 or 202"),
     );
     script.answer(200, &[], "not json");
     check(&a, SEND, Err("cloudsync: http://hub/v1/databases/demo/uploads: answer has no usable JSON body"));
@@ -484,4 +486,32 @@ fn a_locked_file_answers_busy_and_loses_nothing() {
     run(&other, "rollback");
     script.accept(1, 1, "");
     check(&a, SEND, Ok(r#"{"send":{"localVersion":1,"rejected":0,"serverVersion":1,"status":"synced"}}"#));
+}
+
+#[test]
+fn what_the_server_keeps_for_later_is_held_and_asked_for_until_it_is_applied() {
+    let (a, script) = client();
+    run(&a, "insert into todos values ('1', 'milk', 0)");
+    let stored = r#"{"status":"stored","server_time_ms":1,"rejected":[],"lost":[]}"#;
+    script.answer(202, &[], stored);
+    check(&a, SEND, Ok(r#"{"send":{"localVersion":1,"rejected":0,"serverVersion":0,"status":"syncing"}}"#));
+    let first = script.seen().remove(0);
+    run(&a, "insert into todos values ('2', 'bread', 0)");
+    script.answer(202, &[], stored);
+    check(&a, SEND, Ok(r#"{"send":{"localVersion":2,"rejected":0,"serverVersion":0,"status":"syncing"}}"#));
+    let again = script.seen();
+    assert_eq!(again.len(), 1, "what comes after it waits");
+    assert_eq!(again[0].header("Cloudsync-Upload"), first.header("Cloudsync-Upload"));
+    assert_eq!(again[0].body, first.body);
+    // What the database refused of it is heard now.
+    script.accept(
+        1,
+        7,
+        r#"{"id":4,"table":"todos","key":["1"],"sqlstate":"23514","message":"no","first":1,"last":1}"#,
+    );
+    script.accept(2, 8, "");
+    check(&a, SEND, Ok(r#"{"send":{"localVersion":2,"rejected":1,"serverVersion":2,"status":"synced"}}"#));
+    let seen = script.seen();
+    assert_eq!(seen[0].header("Cloudsync-Upload"), first.header("Cloudsync-Upload"));
+    assert_eq!((seen[1].header("Cloudsync-Range"), seen.len()), ("2-2", 2));
 }

@@ -120,6 +120,11 @@ impl ApiKeys {
         distinct.then_some(ApiKeys(keys))
     }
 
+    /// Whether one of the keys stands for this role.
+    pub(crate) fn allow_role(&self, role: Option<&str>) -> bool {
+        self.0.iter().any(|key| key.role() == role)
+    }
+
     /// Finds the key that was presented, in a time that tells nothing about any key.
     ///
     /// Every key is compared, whichever matches.

@@ -9,6 +9,7 @@ mod sqlite;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use shared_format::SiteId;
@@ -31,6 +32,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// The scopes that a caller with these claims holds.
     fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>>;
+
+    /// The key that the database signs with, which nobody else may read; none where it signs nothing.
+    fn message_key(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>>>;
 
     /// The queue of jobs; none where nothing keeps one.
     fn queue(&self) -> Option<Arc<dyn JobQueue>>;
@@ -81,9 +85,10 @@ pub(crate) trait UploadPlace: Send {
 }
 
 /// One upload as the database is told of it.
+#[derive(Clone)]
 pub(crate) struct Upload {
     /// The payload, checked.
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Bytes,
     /// The site that sent it.
     pub(crate) site: SiteId,
     /// Its random id.

@@ -18,7 +18,9 @@ use crate::backend::{self, Backend};
 use crate::config::{DatabaseConfig, DatabaseName, MemoryConfig};
 use crate::error::Result;
 use crate::feed::Feed;
+use crate::inbox::Inbox;
 use crate::jobs::{self, Bell};
+use crate::keys::Keys;
 use crate::memory::Memory;
 use crate::metrics::{DatabaseMetrics, Metrics};
 use crate::shutdown::{Shutdown, asked};
@@ -48,6 +50,8 @@ pub(crate) struct Database {
     pub(crate) probe: Probe,
     pub(crate) origin: Origin,
     config: DatabaseConfig,
+    /// Takes uploads while its Postgres is away.
+    pub(crate) inbox: Inbox,
     /// Wakes whoever does its jobs.
     pub(crate) bell: Bell,
     keys: RwLock<Arc<ApiKeys>>,
@@ -71,6 +75,12 @@ impl Database {
     pub(crate) fn set_stored_keys(&self, stored: impl Iterator<Item = ApiKey>) {
         let keys = Arc::new(self.config.api_keys.and(stored));
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// Whether somebody who may use it could still act as this role.
+    pub(crate) fn allows_role(&self, role: Option<&str>) -> bool {
+        let by_token = role.zip(self.tokens.as_ref()).is_some_and(|(role, tokens)| tokens.allows(role));
+        by_token || self.keys().allow_role(role)
     }
 
     /// What hears that the hub ends, or that the database is not served any more.
@@ -186,6 +196,7 @@ impl Databases {
             probe: Probe::default(),
             origin,
             config: config.clone(),
+            inbox: Inbox::new(Arc::clone(&self.store), Keys::new(config.name.as_str())),
             bell: Bell::default(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
             tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),

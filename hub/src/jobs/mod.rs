@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
 use crate::error::{Error, Result};
 use crate::http::databases::Database;
@@ -22,6 +22,9 @@ use work::Kind;
 /// Time between two looks at the queue of one database.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Time between two looks whether Postgres is there, which cost it nothing.
+const AWAY_INTERVAL: Duration = Duration::from_millis(200);
+
 /// How often it is made sure that the recurring jobs are there: a database may have been restored.
 const ENSURE_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -30,7 +33,6 @@ const ENSURE_INTERVAL: Duration = Duration::from_secs(600);
 pub(crate) struct Bell(Arc<Notify>);
 
 impl Bell {
-    #[expect(dead_code, reason = "the inbox follows")]
     /// Lets the worker look at once; it remembers one ring that it is too busy to hear.
     pub(crate) fn ring(&self) {
         self.0.notify_one();
@@ -43,7 +45,7 @@ impl Bell {
 
 /// Does the jobs of one database until that is not served any more.
 pub(crate) async fn run(database: Arc<Database>) {
-    let Some(queue) = database.backend.queue() else { return };
+    let Some(queue) = database.backend.queue() else { return alone(&database).await };
     let worker = Worker { name: node_name(), database: &database, queue: &queue };
     let mut ending = database.ending();
     let mut doing = JoinSet::new();
@@ -54,11 +56,38 @@ pub(crate) async fn run(database: Arc<Database>) {
         }
         tokio::select! {
             () = asked(&mut ending) => return,
-            () = database.bell.rung() => {}
+            // What is wanted at once is made due.
+            () = database.bell.rung() => state.ensured = None,
             // The lane may have more.
             Some(_done) = doing.join_next() => {}
-            () = sleep(POLL_INTERVAL) => {}
+            () = sleep(state.wait()) => {}
         }
+    }
+}
+
+/// Does the recurring jobs of a database that has no queue: no other node does them.
+async fn alone(database: &Database) {
+    let mut ending = database.ending();
+    let begun = Instant::now();
+    let mut due = Kind::ALL.map(|kind| (begun + kind.first_after(), kind));
+    loop {
+        due.sort_unstable_by_key(|(at, _kind)| *at);
+        let [(at, kind), ..] = due;
+        let done = async {
+            sleep_until(at).await;
+            work::recur(database, kind).await
+        };
+        let outcome = tokio::select! {
+            outcome = done => outcome,
+            () = asked(&mut ending) => return,
+        };
+        database.metrics.count_job(kind.name(), if outcome.is_ok() { "done" } else { "failed" });
+        if let Err(error) = outcome {
+            let (name, kind) = (database.name.as_str(), kind.name());
+            tracing::warn!(database = name, kind, problem = error.logged(), "job failed, to be tried again");
+        }
+        let [(at, kind), ..] = &mut due;
+        *at = Instant::now() + kind.every();
     }
 }
 
@@ -68,6 +97,13 @@ struct State {
     ensured: Option<Instant>,
     /// What it complained of last.
     told: Option<String>,
+}
+
+impl State {
+    /// How long nothing is looked for, unless somebody rings.
+    fn wait(&self) -> Duration {
+        if self.ensured.is_none() && self.told.is_none() { AWAY_INTERVAL } else { POLL_INTERVAL }
+    }
 }
 
 /// Does the jobs of one database.
@@ -85,6 +121,7 @@ impl Worker<'_> {
             state.ensured = None;
             return Ok(());
         }
+        self.database.inbox.learn_key(self.database).await?;
         if state.ensured.is_none_or(|at| at.elapsed() > ENSURE_INTERVAL) {
             for kind in Kind::ALL {
                 self.queue.make(recurring(kind)).await?;

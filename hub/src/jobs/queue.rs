@@ -42,9 +42,6 @@ pub(crate) struct Claimed {
     pub(crate) kind: String,
     /// Which one.
     pub(crate) key: String,
-    #[expect(dead_code, reason = "the inbox follows")]
-    /// What the kind needs to know.
-    pub(crate) arguments: Value,
     /// How often it was begun, with this time.
     pub(crate) attempts: i32,
     /// What shows that the lease is still this node's.
@@ -78,7 +75,6 @@ pub(crate) trait JobQueue: Send + Sync {
     /// Ends a job: done, or with why not; false when the lease was lost.
     fn end<'a>(&'a self, claimed: &'a Claimed, error: Option<String>) -> BoxFuture<'a, Result<bool>>;
 
-    #[expect(dead_code, reason = "the inbox follows")]
     /// Keeps what can never be done, with why, until somebody looks at it.
     fn bury(&self, job: NewJob, error: String) -> BoxFuture<'_, Result<()>>;
 

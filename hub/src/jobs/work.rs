@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::queue::Claimed;
 use crate::error::{Error, Result};
 use crate::http::databases::Database;
+use crate::inbox::{BURIED, LANE};
 
 /// How long segments stay that a snapshot stands for: a client that comes back within that reads the log alone.
 const SEGMENTS_KEEP: Duration = Duration::from_secs(7 * 86_400);
@@ -16,19 +17,22 @@ pub(super) enum Kind {
     Compaction,
     /// Removes segments and snapshots that nobody needs.
     Expiry,
+    /// Applies what waits in the inbox.
+    Inbox,
     /// Makes a snapshot, so that new clients do not wait and old segments can go.
     Snapshot,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 3] = [Kind::Compaction, Kind::Expiry, Kind::Snapshot];
-    pub(super) const NAMES: [&'static str; 3] =
-        [Kind::Compaction.name(), Kind::Expiry.name(), Kind::Snapshot.name()];
+    pub(super) const ALL: [Kind; 4] = [Kind::Compaction, Kind::Expiry, Kind::Inbox, Kind::Snapshot];
+    pub(super) const NAMES: [&'static str; 5] =
+        [Kind::Compaction.name(), Kind::Expiry.name(), Kind::Inbox.name(), Kind::Snapshot.name(), BURIED];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Kind::Compaction => "compaction",
             Kind::Expiry => "expiry",
+            Kind::Inbox => "inbox",
             Kind::Snapshot => "snapshot",
         }
     }
@@ -37,13 +41,14 @@ impl Kind {
     pub(super) const fn lane(self) -> &'static str {
         match self {
             Kind::Compaction | Kind::Expiry => "store",
+            Kind::Inbox => LANE,
             Kind::Snapshot => "snapshot",
         }
     }
 
     pub(super) const fn every(self) -> Duration {
         Duration::from_secs(match self {
-            Kind::Compaction => 60,
+            Kind::Compaction | Kind::Inbox => 60,
             Kind::Expiry => 600,
             Kind::Snapshot => 86_400,
         })
@@ -53,6 +58,7 @@ impl Kind {
     pub(super) const fn first_after(self) -> Duration {
         match self {
             Kind::Compaction | Kind::Expiry => self.every(),
+            Kind::Inbox => Duration::ZERO,
             Kind::Snapshot => Duration::from_secs(3_600),
         }
     }
@@ -64,8 +70,17 @@ impl Kind {
 
 /// Does one job.
 pub(super) async fn run(database: &Database, claimed: &Claimed) -> Result<()> {
+    if claimed.kind == BURIED {
+        database.inbox.unbury(&claimed.key).await?;
+        return database.inbox.apply_all(database).await;
+    }
     let kind = Kind::of_name(&claimed.kind);
-    match kind.ok_or_else(|| Error::JobKind { found: claimed.kind.clone() })? {
+    recur(database, kind.ok_or_else(|| Error::JobKind { found: claimed.kind.clone() })?).await
+}
+
+/// Does a job that recurs.
+pub(super) async fn recur(database: &Database, kind: Kind) -> Result<()> {
+    match kind {
         Kind::Compaction => {
             while database.feed.compact().await?.more {}
             Ok(())
@@ -74,6 +89,7 @@ pub(super) async fn run(database: &Database, claimed: &Claimed) -> Result<()> {
             database.feed.expire(SEGMENTS_KEEP).await?;
             database.feed.expire_snapshots().await.map(drop)
         }
+        Kind::Inbox => database.inbox.apply_all(database).await,
         Kind::Snapshot => database.feed.make_snapshot().await,
     }
 }

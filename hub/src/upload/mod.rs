@@ -1,8 +1,8 @@
 //! An upload: one payload of one site, checked here and applied in Postgres before it is answered.
 //!
-//! Nothing of a body is trusted before its frame, its checksum and the verifier are satisfied. The hub adds
-//! nothing and keeps nothing: an upload that was not answered is sent again with the same id, and Postgres
-//! tells that it has it.
+//! Nothing of a body is trusted before its frame, its checksum and the verifier are satisfied. An upload that was not
+//! answered is sent again with the same id, and Postgres tells that it has it. While Postgres is away, an upload
+//! is kept in the inbox, and answered by 202.
 
 mod body;
 mod headers;
@@ -15,7 +15,7 @@ use prometheus::IntCounter;
 use serde_json::Value;
 use shared_format::FormatError;
 use shared_format::payload::{Limits, Payload, decode_frame};
-use warp::http::HeaderMap;
+use warp::http::{HeaderMap, StatusCode};
 use warp::reply::Response;
 
 use crate::auth::Caller;
@@ -45,28 +45,53 @@ where
     let _room = app.room_for_upload().await?;
     let body = body::collect(body, headers.content_length).await?;
     database.metrics.received_bytes.inc_by(u64::try_from(body.len()).unwrap_or(u64::MAX));
-    // No more bodies are expanded than can be applied; and a wrong one is told so whatever Postgres does.
-    let place = database.backend.reserve().await?;
-    let payload = expand(body, database.metrics.received_rows.clone()).await?;
-    database.feed.check_writable()?;
+    // A wrong body is told so whatever Postgres does.
+    let payload = expand(body.clone(), database.metrics.received_rows.clone()).await?;
     let UploadHeaders { site, upload, first, last, token, rejected_seen, content_length: _ } = headers;
     let (role, claims) = (caller.role.clone(), caller.claims.clone());
-    let start = Instant::now();
     let upload = Upload { payload, site, upload, first, last, token, rejected_seen, role, claims };
-    let answer = place.apply(upload).await?;
+    match apply(database, &upload).await {
+        Ok(answer) => respond(database, &answer),
+        Err(error) if is_away(database, &error) => {
+            let answer = database.inbox.accept(database, &upload, body).await?;
+            database.metrics.count_upload("stored");
+            let mut response = json_response(&answer);
+            *response.status_mut() = StatusCode::ACCEPTED;
+            Ok(response)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Applies an upload; what waits of its site comes first, if it must.
+async fn apply(database: &Database, upload: &Upload) -> crate::error::Result<Value> {
+    database.feed.check_writable()?;
+    let place = database.backend.reserve().await?;
+    let start = Instant::now();
+    let answer = place.apply(upload.clone()).await?;
     database.metrics.apply_seconds.observe(start.elapsed().as_secs_f64());
-    respond(database, &answer)
+    let status = answer.get("status").and_then(Value::as_str);
+    let misses_some = matches!(status, Some("out_of_order" | "site_conflict"));
+    if misses_some && database.inbox.apply_site(database, upload.site).await? {
+        return database.backend.reserve().await?.apply(upload.clone()).await;
+    }
+    Ok(answer)
+}
+
+/// Whether an upload was not taken because its database cannot be reached, or is not known to be the right one.
+fn is_away(database: &Database, error: &Error) -> bool {
+    database.feed.check_writable().is_err() || error.is_lost_connection()
 }
 
 /// Checks a body and gives the payload in it.
-async fn expand(body: Bytes, rows: IntCounter) -> Result<Vec<u8>, Problem> {
+async fn expand(body: Bytes, rows: IntCounter) -> Result<Bytes, Problem> {
     let expanded = tokio::task::spawn_blocking(move || {
         let (payload, used) = decode_frame(&body, &Limits::UPLOAD)?;
         if used != body.len() {
             return Err(FormatError::Truncated { part: "frame", found: used, wanted: body.len() });
         }
         rows.inc_by(Payload::parse(&payload)?.row_count());
-        Ok(payload)
+        Ok(Bytes::from(payload))
     });
     match expanded.await {
         Ok(Ok(payload)) => Ok(payload),

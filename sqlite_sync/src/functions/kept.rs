@@ -55,7 +55,7 @@ fn discard_rejected(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> 
     let (table, key) = (text(context, function, 0)?, key(context));
     with_network(context, shared, function, |connection, network, applying| {
         network.server()?;
-        network.send(connection, applying)?;
+        network.send_through(connection, applying)?;
         let row = kept::give_up(connection, &table, &key)?;
         let receive = network.receive(connection, applying, 0, 0, None)?;
         row.settle(connection)?;

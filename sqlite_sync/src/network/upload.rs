@@ -26,6 +26,9 @@ use crate::sql::Unit;
 /// that lost. One that cannot be read would hold up the file for good.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
+/// The status of a file whose changes the server keeps, but has not applied yet.
+const STORED: &str = "syncing";
+
 impl Network {
     /// Sends everything unsent; the result says where file and server are.
     pub(crate) fn send(&self, connection: &Connection, applying: &Applying) -> Result<Json> {
@@ -46,11 +49,34 @@ impl Network {
                     chunks += 1;
                     bytes += upload.frame.len();
                 }
+            } else if answer.response.status == 202 {
+                // The server keeps it until its database is back. It is asked again by the same upload, so that what
+                // became of it is heard, and nothing is given up before.
+                let unit = Unit::begin(connection)?;
+                answer.keep_clock(connection)?;
+                unit.commit()?;
+                let mut told = status(connection)?;
+                told["status"] = json!(STORED);
+                return Ok(told);
             } else {
                 answer.give_way(connection, &ask, &mut concessions)?;
             }
         }
         status(connection)
+    }
+
+    /// Sends everything unsent to a server whose database is there; otherwise it is an error.
+    pub(crate) fn send_through(&self, connection: &Connection, applying: &Applying) -> Result<()> {
+        let told = self.send(connection, applying)?;
+        if told["status"] != json!(STORED) {
+            return Ok(());
+        }
+        Err(Error::Unreachable {
+            method: Method::Post.name(),
+            url: self.server()?.uploads(),
+            reason: String::from("the server keeps what was sent until its database is back"),
+            wanted: "200",
+        })
     }
 
     /// Asks what time it is before anything is stamped by a clock that was never compared.
@@ -94,7 +120,7 @@ impl Network {
             body: &upload.frame,
             wait: Duration::ZERO,
             answer_bytes_max: ANSWER_BYTES_MAX,
-            wanted: "200",
+            wanted: "200 or 202",
         })
     }
 }

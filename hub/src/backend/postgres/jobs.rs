@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -17,7 +16,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const MAKE: &str =
     "select cloudsync.make_job($1, $2, $3, $4::text::jsonb, $5::text::interval, $6::text::interval)";
-const CLAIM: &str = "select c.job_id, c.kind, c.key, c.arguments::text, c.attempts, c.fence \
+const CLAIM: &str = "select c.job_id, c.kind, c.key, c.attempts, c.fence \
      from cloudsync.claim_job($1, $2, $3::text::interval) as c";
 const EXTEND: &str = "select coalesce(cloudsync.extend_job($1, $2, $3::text::interval), false)";
 const END: &str = "select cloudsync.end_job($1, $2, $3, $4)";
@@ -51,15 +50,7 @@ fn interval(span: Duration) -> String {
 }
 
 fn claimed(row: &Row) -> Claimed {
-    let arguments: &str = row.get(3);
-    Claimed {
-        job: row.get(0),
-        kind: row.get(1),
-        key: row.get(2),
-        arguments: serde_json::from_str(arguments).unwrap_or(Value::Null),
-        attempts: row.get(4),
-        fence: row.get(5),
-    }
+    Claimed { job: row.get(0), kind: row.get(1), key: row.get(2), attempts: row.get(3), fence: row.get(4) }
 }
 
 impl JobQueue for PostgresQueue {

@@ -75,6 +75,19 @@ impl Backend for Postgres {
         self.ask_scopes(claims).boxed()
     }
 
+    fn message_key(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        async {
+            let lease = self.pool.lease().await?;
+            let asked = lease.client().query_typed("select cloudsync.message_key()", &[]);
+            let silent = || Error::Unavailable { reason: "postgres did not answer in time".to_owned() };
+            let rows = tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(|_elapsed| silent())?;
+            let rows = rows.map_err(Error::Postgres)?;
+            lease.give_back();
+            Ok(rows.first().and_then(|row| row.get(0)))
+        }
+        .boxed()
+    }
+
     fn queue(&self) -> Option<Arc<dyn JobQueue>> {
         Some(Arc::new(jobs::PostgresQueue { pool: self.pool.clone() }))
     }

@@ -22,6 +22,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::ingest::Ingest;
+use crate::jobs::queue::JobQueue;
 use file::{File, in_transaction};
 
 /// One central file.
@@ -85,6 +86,16 @@ impl Backend for Sqlite {
         match report {
             Report::Devices { .. } | Report::Slots | Report::Rejected { .. } => async { Ok(None) }.boxed(),
         }
+    }
+
+    /// Nothing that a file says passes through hands that could forge it; and it is never away.
+    fn message_key(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
+        async { Ok(None) }.boxed()
+    }
+
+    /// One node serves a file, and does its jobs alone.
+    fn queue(&self) -> Option<Arc<dyn JobQueue>> {
+        None
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
