@@ -229,7 +229,7 @@ fn operators_see_devices_slots_segments_snapshots_and_refused_rows() {
         wait::until("a segment is stored", || Some(list("segments")).filter(|all| !all.is_empty()));
     assert!(segments[0]["bytes"].as_u64().is_some_and(|bytes| bytes > 0));
     let next = segments[0]["name"].as_str().unwrap();
-    assert_eq!(list(&format!("segments?limit=1"))[0]["name"], next);
+    assert_eq!(list("segments?limit=1")[0]["name"], next);
     assert!(list(&format!("segments?after={next}")).iter().all(|segment| segment["name"] != next));
     let snapshots = list("snapshots");
     assert!(snapshots.iter().any(|snapshot| snapshot["finished"] == true), "{snapshots:?}");
