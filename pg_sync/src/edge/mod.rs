@@ -7,6 +7,7 @@ pub(crate) mod confine;
 pub(crate) mod expression;
 pub(crate) mod heap;
 pub(crate) mod memory;
+mod plans;
 pub(crate) mod query;
 pub(crate) mod session;
 pub(crate) mod subtransaction;

@@ -7,8 +7,8 @@ use pgrx::PgTupleDesc;
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 
-use super::codec;
 use super::tuple::{self, Tuple};
+use super::{codec, plans};
 
 /// A parameter of a statement.
 #[derive(Clone, Copy, Debug)]
@@ -200,31 +200,22 @@ fn register(input: &Input) -> Registered {
 }
 
 fn execute(sql: &str, arguments: &[Argument], input: Option<&Input>, read_only: bool) -> Output {
-    let sql = CString::new(sql).expect("our statements have no NUL");
     let spi = Spi::connect();
     let registered = input.map(register);
-    let mut types: Vec<pg_sys::Oid> = arguments.iter().map(|argument| argument.type_oid).collect();
+    let plan = plans::prepared(sql, arguments.iter().map(|argument| argument.type_oid), input);
     let mut values: Vec<Datum> =
         arguments.iter().map(|argument| argument.value.unwrap_or(Datum::null())).collect();
     let nulls: Vec<i8> = arguments
         .iter()
         .map(|argument| if argument.value.is_none() { b'n' } else { b' ' }.cast_signed())
         .collect();
-    let count = i32::try_from(arguments.len()).expect("our statements have few parameters");
-    // SAFETY: the arrays have an entry per parameter each, and outlive the call.
+    // SAFETY: the plan lives as long as `plan`; the arrays have an entry per parameter each, and outlive the call.
     let code = unsafe {
-        pg_sys::SPI_execute_with_args(
-            sql.as_ptr(),
-            count,
-            types.as_mut_ptr(),
-            values.as_mut_ptr(),
-            nulls.as_ptr(),
-            read_only,
-            0,
-        )
+        pg_sys::SPI_execute_plan(plan.pointer(), values.as_mut_ptr(), nulls.as_ptr(), read_only, 0)
     };
     assert!(code >= 0, "SPI runs the statement: {code}");
     let output = collect();
+    drop(plan);
     drop(registered);
     drop(spi);
     output
