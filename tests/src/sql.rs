@@ -100,7 +100,13 @@ impl Session {
 
     /// Calls a function that takes and returns bytes, which the text protocol would have to escape.
     pub fn value_of_bytes(&self, sql: &str, bytes: &[u8]) -> Result<String, String> {
-        let row = runtime().block_on(self.postgres().query_one(sql, &[&bytes])).map_err(|e| message(&e))?;
+        let client = match &self.connection {
+            Connection::Postgres(client) => client,
+            Connection::File(file) => {
+                return file.lock().expect("no statement panics").value_of_bytes(sql, bytes);
+            }
+        };
+        let row = runtime().block_on(client.query_one(sql, &[&bytes])).map_err(|e| message(&e))?;
         row.try_get::<_, String>(0).map_err(|e| message(&e))
     }
 

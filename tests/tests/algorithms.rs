@@ -1,7 +1,7 @@
-//! Tables and columns of other algorithms than the default one: clients and people in Postgres write at the same
+//! Tables and columns of other algorithms than the default one: clients and people at the centre write at the same
 //! time, and every side ends alike; so does a client that joins later, from a snapshot.
 
-use tests::stage::{Setting, Stage, Table};
+use tests::stage::{Centre, Setting, Stage, Table, on_both};
 
 const SCORE_DDL: &str = "create table score (
     id text primary key not null, likes integer default 0, best integer, body text)";
@@ -56,8 +56,8 @@ fn agree(stage: &mut Stage, who: &str) {
     }
 }
 
-fn stage() -> Stage {
-    let mut stage = Stage::new(Setting { tables: &[SCORE, EVENT, REVOKED, PAIR], ..Setting::PLAIN });
+fn stage(setting: Setting<'_>) -> Stage {
+    let mut stage = Stage::new(Setting { tables: &[SCORE, EVENT, REVOKED, PAIR], ..setting });
     for who in ["pg", "a", "b"] {
         agree(&mut stage, who);
     }
@@ -66,67 +66,76 @@ fn stage() -> Stage {
 
 #[test]
 fn counters_extremes_and_blocks_keep_what_everyone_wrote() {
-    let mut stage = stage();
-    stage.play(&[
-        "a: insert into score values ('p', 10, 5, 'one, two')",
-        "a: sync",
-        "b: sync",
-        "a: update score set likes = likes + 3, best = 9, body = 'zero, one, two'",
-        "b: update score set likes = likes + 10, best = 7, body = 'one, two, three'",
-        "pg: update score set likes = likes + 100, best = 8, body = 'one, middle, two'",
-        "a: sync",
-        "b: sync",
-    ]);
-    stage.settles_at(&["p|123|9|zero, one, middle, two, three"]);
-    stage.play(&[
-        "pg: update score set likes = likes - 1, best = 6",
-        "a: update score set likes = likes + 2",
-        "a: sync",
-        "pg: update score set body = 'zero, one, middle, two, three, four'",
-    ]);
-    stage.settles_at(&["p|124|9|zero, one, middle, two, three, four"]);
-    assert_eq!(
-        stage.postgres.rows("select column_name, lost_value, reason from cloudsync.conflicts"),
-        ["best|6|max"]
-    );
-    agree(&mut stage, "late");
-    stage.play(&["late: sync", "late: update score set likes = likes + 1000, body = body || ', five'"]);
-    stage.settles_at(&["p|1124|9|zero, one, middle, two, three, four, five"]);
+    on_both(|setting| {
+        let mut stage = stage(setting);
+        stage.play(&[
+            "a: insert into score values ('p', 10, 5, 'one, two')",
+            "a: sync",
+            "b: sync",
+            "a: update score set likes = likes + 3, best = 9, body = 'zero, one, two'",
+            "b: update score set likes = likes + 10, best = 7, body = 'one, two, three'",
+            "pg: update score set likes = likes + 100, best = 8, body = 'one, middle, two'",
+            "a: sync",
+            "b: sync",
+        ]);
+        stage.settles_at(&["p|123|9|zero, one, middle, two, three"]);
+        stage.play(&[
+            "pg: update score set likes = likes - 1, best = 6",
+            "a: update score set likes = likes + 2",
+            "a: sync",
+            "pg: update score set body = 'zero, one, middle, two, three, four'",
+        ]);
+        stage.settles_at(&["p|124|9|zero, one, middle, two, three, four"]);
+        let lost = match setting.centre {
+            Centre::Postgres => "select column_name, lost_value, reason from cloudsync.conflicts",
+            Centre::SqliteFile => "select col, lost_value, reason from cloudsync_conflicts",
+        };
+        assert_eq!(stage.postgres.rows(lost), ["best|6|max"]);
+        agree(&mut stage, "late");
+        stage.play(&["late: sync", "late: update score set likes = likes + 1000, body = body || ', five'"]);
+        stage.settles_at(&["p|1124|9|zero, one, middle, two, three, four, five"]);
+    });
 }
 
 #[test]
 fn rows_that_grow_only_die_for_good_or_win_whole() {
-    let mut stage = stage();
-    stage.play(&[
-        "a: insert into event values ('e1', 'opened')",
-        "pg: insert into event values ('e2', 'sold')",
-        "a: insert into revoked values ('k', 'me'), ('l', 'me')",
-        "b: insert into pair values ('r', 1, 1)",
-        "b: sync",
-        "a: sync",
-        "b: sync",
-    ]);
-    for refused in ["update event set what = 'x'", "delete from event", "truncate event"] {
-        let answer = stage.postgres.try_rows(refused);
-        assert!(answer.is_err_and(|error| error.contains("only grows (gos)")), "{refused} is refused");
-    }
-    stage.play(&[
-        "pg: delete from revoked where id = 'k'",
-        "all: tick",
-        "a: update revoked set who = 'late'",
-        "a: update pair set x = 2",
-        "all: tick",
-        "pg: update pair set y = 5",
-        "all: tick",
-        "b: update pair set y = 7",
-        "a: sync",
-        "b: sync",
-    ]);
-    stage.settles_at(&["e1|opened", "e2|sold", "l|late", "r|1|7"]);
-    let answer = stage.postgres.try_rows("insert into revoked values ('k', 'again')");
-    assert!(answer.is_err_and(|error| error.contains("stand for good (dws)")), "a dead key is refused");
-    agree(&mut stage, "late");
-    stage.settles_at(&["e1|opened", "e2|sold", "l|late", "r|1|7"]);
-    let answer = stage.client("late").try_rows("insert into revoked values ('k', 'again')");
-    assert!(answer.is_err(), "the late client knows the dead key");
+    on_both(|setting| {
+        let mut stage = stage(setting);
+        stage.play(&[
+            "a: insert into event values ('e1', 'opened')",
+            "pg: insert into event values ('e2', 'sold')",
+            "a: insert into revoked values ('k', 'me'), ('l', 'me')",
+            "b: insert into pair values ('r', 1, 1)",
+            "b: sync",
+            "a: sync",
+            "b: sync",
+        ]);
+        let mut refused = vec!["update event set what = 'x'", "delete from event"];
+        if setting.centre == Centre::Postgres {
+            refused.push("truncate event");
+        }
+        for refused in refused {
+            let answer = stage.postgres.try_rows(refused);
+            assert!(answer.is_err_and(|error| error.contains("only grows (gos)")), "{refused} is refused");
+        }
+        stage.play(&[
+            "pg: delete from revoked where id = 'k'",
+            "all: tick",
+            "a: update revoked set who = 'late'",
+            "a: update pair set x = 2",
+            "all: tick",
+            "pg: update pair set y = 5",
+            "all: tick",
+            "b: update pair set y = 7",
+            "a: sync",
+            "b: sync",
+        ]);
+        stage.settles_at(&["e1|opened", "e2|sold", "l|late", "r|1|7"]);
+        let answer = stage.postgres.try_rows("insert into revoked values ('k', 'again')");
+        assert!(answer.is_err_and(|error| error.contains("stand for good (dws)")), "a dead key is refused");
+        agree(&mut stage, "late");
+        stage.settles_at(&["e1|opened", "e2|sold", "l|late", "r|1|7"]);
+        let answer = stage.client("late").try_rows("insert into revoked values ('k', 'again')");
+        assert!(answer.is_err(), "the late client knows the dead key");
+    });
 }

@@ -3,11 +3,20 @@
 use tests::client::Client;
 use tests::hub::API_KEY;
 use tests::places;
-use tests::stage::{Setting, Stage, TODO, Table};
+use tests::stage::{Setting, Stage, TODO, on_both};
 
 /// Syncs at a wrong place and checks the error and that the row waits; then at the right place.
 fn check_refused_sync(address: impl Fn(&Stage) -> String, api_key: &str, words: &[&str]) {
-    let mut stage = Stage::new(Setting::PLAIN);
+    on_both(|setting| check_refused_sync_of(setting, &address, api_key, words));
+}
+
+fn check_refused_sync_of(
+    setting: Setting<'_>,
+    address: impl Fn(&Stage) -> String,
+    api_key: &str,
+    words: &[&str],
+) {
+    let mut stage = Stage::new(setting);
     let device = stage.stranger("device");
     device.run("insert into todo values ('t', 'unsent', null, 0)");
     device.join(&address(&stage), api_key);
@@ -113,30 +122,32 @@ fn postgres_refuses_a_damaged_payload_and_stays_as_it_was() {
 }
 
 #[test]
-fn the_hub_refuses_a_damaged_upload_and_postgres_stays_as_it_was() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    let payload = payload(&stage);
-    let url = format!("{}/v1/databases/{}/uploads", stage.hub.base(), stage.database.name);
-    let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
-    for (damage, bytes) in damaged(&payload) {
-        let mut answer = agent
-            .post(&url)
-            .header("Authorization", format!("Bearer {API_KEY}"))
-            .header("Cloudsync-Site", "0123456789abcdef0123456789abcdef")
-            .header("Cloudsync-Upload", "fedcba9876543210fedcba9876543210")
-            .header("Cloudsync-Range", "1-2")
-            .header("Cloudsync-Db-Version", "2")
-            .send(&bytes[..])
-            .unwrap_or_else(|error| panic!("payload {damage}: the hub does not answer: {error}"));
-        let status = answer.status().as_u16();
-        let body = answer.body_mut().read_to_string().expect("the answer is text");
-        assert!((400..500).contains(&status), "payload {damage}: {status} {body}");
-        assert!(body.contains("\"code\""), "payload {damage}: the answer names the problem: {body}");
-        assert_eq!(stage.postgres.value("select count(*) from todo"), "0", "payload {damage}");
-    }
-    // The site that sent rubbish is not known, and everybody else goes on.
-    stage.play(&["a: insert into todo values ('a', 'fine', null, 0)", "a: sync"]);
-    stage.settles_at(&["a|fine|NULL|0"]);
+fn the_hub_refuses_a_damaged_upload_and_the_centre_stays_as_it_was() {
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        let payload = payload(&stage);
+        let url = format!("{}/v1/databases/{}/uploads", stage.hub.base(), stage.database.name);
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        for (damage, bytes) in damaged(&payload) {
+            let mut answer = agent
+                .post(&url)
+                .header("Authorization", format!("Bearer {API_KEY}"))
+                .header("Cloudsync-Site", "0123456789abcdef0123456789abcdef")
+                .header("Cloudsync-Upload", "fedcba9876543210fedcba9876543210")
+                .header("Cloudsync-Range", "1-2")
+                .header("Cloudsync-Db-Version", "2")
+                .send(&bytes[..])
+                .unwrap_or_else(|error| panic!("payload {damage}: the hub does not answer: {error}"));
+            let status = answer.status().as_u16();
+            let body = answer.body_mut().read_to_string().expect("the answer is text");
+            assert!((400..500).contains(&status), "payload {damage}: {status} {body}");
+            assert!(body.contains("\"code\""), "payload {damage}: the answer names the problem: {body}");
+            assert_eq!(stage.postgres.value("select count(*) from todo"), "0", "payload {damage}");
+        }
+        // The site that sent rubbish is not known, and everybody else goes on.
+        stage.play(&["a: insert into todo values ('a', 'fine', null, 0)", "a: sync"]);
+        stage.settles_at(&["a|fine|NULL|0"]);
+    });
 }
 
 #[test]
@@ -197,41 +208,43 @@ fn postgres_refuses_a_table_without_a_primary_key() {
 
 #[test]
 fn a_column_that_only_the_client_has_does_not_stop_the_sync() {
-    let table = Table {
-        sqlite: "create table todo (id text primary key not null, title text not null, note text,
-                 done integer not null default 0, colour text)",
-        ..TODO
-    };
-    let mut stage = Stage::new(Setting { tables: &[table], ..Setting::PLAIN });
-    stage.play(&[
-        "a: insert into todo values ('t', 'title', null, 1, 'red')",
-        "a: sync",
-        "b: sync",
-        "b: update todo set note = 'of b', colour = 'blue' where id = 't'",
-        "b: sync",
-        "pg: update todo set done = 2 where id = 't'",
-    ]);
-    stage.settles_at(&["t|title|of b|2"]);
-    assert_eq!(stage.client("a").value("select colour from todo"), "red", "what nobody else has stays");
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        for name in ["a", "b"] {
+            stage.client(name).run("alter table todo add column colour text");
+        }
+        stage.play(&[
+            "a: insert into todo values ('t', 'title', null, 1, 'red')",
+            "a: sync",
+            "b: sync",
+            "b: update todo set note = 'of b', colour = 'blue' where id = 't'",
+            "b: sync",
+            "pg: update todo set done = 2 where id = 't'",
+        ]);
+        stage.settles_at(&["t|title|of b|2"]);
+        assert_eq!(stage.client("a").value("select colour from todo"), "red", "what nobody else has stays");
+    });
 }
 
 #[test]
-fn a_column_that_only_postgres_has_does_not_stop_the_sync() {
-    let table = Table {
-        postgres: "create table todo (id text primary key not null, title text not null, note text,
-                   done integer not null default 0, priority integer not null default 5)",
-        ..TODO
-    };
-    let mut stage = Stage::new(Setting { tables: &[table], ..Setting::PLAIN });
-    stage.play(&[
-        "a: insert into todo values ('t', 'title', null, 1)",
-        "a: sync",
-        "pg: insert into todo values ('u', 'title', null, 2, 9)",
-        "pg: update todo set priority = 7 where id = 't'",
-        "b: sync",
-        "b: update todo set note = 'of b' where id = 'u'",
-        "b: sync",
-    ]);
-    stage.settles_at(&["t|title|NULL|1", "u|title|of b|2"]);
-    assert_eq!(stage.postgres.rows("select priority from todo order by id"), ["7", "9"]);
+fn a_column_that_only_the_centre_has_does_not_stop_the_sync() {
+    on_both(|setting| {
+        let mut stage = Stage::new(Setting { tables: &[], ..setting });
+        stage.postgres.run(
+            "create table todo (id text primary key not null, title text not null, note text,
+                done integer not null default 0, priority integer not null default 5)",
+        );
+        stage.track(TODO);
+        stage.play(&[
+            "a: insert into todo values ('t', 'title', null, 1)",
+            "a: sync",
+            "pg: insert into todo values ('u', 'title', null, 2, 9)",
+            "pg: update todo set priority = 7 where id = 't'",
+            "b: sync",
+            "b: update todo set note = 'of b' where id = 'u'",
+            "b: sync",
+        ]);
+        stage.settles_at(&["t|title|NULL|1", "u|title|of b|2"]);
+        assert_eq!(stage.postgres.rows("select priority from todo order by id"), ["7", "9"]);
+    });
 }

@@ -1,6 +1,20 @@
 //! A SQLite file as the centre: what is not the same as with Postgres, and what scenarios of both do not show.
 //!
-//! Stays with Postgres alone: roles and row-level security, psql and COPY, TRUNCATE, standbys, several nodes.
+//! The scenarios of the other files play on both kinds of centre, but for these, which speak of what a file does not
+//! have:
+//!
+//! - `values`: what Postgres makes of values of its own types (uuid, timestamptz, jsonb, numeric);
+//! - `schema_change`: TRUNCATE, and commands that change the type of a column or compute it anew;
+//! - `identity`, `refusals`, `scopes`, `security`, `tokens`: roles, row-level security and scopes;
+//! - `bad_input`: what a Postgres function answers to a damaged payload and to a table without a key, where a client
+//!   is asked the same as a file would be;
+//! - `restarts`, `heal`: a server that restarts, its slot, its standbys; `inbox`: a server that is away;
+//! - `concurrent_edits`: two transactions that write at once, of which a file allows one; its race is another test;
+//! - `snapshots` amid four writers, and `generated_histories`: played with Postgres alone so far;
+//! - `jobs`, `nodes`: a queue for several nodes, and several nodes, where one hub serves a file;
+//! - `admin`: devices, slots and refused rows as operators see them in Postgres;
+//! - `broken_messages`, `postgres_side`, `engines_agree`, `memory`: messages, statements and memory of Postgres itself;
+//! - `restarts` and `snapshots` on S3: the store knows nothing of the centre, and `stores` plays on both on every store.
 
 use std::fs;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tests::client::device_with_clock;
 use tests::hub::API_KEY;
-use tests::stage::{Setting, Stage, TODO};
+use tests::stage::{Setting, Stage, TODO, on_both};
 
 /// A file on a device whose clock is off.
 struct Device {
@@ -34,8 +34,8 @@ impl Device {
     }
 }
 
-fn check(offset: &'static str) {
-    let mut stage = Stage::new(Setting::PLAIN);
+fn check(setting: Setting<'_>, offset: &'static str) {
+    let mut stage = Stage::new(setting);
     stage.play(&["pg: insert into todo values ('t', 'first', null, 0)", "right: sync", "all: tick"]);
     let device = Device::new(&mut stage, offset);
     // The first stamps of this file, before it ever heard of a server.
@@ -60,10 +60,10 @@ fn check(offset: &'static str) {
 
 #[test]
 fn a_device_five_years_ahead() {
-    check("+5y");
+    on_both(|setting| check(setting, "+5y"));
 }
 
 #[test]
 fn a_device_five_years_behind() {
-    check("-5y");
+    on_both(|setting| check(setting, "-5y"));
 }

@@ -2,7 +2,8 @@
 
 use std::thread;
 
-use tests::stage::{Scenario, Setting, Stage};
+use tests::hub::API_KEY;
+use tests::stage::{Centre, Scenario, Setting, Stage};
 use tests::wait;
 
 /// Plays lines on clients that all hold one row, and checks the rows that every side ends with.
@@ -132,23 +133,23 @@ fn an_equal_value_that_was_written_later_stands_against_one_between() {
 }
 
 #[test]
-fn a_row_that_was_created_while_the_same_row_arrives_is_merged_and_not_refused() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&["a: sync", "a: insert into todo values ('k', 'from a', null, 1)", "all: tick"]);
+fn a_row_that_was_created_in_a_central_file_while_the_same_row_arrives_is_merged_and_not_refused() {
+    let mut stage = Stage::new(Setting { centre: Centre::SqliteFile, ..Setting::PLAIN });
+    let device = stage.stranger("device");
+    device.join(&stage.hub.address(), API_KEY);
+    device.sync();
+    device.run("insert into todo values ('k', 'from the device', null, 1)");
+    stage.play(&["a: sync", "all: tick"]);
+    let received = || stage.hub.metric("cloudsync_received_bytes_total");
+    let before = received();
     let writer = stage.database.session();
-    let watcher = stage.database.session();
-    writer.run("begin; insert into todo values ('k', 'from pg', null, 2)");
+    writer.run("begin immediate; insert into todo values ('k', 'from the centre', null, 2)");
     let answer = thread::scope(|scope| {
-        scope.spawn(move || {
-            wait::until("apply waits for the other transaction", || {
-                let waiting = "select count(*) from pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock'";
-                (watcher.value(waiting) == "1").then_some(())
-            });
-            writer.run("commit");
-        });
-        stage.client("a").sync()
+        let sync = scope.spawn(move || device.sync());
+        wait::until("the hub has the upload", || (received() > before).then_some(()));
+        writer.run("commit");
+        sync.join().expect("the device syncs")
     });
     assert!(answer.contains("\"rejected\":0"), "nothing of it is refused: {answer}");
-    stage.settles_at(&["k|from pg|NULL|2"]);
+    stage.settles_at(&["k|from the centre|NULL|2"]);
 }

@@ -3,33 +3,36 @@
 use tests::client::{Client, sqlite3_shell};
 use tests::hub::API_KEY;
 use tests::places;
-use tests::stage::{Setting, Stage, on_both};
+use tests::stage::{Centre, Stage, on_both};
 
 #[test]
 fn a_client_that_was_offline_through_a_thousand_foreign_changes_catches_up() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&[
-        "pg: insert into todo select 'k' || n, 'title', null, 0 from generate_series(1, 100) n",
-        "a: sync",
-        "b: sync",
-        "all: settle",
-        "b: update todo set note = 'offline' where id = 'k7'",
-        "b: insert into todo values ('b', 'made offline', null, 1)",
-        "b: delete from todo where id = 'k8'",
-    ]);
-    for n in 0..500 {
-        let key = n % 100 + 1;
-        stage.postgres.run(&format!("update todo set done = {n} where id = 'k{key}'"));
-        stage.play(&[&format!("a: update todo set title = 'edit {n}' where id = 'k{key}'")]);
-        if n % 50 == 0 {
-            stage.play(&["a: sync"]);
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        stage.play(&[
+            "pg: with recursive n (n) as (values (1) union all select n + 1 from n where n < 100)
+                insert into todo select 'k' || n, 'title', null, 0 from n",
+            "a: sync",
+            "b: sync",
+            "all: settle",
+            "b: update todo set note = 'offline' where id = 'k7'",
+            "b: insert into todo values ('b', 'made offline', null, 1)",
+            "b: delete from todo where id = 'k8'",
+        ]);
+        for n in 0..500 {
+            let key = n % 100 + 1;
+            stage.postgres.run(&format!("update todo set done = {n} where id = 'k{key}'"));
+            stage.play(&[&format!("a: update todo set title = 'edit {n}' where id = 'k{key}'")]);
+            if n % 50 == 0 {
+                stage.play(&["a: sync"]);
+            }
         }
-    }
-    stage.settle();
-    stage.all_equal();
-    let b = stage.client("b");
-    assert_eq!(b.value("select title, note, done from todo where id = 'k7'"), "edit 406|offline|406");
-    assert_eq!(b.value("select count(*) from todo"), "100");
+        stage.settle();
+        stage.all_equal();
+        let b = stage.client("b");
+        assert_eq!(b.value("select title, note, done from todo where id = 'k7'"), "edit 406|offline|406");
+        assert_eq!(b.value("select count(*) from todo"), "100");
+    });
 }
 
 #[test]
@@ -78,39 +81,51 @@ fn the_sqlite3_shell_syncs_by_itself_after_load() {
     });
 }
 
-/// Counts what each side has noted about the key `ghost`, beside the table itself.
-fn traces(stage: &mut Stage) -> (String, String) {
-    let table = stage.postgres.value("select table_id from cloudsync.tracked_tables where name = 'todo'");
-    let in_postgres = stage.postgres.value(&format!(
-        "select (select count(*) from cloudsync.meta_{table} m where m::text like '%ghost%')
-              + (select count(*) from todo where id = 'ghost')"
-    ));
-    let in_client = stage.client("a").value(
-        "select (select count(*) from todo_cloudsync where pk = 'ghost')
-              + (select count(*) from cloudsync_log where pk = 'ghost')
-              + (select count(*) from todo where id = 'ghost')",
-    );
-    (in_postgres, in_client)
+/// Counts what a SQLite file has noted about the key `ghost`, beside the table itself.
+const TRACES_IN_A_FILE: &str = "select (select count(*) from todo_cloudsync where pk = 'ghost')
+    + (select count(*) from cloudsync_log where pk = 'ghost') + (select count(*) from todo where id = 'ghost')";
+
+/// The same of the centre and of a client.
+fn traces(stage: &mut Stage, centre: Centre) -> (String, String) {
+    let in_centre = match centre {
+        Centre::SqliteFile => stage.postgres.value(TRACES_IN_A_FILE),
+        Centre::Postgres => {
+            let id = "select table_id from cloudsync.tracked_tables where name = 'todo'";
+            let table = stage.postgres.value(id);
+            stage.postgres.value(&format!(
+                "select (select count(*) from cloudsync.meta_{table} m where m::text like '%ghost%')
+                      + (select count(*) from todo where id = 'ghost')"
+            ))
+        }
+    };
+    (in_centre, stage.client("a").value(TRACES_IN_A_FILE))
 }
 
 #[test]
 fn a_rolled_back_transaction_leaves_no_trace_on_any_side() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&["a: insert into todo values ('t', 'kept', null, 0)", "a: sync", "b: sync", "all: settle"]);
-    let unsent = stage.client("a").value("select cloudsync_db_version()");
-    stage.play(&[
-        "a: begin; insert into todo values ('ghost', 'x', null, 0); update todo set title = 'x'; rollback",
-        "pg: begin; insert into todo values ('ghost', 'y', null, 0); update todo set title = 'y'; rollback",
-    ]);
-    assert_eq!(stage.client("a").value("select cloudsync_db_version()"), unsent);
-    stage.play(&[
-        "a: begin; update todo set note = 'real'; savepoint s; insert into todo values ('ghost', 'x', null, 0);
-            delete from todo where id = 't'; rollback to s; commit",
-        "pg: begin; update todo set done = 1; savepoint s; insert into todo values ('ghost', 'y', null, 0);
-            delete from todo where id = 't'; rollback to s; commit",
-    ]);
-    stage.settles_at(&["t|kept|real|1"]);
-    assert_eq!(traces(&mut stage), ("0".to_owned(), "0".to_owned()));
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        stage.play(&[
+            "a: insert into todo values ('t', 'kept', null, 0)",
+            "a: sync",
+            "b: sync",
+            "all: settle",
+        ]);
+        let unsent = stage.client("a").value("select cloudsync_db_version()");
+        stage.play(&[
+            "a: begin; insert into todo values ('ghost', 'x', null, 0); update todo set title = 'x'; rollback",
+            "pg: begin; insert into todo values ('ghost', 'y', null, 0); update todo set title = 'y'; rollback",
+        ]);
+        assert_eq!(stage.client("a").value("select cloudsync_db_version()"), unsent);
+        stage.play(&[
+            "a: begin; update todo set note = 'real'; savepoint s; insert into todo values ('ghost', 'x', null, 0);
+                delete from todo where id = 't'; rollback to s; commit",
+            "pg: begin; update todo set done = 1; savepoint s; insert into todo values ('ghost', 'y', null, 0);
+                delete from todo where id = 't'; rollback to s; commit",
+        ]);
+        stage.settles_at(&["t|kept|real|1"]);
+        assert_eq!(traces(&mut stage, setting.centre), ("0".to_owned(), "0".to_owned()));
+    });
 }
 
 #[test]

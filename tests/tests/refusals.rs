@@ -1,45 +1,50 @@
-//! Rows that Postgres refuses: they alone are refused, reported with the reason, and kept on the device.
+//! Rows that the centre refuses: they alone are refused, reported with the reason, and kept on the device.
 
-use tests::stage::{Setting, Stage, TODO, Table, on_both};
+use tests::stage::{Setting, Stage, TODO, on_both};
 
-const CHECKED: Table = Table {
-    postgres: "create table todo (id text primary key not null, title text not null, note text,
-               done integer not null default 0 check (done < 10))",
-    ..TODO
-};
+const CHECKED_DDL: &str = "create table todo (id text primary key not null, title text not null, note text,
+    done integer not null default 0 check (done < 10))";
 
-fn checked_stage() -> Stage {
-    Stage::new(Setting { tables: &[CHECKED], ..Setting::PLAIN })
+/// A stage on which only the centre checks.
+fn checked_stage(setting: Setting<'_>) -> Stage {
+    let mut stage = Stage::new(Setting { tables: &[], ..setting });
+    stage.postgres.run(CHECKED_DDL);
+    stage.track(TODO);
+    stage
 }
 
 #[test]
 fn a_refused_row_is_reported_and_kept_and_the_rows_behind_it_pass() {
-    let mut stage = checked_stage();
-    stage.play(&[
-        "a: insert into todo values ('k1', 'fine', null, 1), ('k2', 'refused', null, 99), ('k3', 'fine', null, 3)",
-    ]);
-    let answer = stage.client("a").sync();
-    assert!(answer.contains("\"rejected\":1"), "the answer counts it: {answer}");
-    assert_eq!(stage.postgres.rows("select id from todo order by id"), ["k1", "k3"]);
-    assert_eq!(stage.client("a").rows("select id from todo order by id"), ["k1", "k2", "k3"]);
-    assert_eq!(
-        stage.client("a").rows("select tbl, key, sqlstate from cloudsync_rejected"),
-        ["todo|[\"k2\"]|23514"],
-        "the refusal is kept beside the row, with its reason"
-    );
+    on_both(|setting| {
+        let mut stage = checked_stage(setting);
+        stage.play(&[
+            "a: insert into todo values ('k1', 'fine', null, 1), ('k2', 'refused', null, 99), ('k3', 'fine', null, 3)",
+        ]);
+        let answer = stage.client("a").sync();
+        assert!(answer.contains("\"rejected\":1"), "the answer counts it: {answer}");
+        assert_eq!(stage.postgres.rows("select id from todo order by id"), ["k1", "k3"]);
+        assert_eq!(stage.client("a").rows("select id from todo order by id"), ["k1", "k2", "k3"]);
+        assert_eq!(
+            stage.client("a").rows("select tbl, key, sqlstate from cloudsync_rejected"),
+            ["todo|[\"k2\"]|23514"],
+            "the refusal is kept beside the row, with its reason"
+        );
+    });
 }
 
 #[test]
 fn a_refused_row_that_was_mended_passes_whole() {
-    let mut stage = checked_stage();
-    stage.play(&[
-        "a: insert into todo values ('k2', 'refused at first', 'note', 99)",
-        "a: sync",
-        "b: sync",
-        "a: update todo set done = 9 where id = 'k2'",
-        "a: sync",
-    ]);
-    stage.settles_at(&["k2|refused at first|note|9"]);
+    on_both(|setting| {
+        let mut stage = checked_stage(setting);
+        stage.play(&[
+            "a: insert into todo values ('k2', 'refused at first', 'note', 99)",
+            "a: sync",
+            "b: sync",
+            "a: update todo set done = 9 where id = 'k2'",
+            "a: sync",
+        ]);
+        stage.settles_at(&["k2|refused at first|note|9"]);
+    });
 }
 
 #[test]

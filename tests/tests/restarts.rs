@@ -6,24 +6,33 @@ use std::time::{Duration, Instant};
 
 use tests::object_store::StoreKind;
 use tests::process::Signal;
-use tests::stage::{Setting, Stage};
+use tests::stage::{Centre, Setting, Stage, on_both};
 use tests::wait;
 
-/// Counts in Postgres how often each row was really written, by whomever.
+/// Counts in the centre how often each row was really written, by whomever.
+const COUNT_WRITES_IN_A_FILE: &str = "create table writes (id text, what text);
+    create trigger count_inserts after insert on todo begin insert into writes values (new.id, 'INSERT'); end;
+    create trigger count_updates after update on todo begin insert into writes values (new.id, 'UPDATE'); end;
+    create trigger count_deletes after delete on todo begin insert into writes values (old.id, 'DELETE'); end";
+
+/// The same in Postgres.
 const COUNT_WRITES: &str = "create table writes (id text, what text);
     create function count_writes() returns trigger language plpgsql security definer as
     $$ begin insert into public.writes values (coalesce(new.id, old.id), tg_op); return null; end $$;
     create trigger count_writes after insert or update or delete on todo
         for each row execute function count_writes()";
 
-fn counting_stage(store: StoreKind) -> Stage {
-    let stage = Stage::new(Setting { store, ..Setting::PLAIN });
-    stage.postgres.run(COUNT_WRITES);
+fn counting_stage(setting: Setting<'_>) -> Stage {
+    let stage = Stage::new(setting);
+    stage.postgres.run(match setting.centre {
+        Centre::Postgres => COUNT_WRITES,
+        Centre::SqliteFile => COUNT_WRITES_IN_A_FILE,
+    });
     stage
 }
 
-fn a_hub_killed_between_upload_and_download_loses_nothing(store: StoreKind) {
-    let mut stage = counting_stage(store);
+fn a_hub_killed_between_upload_and_download_loses_nothing(setting: Setting<'_>) {
+    let mut stage = counting_stage(setting);
     stage.play(&[
         "a: sync",
         "b: sync",
@@ -42,27 +51,31 @@ fn a_hub_killed_between_upload_and_download_loses_nothing(store: StoreKind) {
 
 #[test]
 fn a_hub_killed_between_upload_and_download_loses_nothing_on_a_directory() {
-    a_hub_killed_between_upload_and_download_loses_nothing(StoreKind::Directory);
+    on_both(a_hub_killed_between_upload_and_download_loses_nothing);
 }
 
 #[test]
 fn a_hub_killed_between_upload_and_download_loses_nothing_on_s3() {
-    a_hub_killed_between_upload_and_download_loses_nothing(StoreKind::Moto);
+    a_hub_killed_between_upload_and_download_loses_nothing(Setting {
+        store: StoreKind::Moto,
+        ..Setting::PLAIN
+    });
 }
 
-fn a_hub_killed_while_it_ingests_loses_nothing(store: StoreKind) {
+fn a_hub_killed_while_it_ingests_loses_nothing(setting: Setting<'_>) {
     const TRANSACTIONS: usize = 400;
     const KILLS: usize = 6;
-    let mut stage = counting_stage(store);
+    let mut stage = counting_stage(setting);
     stage.play(&["a: sync"]);
     let writer = stage.database.session();
+    let title = "x".repeat(500);
     let committed = std::sync::atomic::AtomicUsize::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..TRANSACTIONS {
                 writer.run(&format!(
-                    "insert into todo select 'k' || {n} || '-' || m, repeat('x', 500), null, m
-                         from generate_series(1, 20) m;
+                    "with recursive m (m) as (values (1) union all select m + 1 from m where m < 20)
+                         insert into todo select 'k' || {n} || '-' || m, '{title}', null, m from m;
                      update todo set note = 'seen' where id = 'k' || {n} / 2 || '-1'"
                 ));
                 committed.store(n + 1, Ordering::Release);
@@ -85,76 +98,83 @@ fn a_hub_killed_while_it_ingests_loses_nothing(store: StoreKind) {
 
 #[test]
 fn a_hub_killed_while_it_ingests_loses_nothing_on_a_directory() {
-    a_hub_killed_while_it_ingests_loses_nothing(StoreKind::Directory);
+    on_both(a_hub_killed_while_it_ingests_loses_nothing);
 }
 
 #[test]
 fn a_hub_killed_while_it_ingests_loses_nothing_on_s3() {
-    a_hub_killed_while_it_ingests_loses_nothing(StoreKind::Moto);
+    a_hub_killed_while_it_ingests_loses_nothing(Setting { store: StoreKind::Moto, ..Setting::PLAIN });
 }
 
 #[test]
 fn a_hub_killed_amid_uploads_applies_each_of_them_once() {
-    const ROWS: usize = 30;
-    const COUNT: &str = "select count(*) from writes";
-    let mut stage = counting_stage(StoreKind::Directory);
-    stage.play(&["b: sync"]);
-    let device = stage.stranger("device");
-    device.join(&stage.hub.address(), tests::hub::API_KEY);
-    let done = AtomicBool::new(false);
-    let Stage { hub, postgres, .. } = &mut stage;
-    thread::scope(|scope| {
-        let done = &done;
-        scope.spawn(move || {
-            for n in 0..ROWS {
-                device.run(&format!("insert into todo values ('k{n}', 'title', null, {n})"));
-                // Where the hub died under it, the client cannot know: it keeps the upload and sends it again.
-                wait::until_ok("the upload is answered", || {
-                    device.try_rows("select cloudsync_network_send_changes()")
-                });
+    on_both(|setting| {
+        const ROWS: usize = 30;
+        const COUNT: &str = "select count(*) from writes";
+        let mut stage = counting_stage(setting);
+        stage.play(&["b: sync"]);
+        let device = stage.stranger("device");
+        device.join(&stage.hub.address(), tests::hub::API_KEY);
+        let done = AtomicBool::new(false);
+        let Stage { hub, postgres, .. } = &mut stage;
+        thread::scope(|scope| {
+            let done = &done;
+            scope.spawn(move || {
+                for n in 0..ROWS {
+                    device.run(&format!("insert into todo values ('k{n}', 'title', null, {n})"));
+                    // Where the hub died under it, the client cannot know: it keeps the upload and sends it again.
+                    wait::until_ok("the upload is answered", || {
+                        device.try_rows("select cloudsync_network_send_changes()")
+                    });
+                }
+                done.store(true, Ordering::Release);
+            });
+            // It dies as soon as it takes uploads, and the next time as soon as one of them is written.
+            let mut is_patient = false;
+            while !done.load(Ordering::Acquire) {
+                let before = postgres.value(COUNT);
+                if is_patient {
+                    wait::until("an upload is written", || {
+                        (done.load(Ordering::Acquire) || postgres.value(COUNT) != before).then_some(())
+                    });
+                }
+                is_patient = !is_patient;
+                hub.stop(Signal::Kill);
+                hub.start_again();
             }
-            done.store(true, Ordering::Release);
         });
-        // It dies as soon as it takes uploads, and the next time as soon as one of them is written.
-        let mut is_patient = false;
-        while !done.load(Ordering::Acquire) {
-            let before = postgres.value(COUNT);
-            if is_patient {
-                wait::until("an upload is written", || {
-                    (done.load(Ordering::Acquire) || postgres.value(COUNT) != before).then_some(())
-                });
-            }
-            is_patient = !is_patient;
-            hub.stop(Signal::Kill);
-            hub.start_again();
-        }
+        stage.settle();
+        stage.all_equal();
+        let counts = "select count(*), count(distinct id) from writes where what = 'INSERT'";
+        assert_eq!(stage.postgres.value(counts), format!("{ROWS}|{ROWS}"));
+        assert_eq!(stage.postgres.value("select count(*) from writes where what <> 'INSERT'"), "0");
+        assert_eq!(stage.client("b").value("select count(*) from todo"), ROWS.to_string());
     });
-    stage.settle();
-    stage.all_equal();
-    let counts = "select count(*), count(distinct id) from writes where what = 'INSERT'";
-    assert_eq!(stage.postgres.value(counts), format!("{ROWS}|{ROWS}"));
-    assert_eq!(stage.postgres.value("select count(*) from writes where what <> 'INSERT'"), "0");
-    assert_eq!(stage.client("b").value("select count(*) from todo"), ROWS.to_string());
 }
 
 #[test]
 fn a_hub_that_is_asked_to_end_ends_while_clients_wait() {
-    let mut stage = Stage::new(Setting::PLAIN);
-    stage.play(&["a: sync"]);
-    stage.settle();
-    let waiting = stage.stranger("waiting");
-    waiting.join(&stage.hub.address(), tests::hub::API_KEY);
-    waiting.sync();
-    let poll = thread::spawn(move || waiting.try_rows("select cloudsync_network_sync(60000, 1)"));
-    wait::until("the client waits at the hub", || {
-        (stage.hub.metric("cloudsync_long_polls_open") > 0.0).then_some(())
+    on_both(|setting| {
+        let mut stage = Stage::new(setting);
+        stage.play(&["a: sync"]);
+        stage.settle();
+        let waiting = stage.stranger("waiting");
+        waiting.join(&stage.hub.address(), tests::hub::API_KEY);
+        waiting.sync();
+        let poll = thread::spawn(move || waiting.try_rows("select cloudsync_network_sync(60000, 1)"));
+        wait::until("the client waits at the hub", || {
+            (stage.hub.metric("cloudsync_long_polls_open") > 0.0).then_some(())
+        });
+        let asked = Instant::now();
+        stage.hub.stop(Signal::Terminate);
+        assert!(
+            asked.elapsed() < Duration::from_secs(30),
+            "the hub does not wait out the minute of the client"
+        );
+        assert!(poll.join().is_ok(), "the waiting client does not panic");
+        stage.play(&["hub: start", "pg: insert into todo values ('t', 'after', null, 0)"]);
+        stage.settles_at(&["t|after|NULL|0"]);
     });
-    let asked = Instant::now();
-    stage.hub.stop(Signal::Terminate);
-    assert!(asked.elapsed() < Duration::from_secs(30), "the hub does not wait out the minute of the client");
-    assert!(poll.join().is_ok(), "the waiting client does not panic");
-    stage.play(&["hub: start", "pg: insert into todo values ('t', 'after', null, 0)"]);
-    stage.settles_at(&["t|after|NULL|0"]);
 }
 
 fn postgres_restarts_under_a_running_hub(store: StoreKind, how: &str) {

@@ -1,12 +1,16 @@
 //! Upload and download on every object store.
 
 use tests::object_store::StoreKind;
-use tests::stage::{Setting, Stage};
+use tests::stage::{Setting, Stage, on_both};
 
 fn rows_travel_both_ways_on(store: StoreKind) {
-    let mut stage = Stage::new(Setting { store, ..Setting::PLAIN });
+    on_both(|setting| rows_travel_both_ways(Setting { store, ..setting }));
+}
+
+fn rows_travel_both_ways(setting: Setting<'_>) {
+    let mut stage = Stage::new(setting);
     stage.play(&[
-        "pg: insert into todo values ('p', 'from postgres', null, 0)",
+        "pg: insert into todo values ('p', 'from the centre', null, 0)",
         "a: insert into todo values ('a', 'from a', 'note', 1)",
         "a: sync",
         "b: insert into todo values ('b', 'from b', null, 2)",
@@ -15,7 +19,7 @@ fn rows_travel_both_ways_on(store: StoreKind) {
         "b: delete from todo where id = 'b'",
         "a: update todo set note = 'edited' where id = 'p'",
     ]);
-    stage.settles_at(&["a|from a|note|9", "p|from postgres|edited|0"]);
+    stage.settles_at(&["a|from a|note|9", "p|from the centre|edited|0"]);
     // What the store holds serves a node that has nothing in memory, and a client that has nothing at all.
     stage.play(&[
         "hub: kill",
@@ -23,7 +27,7 @@ fn rows_travel_both_ways_on(store: StoreKind) {
         "pg: insert into todo values ('q', 'later', null, 0)",
         "c: sync",
     ]);
-    stage.settles_at(&["a|from a|note|9", "p|from postgres|edited|0", "q|later|NULL|0"]);
+    stage.settles_at(&["a|from a|note|9", "p|from the centre|edited|0", "q|later|NULL|0"]);
     let written = stage.hub.metric("cloudsync_segments_written_total");
     assert!(written > 0.0, "what clients received was also stored");
 }

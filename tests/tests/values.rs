@@ -1,6 +1,6 @@
 //! Values of every type that the two engines map: what one side wrote, the other holds in its own form.
 
-use tests::stage::{Setting, Stage, Table};
+use tests::stage::{Centre, Setting, Stage, Table, on_both};
 
 const TYPED: Table = Table {
     name: "typed",
@@ -22,6 +22,32 @@ const IN_SQLITE: &str = "select id, t, i, b, d, yes,
 
 fn stage() -> Stage {
     Stage::new(Setting { tables: &[TYPED], ..Setting::PLAIN })
+}
+
+/// What a client writes of every type, and what SQLite shows of it.
+const WRITTEN: &str = "insert into typed values
+    ('00000000-0000-4000-8000-00000000000a', 'käse', -7, 9223372036854775807, 0.1, 1, x'00ff10',
+     'abcdef01-2345-6789-abcd-ef0123456789', '2026-11-22T07:04:56.789012Z',
+     '{\"a\": [true, null, \"x\"], \"b\": 1}', '12345678.9000'),
+    ('00000000-0000-4000-8000-00000000000b', '', 0, -9223372036854775808, -1e300, 0, x'', null, '', '0', '')";
+
+const SHOWN: [&str; 2] = [
+    "00000000-0000-4000-8000-00000000000a|käse|-7|9223372036854775807|0.1|1|00ff10|\
+     abcdef01-2345-6789-abcd-ef0123456789|2026-11-22T07:04:56.789012Z|{\"a\": [true, null, \"x\"], \"b\": 1}|\
+     12345678.9000",
+    "00000000-0000-4000-8000-00000000000b||0|-9223372036854775808|-1e300|0||NULL||0|",
+];
+
+#[test]
+fn values_pass_through_a_central_file_as_they_were_written() {
+    for author in ["a", "pg"] {
+        let centre = Centre::SqliteFile;
+        let mut stage = Stage::new(Setting { tables: &[TYPED], centre, ..Setting::PLAIN });
+        stage.play(&["b: sync", &format!("{author}: {WRITTEN}")]);
+        stage.settle();
+        assert_eq!(stage.postgres.rows(IN_SQLITE), SHOWN, "the centre, written by {author}");
+        assert_eq!(stage.client("b").rows(IN_SQLITE), SHOWN, "a client, written by {author}");
+    }
 }
 
 #[test]
@@ -102,26 +128,32 @@ const QUOTED_DDL: &str = "create table \"Mixed Case\" (
 
 #[test]
 fn rows_with_composite_keys_and_quoted_names_converge() {
-    let pair = Table {
-        name: "pair",
-        postgres: PAIR_DDL,
-        sqlite: PAIR_DDL,
-        show: "select left_part, right_part, body from pair order by 1, 2",
-    };
-    let mut stage = Stage::new(Setting { tables: &[pair], ..Setting::PLAIN });
-    stage.postgres.run(&format!("{QUOTED_DDL}; select cloudsync_init('public.\"Mixed Case\"')"));
-    stage.play(&["a: sync"]);
-    let a = stage.client("a");
-    a.run(&format!("{QUOTED_DDL}; select cloudsync_init('Mixed Case')"));
-    stage.play(&[
-        "a: insert into pair values ('x', 1, 'a'), ('x', 2, 'b'), ('', -9223372036854775808 + 9223372036854775000, 'c')",
-        "a: insert into \"Mixed Case\" values (1, 'k', 'from a')",
-        "a: sync",
-        "pg: update pair set body = 'edited' where left_part = 'x' and right_part = 2",
-        "pg: update \"Mixed Case\" set \"select\" = 'edited'",
-        "pg: delete from pair where left_part = 'x' and right_part = 1",
-        "b: sync",
-    ]);
-    stage.settles_at(&["|-808|c", "x|2|edited"]);
-    assert_eq!(stage.client("a").rows("select * from \"Mixed Case\""), ["1|k|edited"]);
+    on_both(|setting| {
+        let pair = Table {
+            name: "pair",
+            postgres: PAIR_DDL,
+            sqlite: PAIR_DDL,
+            show: "select left_part, right_part, body from pair order by 1, 2",
+        };
+        let mut stage = Stage::new(Setting { tables: &[pair], ..setting });
+        let init = match setting.centre {
+            Centre::Postgres => "select cloudsync_init('public.\"Mixed Case\"')",
+            Centre::SqliteFile => "select cloudsync_init('Mixed Case')",
+        };
+        stage.postgres.run(&format!("{QUOTED_DDL}; {init}"));
+        stage.play(&["a: sync"]);
+        let a = stage.client("a");
+        a.run(&format!("{QUOTED_DDL}; select cloudsync_init('Mixed Case')"));
+        stage.play(&[
+            "a: insert into pair values ('x', 1, 'a'), ('x', 2, 'b'), ('', -9223372036854775808 + 9223372036854775000, 'c')",
+            "a: insert into \"Mixed Case\" values (1, 'k', 'from a')",
+            "a: sync",
+            "pg: update pair set body = 'edited' where left_part = 'x' and right_part = 2",
+            "pg: update \"Mixed Case\" set \"select\" = 'edited'",
+            "pg: delete from pair where left_part = 'x' and right_part = 1",
+            "b: sync",
+        ]);
+        stage.settles_at(&["|-808|c", "x|2|edited"]);
+        assert_eq!(stage.client("a").rows("select * from \"Mixed Case\""), ["1|k|edited"]);
+    });
 }
