@@ -270,11 +270,13 @@ pub(crate) fn definition(table_id: i32) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Tells clients to fetch a table again. Runs as the owner.
+/// Tells clients to fetch a table again, which may be gone already. Runs as the owner.
 pub(crate) fn reload(table_id: i32, reason: &str) -> Result<(), SyncError> {
-    let table = catalog::table(table_id)?;
+    let sql = "select t.incarnation from cloudsync.tables as t where t.table_id operator(pg_catalog.=) $1";
+    let found = query::run(sql, &[Argument::integer(table_id)]).first().map(codec::to_i64);
+    let incarnation = found.ok_or(SyncError::NotTracked(table_id))?;
     let mut payload = PayloadBuilder::new();
-    payload.reload(table.number(), table.incarnation, reason);
+    payload.reload(table_id.cast_unsigned(), incarnation.cast_unsigned(), reason);
     changeset(&payload.finish());
     Ok(())
 }

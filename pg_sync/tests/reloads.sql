@@ -97,4 +97,18 @@ select metadata('mine');
 drop owned by sync_emil;
 drop role sync_emil;
 select count(*) from cloudsync.tables;
+select told();
+\echo == dropped with another: each is told; one that is disabled is not
+create table one (id integer primary key);
+create table two (id integer primary key);
+create table three (id integer primary key);
+select count(cloudsync_init(name)) from unnest(array['one', 'two', 'three']) as name;
+select cloudsync_disable('three');
+begin;
+drop table one;
+rollback;
+select told();
+drop table one, two, three;
+select told();
+select count(*) from cloudsync.tables;
 select pg_drop_replication_slot(:'slot');

@@ -202,12 +202,15 @@ begin
 end
 $forget$;
 
--- Takes tables out of the registry that were dropped.
+-- Takes tables out of the registry that were dropped, and tells the clients: what comes after this is without them.
 create function cloudsync.forget_dropped_tables()
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
 begin atomic
+  select cloudsync.emit_reload(t.table_id, 'dropped')
+  from cloudsync.tables as t
+  where t.enabled and not exists (select from pg_class as c where c.oid = t.relation);
   select cloudsync.forget_table(t.table_id)
   from cloudsync.tables as t
   where not exists (select from pg_class as c where c.oid = t.relation);

@@ -163,3 +163,19 @@ fn rows_that_a_command_computes_anew_are_fetched_by_every_client() {
     stage.all_equal();
     assert_eq!(stage.client("b").value("select title from todo where id = 't'"), "a first");
 }
+
+#[test]
+fn what_is_unsent_for_a_table_that_postgres_drops_is_refused_and_kept() {
+    let mut stage = stage();
+    stage.play(&["a: update todo set note = 'unsent' where id = 't'"]);
+    stage.postgres.run("drop table todo");
+    let client = Client::open(stage.client("a").path());
+    client.join(&stage.hub.address(), tests::hub::API_KEY);
+    let tried = "select cloudsync_network_sync(300, 1)";
+    wait::until_ok("the refusal is there", || {
+        client.try_rows(tried)?;
+        let found = client.rows("select tbl, key, sqlstate from cloudsync_rejected");
+        (found == ["todo|[\"t\"]|42P01"]).then_some(()).ok_or_else(|| found.join("; "))
+    });
+    assert_eq!(client.rows("select id, note from todo order by id"), ["t|unsent", "u|n2", "v|n3"]);
+}
