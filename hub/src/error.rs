@@ -235,6 +235,9 @@ pub enum Error {
         /// Which part.
         part: &'static str,
     },
+    /// A site may lack deletions that Postgres has forgotten.
+    #[error("deletions after the site's cursor are forgotten, a snapshot has to come first")]
+    CursorExpired,
     /// What was asked for cannot be had now, but may be later.
     #[error("not available now: {reason}")]
     Unavailable {
@@ -352,6 +355,7 @@ impl Error {
     pub fn http_status(&self) -> ProblemKind {
         match self {
             Error::Cursor => ProblemKind::BadRequest,
+            Error::CursorExpired => ProblemKind::CursorExpired,
             Error::Postgres(error) => match error.as_db_error() {
                 Some(refused) if !mends_by_itself(refused.code().code()) => ProblemKind::Internal,
                 Some(_) | None => ProblemKind::Unavailable,

@@ -17,6 +17,7 @@ pub mod epoch;
 pub mod error;
 pub mod feed;
 pub mod ground;
+mod horizon;
 pub mod http;
 mod inbox;
 mod ingest;

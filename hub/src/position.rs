@@ -30,6 +30,12 @@ impl Lsn {
         self.0
     }
 
+    /// The last place before it.
+    #[must_use]
+    pub const fn before(self) -> Lsn {
+        Lsn(self.0.saturating_sub(1))
+    }
+
     /// Reads exactly 16 hexadecimal digits.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Lsn> {

@@ -88,6 +88,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ),
             header("Cloudsync-Db-Version", true, Holds::Text("^[0-9]+$"), "The newest number of the site."),
             header("Cloudsync-Token", false, Holds::Hex(32), "The token of the last answer."),
+            header("Cloudsync-Acknowledged", false, Holds::Any(128), "The cursor of the last download."),
         ],
         body: Some(Content::Frames),
         answers: &[answer(200, "Applied, now or before", OBJECT)],
@@ -95,6 +96,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ProblemKind::SiteConflict,
             ProblemKind::OutOfOrder,
             ProblemKind::ClockAhead,
+            ProblemKind::CursorExpired,
             ProblemKind::InvalidPayload,
         ],
         ..PLAIN
@@ -128,7 +130,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             },
             answer(204, "Nothing new", Content::Nothing),
         ],
-        problems: &[ProblemKind::BadRequest],
+        problems: &[ProblemKind::BadRequest, ProblemKind::CursorExpired],
         ..PLAIN
     },
     Operation {

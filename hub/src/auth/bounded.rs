@@ -8,7 +8,7 @@ use std::hash::Hash;
 ///
 /// Invariant: at most twice `size` entries.
 #[derive(Debug)]
-pub(super) struct Bounded<K, V> {
+pub(crate) struct Bounded<K, V> {
     size: usize,
     young: HashMap<K, V>,
     old: HashMap<K, V>,
@@ -16,12 +16,12 @@ pub(super) struct Bounded<K, V> {
 
 impl<K: Eq + Hash, V> Bounded<K, V> {
     /// An empty map with generations of this size.
-    pub(super) fn new(size: usize) -> Bounded<K, V> {
+    pub(crate) fn new(size: usize) -> Bounded<K, V> {
         Bounded { size, young: HashMap::new(), old: HashMap::new() }
     }
 
     /// Looks a value up; one that is asked for is kept longer.
-    pub(super) fn get<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    pub(crate) fn get<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
@@ -34,7 +34,7 @@ impl<K: Eq + Hash, V> Bounded<K, V> {
     }
 
     /// Puts a value in, in place of the one before.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         if self.young.len() >= self.size && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
@@ -42,7 +42,7 @@ impl<K: Eq + Hash, V> Bounded<K, V> {
     }
 
     /// Forgets one.
-    pub(super) fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q)
+    pub(crate) fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
     {

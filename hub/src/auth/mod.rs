@@ -4,7 +4,7 @@
 //! unknown database and a wrong key look alike.
 
 pub mod api_key;
-mod bounded;
+pub(crate) mod bounded;
 pub(crate) mod failures;
 mod key_set;
 mod signatures;

@@ -30,6 +30,13 @@ pub(crate) trait Backend: Send + Sync {
     /// The number up to which the database has what a site sent; none if it does not know the site.
     fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>>;
 
+    /// Notes that a site has received the log up to a place; says whether tombstones are gone that it may not have
+    /// seen.
+    fn note_site(&self, site: SiteId, place: Lsn) -> BoxFuture<'_, Result<bool>>;
+
+    /// Drops tombstones that every site has received, as far as one call goes; says whether there is more to do.
+    fn collect_tombstones(&self) -> BoxFuture<'_, Result<bool>>;
+
     /// The scopes that a caller with these claims holds.
     fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>>;
 

@@ -80,6 +80,15 @@ pub struct ChangesAnswer {
     pub moved: Moved,
 }
 
+/// How far a client is that has a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// It has all that committed up to here.
+    pub(crate) place: Lsn,
+    /// It has the whole log, as far as this node knows that.
+    pub(crate) is_end: bool,
+}
+
 /// What a wait for the log ended with.
 enum Waited {
     Answer(ChangesAnswer),
@@ -208,6 +217,23 @@ impl Feed {
             position: self.log.end().map(place),
             problem,
         }
+    }
+
+    /// How far a client is; none when its cursor is of an epoch that ended, and says nothing in this one.
+    pub(crate) fn reached(&self, cursor: &Cursor) -> Option<Reached> {
+        if self.log.epoch_id() != Some(cursor.epoch()) {
+            return None;
+        }
+        let reached = match cursor {
+            Cursor::Log { position, transaction_end, .. } => Reached {
+                // Of a transaction that it has in part it has nothing yet.
+                place: if *transaction_end { position.commit_end } else { position.commit_end.before() },
+                is_end: *transaction_end && self.log.end().is_none_or(|(end, _bytes)| *position >= end),
+            },
+            // What is behind the snapshot is not there.
+            Cursor::Snapshot { snapshot, .. } => Reached { place: snapshot.lsn, is_end: false },
+        };
+        Some(reached)
     }
 
     /// Refuses to write to a server that is not known to be the centre.

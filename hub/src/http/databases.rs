@@ -18,6 +18,7 @@ use crate::backend::{self, Backend};
 use crate::config::{DatabaseConfig, DatabaseName, MemoryConfig};
 use crate::error::Result;
 use crate::feed::Feed;
+use crate::horizon::Horizon;
 use crate::inbox::Inbox;
 use crate::jobs::{self, Bell};
 use crate::keys::Keys;
@@ -52,6 +53,8 @@ pub(crate) struct Database {
     config: DatabaseConfig,
     /// Takes uploads while its Postgres is away.
     pub(crate) inbox: Inbox,
+    /// How far its sites are.
+    pub(crate) horizon: Horizon,
     /// Wakes whoever does its jobs.
     pub(crate) bell: Bell,
     keys: RwLock<Arc<ApiKeys>>,
@@ -197,6 +200,7 @@ impl Databases {
             origin,
             config: config.clone(),
             inbox: Inbox::new(Arc::clone(&self.store), Keys::new(config.name.as_str())),
+            horizon: Horizon::default(),
             bell: Bell::default(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
             tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),

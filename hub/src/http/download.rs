@@ -3,6 +3,7 @@
 //! What is new is the feed's to know; this speaks HTTP about it. A wait ends early when the hub ends, so that
 //! clients move to another node at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +17,10 @@ use warp::reply::Response;
 use super::app::Database;
 use super::problem::{Problem, ProblemKind};
 use crate::auth::Caller;
+use crate::cursor::Cursor;
 use crate::error::Error;
 use crate::feed::{ChangesAnswer, Moved};
+use crate::horizon::Horizon;
 use crate::shutdown;
 use crate::upload::{read_db_version, read_site, read_token};
 
@@ -88,7 +91,7 @@ impl Drop for Waiting<'_> {
 
 /// Answers one download.
 pub(super) async fn answer(
-    database: &Database,
+    database: &Arc<Database>,
     caller: &Caller,
     headers: &HeaderMap,
     query: &str,
@@ -98,6 +101,11 @@ pub(super) async fn answer(
     let token = read_token(headers)?;
     read_db_version(headers)?;
     let query = Query::read(query)?;
+    // A text that is none is refused by the feed.
+    let cursor: Option<Cursor> = query.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
+    if let Some(cursor) = &cursor {
+        Horizon::hear(database, site, cursor);
+    }
     let waiting = (!query.wait.is_zero()).then(|| Waiting::begin(&database.metrics.long_polls_open));
     let mut ending = database.ending();
     let found = tokio::select! {
@@ -111,6 +119,13 @@ pub(super) async fn answer(
     };
     drop(waiting);
     tracing::debug!(%site, frames = found.frames.len(), complete = found.complete, "changes");
+    if let Some(cursor @ Cursor::Log { .. }) = &cursor
+        && found.part == Some(0)
+        && found.moved == Moved::No
+    {
+        // It cannot go on in the log: what it lacks may be deletions that are forgotten, and it has to know.
+        database.horizon.check(database, site, cursor).await?;
+    }
     let acked = match found.moved {
         // Asked when an epoch has ended: it may be less than what the site was told by a server that is gone. Only
         // a site with a token was ever told anything.

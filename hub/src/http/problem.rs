@@ -41,6 +41,8 @@ pub enum ProblemKind {
     OutOfOrder,
     /// Stamps are too far in the future.
     ClockAhead,
+    /// Tombstones are gone that the site may not have received.
+    CursorExpired,
     /// A body beyond its limits.
     TooLarge,
     /// A body that is not a payload.
@@ -59,7 +61,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [ProblemKind; 19] = [
+    pub const ALL: [ProblemKind; 20] = [
         ProblemKind::BadRequest,
         ProblemKind::Unauthorized,
         ProblemKind::TokenExpired,
@@ -72,6 +74,7 @@ impl ProblemKind {
         ProblemKind::SiteConflict,
         ProblemKind::OutOfOrder,
         ProblemKind::ClockAhead,
+        ProblemKind::CursorExpired,
         ProblemKind::TooLarge,
         ProblemKind::InvalidPayload,
         ProblemKind::UnknownName,
@@ -99,6 +102,7 @@ impl ProblemKind {
             | ProblemKind::ClockAhead
             | ProblemKind::NameTaken
             | ProblemKind::ReadOnly => StatusCode::CONFLICT,
+            ProblemKind::CursorExpired => StatusCode::GONE,
             ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ProblemKind::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
             ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -122,6 +126,7 @@ impl ProblemKind {
             ProblemKind::SiteConflict => "site_conflict",
             ProblemKind::OutOfOrder => "out_of_order",
             ProblemKind::ClockAhead => "clock_ahead",
+            ProblemKind::CursorExpired => "cursor_expired",
             ProblemKind::TooLarge => "too_large",
             ProblemKind::InvalidPayload => "invalid_payload",
             ProblemKind::UnknownName => "unknown_name",
@@ -146,6 +151,7 @@ impl ProblemKind {
             ProblemKind::SiteConflict => "Another replica goes by this site id",
             ProblemKind::OutOfOrder => "Earlier uploads are missing",
             ProblemKind::ClockAhead => "The clock of the device is ahead",
+            ProblemKind::CursorExpired => "The site was away for too long and needs a snapshot first",
             ProblemKind::TooLarge => "The body is too large",
             ProblemKind::InvalidPayload => "The body is not a valid payload",
             ProblemKind::UnknownName => "There is nothing of this name",
@@ -251,6 +257,7 @@ impl From<Error> for Problem {
             | ProblemKind::SiteConflict
             | ProblemKind::OutOfOrder
             | ProblemKind::ClockAhead
+            | ProblemKind::CursorExpired
             | ProblemKind::TooLarge
             | ProblemKind::InvalidPayload
             | ProblemKind::UnknownName

@@ -61,6 +61,9 @@ pub(crate) struct Head {
     pub(crate) role: Option<String>,
     /// The claims of the caller: a JSON object.
     pub(crate) claims: String,
+    /// The place up to which the site had received the log.
+    #[serde(default)]
+    pub(crate) cursor: Option<String>,
     /// When it was taken, in milliseconds since 1970.
     pub(crate) accepted_ms: u64,
 }
@@ -141,6 +144,7 @@ mod tests {
             token: None,
             role: Some("app".to_owned()),
             claims: "{}".to_owned(),
+            cursor: None,
             accepted_ms: 5,
         };
         Entry { head, body: Bytes::from_static(body) }

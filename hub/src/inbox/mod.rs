@@ -16,6 +16,7 @@ use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{FormatError, Hlc, SiteId};
 
 use crate::backend::Upload;
+use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::http::databases::Database;
 use crate::jobs::queue::NewJob;
@@ -72,7 +73,13 @@ impl Inbox {
     }
 
     /// Makes an upload durable that Postgres cannot take now.
-    pub(crate) async fn accept(&self, database: &Database, upload: &Upload, body: Bytes) -> Result<Value> {
+    pub(crate) async fn accept(
+        &self,
+        database: &Database,
+        upload: &Upload,
+        cursor: Option<Cursor>,
+        body: Bytes,
+    ) -> Result<Value> {
         let unavailable = |reason: &str| Error::Unavailable { reason: reason.to_owned() };
         let key =
             self.key.get().ok_or_else(|| unavailable("postgres was not reached since this node began"))?;
@@ -94,6 +101,7 @@ impl Inbox {
             token: upload.token.map(|token| format!("{:032x}", u128::from_be_bytes(token))),
             role: upload.role.clone(),
             claims: upload.claims.clone(),
+            cursor: cursor.map(|cursor| cursor.to_string()),
             accepted_ms: since_1970_ms(now),
         };
         let object = Bytes::from(Entry { head, body }.encode(key));
@@ -173,6 +181,9 @@ impl Inbox {
             Err(error) => return Ok(Fate::Buried(error.to_string())),
         };
         database.feed.check_writable()?;
+        if self.is_expired(database, name, entry.head.cursor.as_deref()).await? {
+            return Ok(Fate::Buried(Error::CursorExpired.to_string()));
+        }
         let token = entry.head.token.as_deref().and_then(|token| u128::from_str_radix(token, 16).ok());
         let upload = Upload {
             payload: Bytes::from(payload),
@@ -187,6 +198,16 @@ impl Inbox {
         };
         let answer = database.backend.reserve().await?.apply(upload).await?;
         fate(&answer, name)
+    }
+
+    /// Whether the site of an entry has to take a snapshot before anything of it is applied.
+    async fn is_expired(&self, database: &Database, name: &InboxName, cursor: Option<&str>) -> Result<bool> {
+        let Some(cursor) = cursor.and_then(|cursor| cursor.parse::<Cursor>().ok()) else { return Ok(false) };
+        match database.horizon.check_upload(database, name.site, &cursor, name.last).await {
+            Ok(()) => Ok(false),
+            Err(Error::CursorExpired) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Keeps an entry that can never be applied, and lets a dead job name it.

@@ -21,12 +21,21 @@ pub(super) enum Kind {
     Inbox,
     /// Makes a snapshot, so that new clients do not wait and old segments can go.
     Snapshot,
+    /// Drops tombstones that every site has received.
+    Tombstones,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 4] = [Kind::Compaction, Kind::Expiry, Kind::Inbox, Kind::Snapshot];
-    pub(super) const NAMES: [&'static str; 5] =
-        [Kind::Compaction.name(), Kind::Expiry.name(), Kind::Inbox.name(), Kind::Snapshot.name(), BURIED];
+    pub(super) const ALL: [Kind; 5] =
+        [Kind::Compaction, Kind::Expiry, Kind::Inbox, Kind::Snapshot, Kind::Tombstones];
+    pub(super) const NAMES: [&'static str; 6] = [
+        Kind::Compaction.name(),
+        Kind::Expiry.name(),
+        Kind::Inbox.name(),
+        Kind::Snapshot.name(),
+        Kind::Tombstones.name(),
+        BURIED,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -34,6 +43,7 @@ impl Kind {
             Kind::Expiry => "expiry",
             Kind::Inbox => "inbox",
             Kind::Snapshot => "snapshot",
+            Kind::Tombstones => "tombstones",
         }
     }
 
@@ -43,6 +53,7 @@ impl Kind {
             Kind::Compaction | Kind::Expiry => "store",
             Kind::Inbox => LANE,
             Kind::Snapshot => "snapshot",
+            Kind::Tombstones => "tombstones",
         }
     }
 
@@ -50,7 +61,7 @@ impl Kind {
         Duration::from_secs(match self {
             Kind::Compaction | Kind::Inbox => 60,
             Kind::Expiry => 600,
-            Kind::Snapshot => 86_400,
+            Kind::Snapshot | Kind::Tombstones => 86_400,
         })
     }
 
@@ -60,6 +71,8 @@ impl Kind {
             Kind::Compaction | Kind::Expiry => self.every(),
             Kind::Inbox => Duration::ZERO,
             Kind::Snapshot => Duration::from_secs(3_600),
+            // The snapshot of that day comes first: what it holds is not dropped while it is made.
+            Kind::Tombstones => Duration::from_secs(7_200),
         }
     }
 
@@ -91,6 +104,10 @@ pub(super) async fn recur(database: &Database, kind: Kind) -> Result<()> {
         }
         Kind::Inbox => database.inbox.apply_all(database).await,
         Kind::Snapshot => database.feed.make_snapshot().await,
+        Kind::Tombstones => {
+            while database.backend.collect_tombstones().await? {}
+            Ok(())
+        }
     }
 }
 

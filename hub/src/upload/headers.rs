@@ -5,6 +5,7 @@ use std::str::FromStr;
 use shared_format::SiteId;
 use warp::http::{HeaderMap, header};
 
+use crate::cursor::Cursor;
 use crate::http::problem::{Problem, ProblemKind};
 
 /// What the headers of an upload say.
@@ -22,6 +23,8 @@ pub(super) struct UploadHeaders {
     pub(super) token: Option<[u8; 16]>,
     /// The greatest rejection that the site has stored.
     pub(super) rejected_seen: Option<i64>,
+    /// The place up to which the site has received the log.
+    pub(super) cursor: Option<Cursor>,
     /// How long the body says that it is.
     pub(super) content_length: Option<u64>,
 }
@@ -45,6 +48,7 @@ impl UploadHeaders {
             last,
             token: read_token(headers)?,
             rejected_seen: number(headers, "Cloudsync-Rejected-Seen")?,
+            cursor: read_cursor(headers)?,
             content_length: number(headers, header::CONTENT_LENGTH.as_str())?
                 .and_then(|length| u64::try_from(length).ok()),
         })
@@ -70,6 +74,12 @@ pub(crate) fn read_token(headers: &HeaderMap) -> Result<Option<[u8; 16]>, Proble
 /// The newest number of the site, if it says so.
 pub(crate) fn read_db_version(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     number(headers, "Cloudsync-Db-Version")
+}
+
+fn read_cursor(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
+    let name = "Cloudsync-Acknowledged";
+    let Some(found) = text(headers, name)? else { return Ok(None) };
+    found.parse().map(Some).map_err(|_| Problem::header(name, &shown(found), "a cursor as it was given"))
 }
 
 fn missing(name: &str, wanted: &str) -> Problem {
@@ -173,6 +183,7 @@ mod tests {
         let read = UploadHeaders::read(&headers(&[])).unwrap();
         assert_eq!(read.site.to_string(), SITE);
         assert_eq!((read.first, read.last, read.token, read.rejected_seen), (1, 7, None, None));
+        assert_eq!(read.cursor, None);
         assert_eq!(read.upload[0], 0xff);
         let more = [("cloudsync-token", SITE), ("cloudsync-rejected-seen", "3"), ("content-length", "12")];
         let read = UploadHeaders::read(&headers(&more)).unwrap();
@@ -196,6 +207,7 @@ mod tests {
         check_refused("cloudsync-db-version", "6");
         check_refused("cloudsync-token", "+0112233445566778899aabbccddeeff");
         check_refused("content-encoding", "gzip");
+        check_refused("cloudsync-acknowledged", "elsewhere");
     }
 
     #[test]

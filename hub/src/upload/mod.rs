@@ -20,6 +20,7 @@ use warp::reply::Response;
 
 use crate::auth::Caller;
 use crate::backend::Upload;
+use crate::cursor::Cursor;
 use crate::error::Error;
 use crate::http::app::{App, Database};
 use crate::http::json_response;
@@ -47,13 +48,14 @@ where
     database.metrics.received_bytes.inc_by(u64::try_from(body.len()).unwrap_or(u64::MAX));
     // A wrong body is told so whatever Postgres does.
     let payload = expand(body.clone(), database.metrics.received_rows.clone()).await?;
-    let UploadHeaders { site, upload, first, last, token, rejected_seen, content_length: _ } = headers;
+    let UploadHeaders { site, upload, first, last, token, rejected_seen, cursor, content_length: _ } =
+        headers;
     let (role, claims) = (caller.role.clone(), caller.claims.clone());
     let upload = Upload { payload, site, upload, first, last, token, rejected_seen, role, claims };
-    match apply(database, &upload).await {
+    match apply(database, &upload, cursor).await {
         Ok(answer) => respond(database, &answer),
         Err(error) if is_away(database, &error) => {
-            let answer = database.inbox.accept(database, &upload, body).await?;
+            let answer = database.inbox.accept(database, &upload, cursor, body).await?;
             database.metrics.count_upload("stored");
             let mut response = json_response(&answer);
             *response.status_mut() = StatusCode::ACCEPTED;
@@ -64,8 +66,11 @@ where
 }
 
 /// Applies an upload; what waits of its site comes first, if it must.
-async fn apply(database: &Database, upload: &Upload) -> crate::error::Result<Value> {
+async fn apply(database: &Database, upload: &Upload, cursor: Option<Cursor>) -> crate::error::Result<Value> {
     database.feed.check_writable()?;
+    if let Some(cursor) = cursor {
+        database.horizon.check_upload(database, upload.site, &cursor, upload.last).await?;
+    }
     let place = database.backend.reserve().await?;
     let start = Instant::now();
     let answer = place.apply(upload.clone()).await?;

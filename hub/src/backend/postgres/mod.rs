@@ -20,10 +20,14 @@ use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
+use crate::position::Lsn;
 use crate::postgres::{Pool, PostgresUrl};
 
 /// Longest wait for the number of a site.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest wait for tombstones to go: beyond the limit on a statement, so that it means a dead connection.
+const COLLECT_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// One Postgres database.
 pub(super) struct Postgres {
@@ -49,6 +53,22 @@ impl Postgres {
         Ok(acked)
     }
 
+    /// Asks a question whose answer is one boolean.
+    async fn ask_whether(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+        longest: Duration,
+    ) -> Result<bool> {
+        let lease = self.pool.lease().await?;
+        let asked = lease.client().query_typed(sql, parameters);
+        let silent = || Error::Unavailable { reason: "postgres did not answer in time".to_owned() };
+        let rows = tokio::time::timeout(longest, asked).await.map_err(|_elapsed| silent())?;
+        let rows = rows.map_err(Error::Postgres)?;
+        lease.give_back();
+        Ok(rows.first().is_some_and(|row| row.get(0)))
+    }
+
     async fn ask_scopes(&self, claims: &str) -> Result<Vec<String>> {
         let lease = self.pool.lease().await?;
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&claims, Type::TEXT)];
@@ -69,6 +89,21 @@ impl Backend for Postgres {
 
     fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>> {
         self.ask_acked(site).boxed()
+    }
+
+    fn note_site(&self, site: SiteId, place: Lsn) -> BoxFuture<'_, Result<bool>> {
+        async move {
+            let (bytes, place): (&[u8], _) = (site.as_bytes(), place.to_string());
+            let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&bytes, Type::BYTEA), (&place, Type::TEXT)];
+            let sql = "select cloudsync.note_site($1, $2::text::pg_lsn)";
+            self.ask_whether(sql, &parameters, ANSWER_TIMEOUT).await
+        }
+        .boxed()
+    }
+
+    fn collect_tombstones(&self) -> BoxFuture<'_, Result<bool>> {
+        let sql = "select c.more from cloudsync.collect_tombstones() as c";
+        self.ask_whether(sql, &[], COLLECT_TIMEOUT).boxed()
     }
 
     fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
+use crate::position::Lsn;
 use file::{File, in_transaction};
 
 /// One central file.
@@ -75,6 +76,15 @@ impl Backend for Sqlite {
             asked.map_err(|source| Error::Sqlite { action: "read the number of a site", source })
         };
         async move { self.file()?.call(acked).await }.boxed()
+    }
+
+    /// A file keeps its tombstones, so no site is ever behind.
+    fn note_site(&self, _site: SiteId, _place: Lsn) -> BoxFuture<'_, Result<bool>> {
+        async { Ok(false) }.boxed()
+    }
+
+    fn collect_tombstones(&self) -> BoxFuture<'_, Result<bool>> {
+        async { Ok(false) }.boxed()
     }
 
     /// A file has no scopes: its tables are read by everybody who is let in.
