@@ -10,7 +10,7 @@
 //!   is asked the same as a file would be;
 //! - `restarts`, `heal`: a server that restarts, its slot, its standbys; `inbox`: a server that is away;
 //! - `concurrent_edits`: two transactions that write at once, of which a file allows one; its race is another test;
-//! - `snapshots` amid four writers, and `generated_histories`: played with Postgres alone so far;
+//! - `snapshots` amid four writers: played with Postgres alone so far;
 //! - `jobs`, `nodes`: a queue for several nodes, and several nodes, where one hub serves a file;
 //! - `admin`: devices, slots and refused rows as operators see them in Postgres;
 //! - `broken_messages`, `postgres_side`, `engines_agree`, `memory`: messages, statements and memory of Postgres itself;
@@ -118,6 +118,25 @@ fn a_second_hub_is_kept_out_and_takes_over_when_the_first_is_gone() {
     client.join(&second.address(), tests::hub::API_KEY);
     client.sync();
     assert_eq!(client.rows("select title from todo"), ["first"]);
+}
+
+#[test]
+fn a_file_that_is_replaced_under_a_running_hub_is_noticed_and_served() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&["a: insert into todo values ('t', 'old', null, 0)", "a: sync", "b: sync", "all: settle"]);
+    let copy = file(&stage).with_extension("copy");
+    sqlite3_shell(&file(&stage), &format!("vacuum into '{}'", copy.display()));
+    stage.play(&["a: insert into todo values ('u', 'later', null, 1)", "a: sync", "all: settle"]);
+    fs::rename(&copy, file(&stage)).expect("a file can be replaced");
+    for end in ["-wal", "-shm"] {
+        drop(fs::remove_file(format!("{}{end}", file(&stage).display())));
+    }
+    wait::until("the hub notices", || {
+        stage.hub.whole_log().contains("is not the one that was opened").then_some(())
+    });
+    stage.postgres = stage.database.session();
+    stage.play(&["pg: update todo set note = 'in the new file' where id = 't'"]);
+    stage.settles_at(&["t|old|in the new file|0", "u|later|NULL|1"]);
 }
 
 #[test]
