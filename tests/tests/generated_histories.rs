@@ -1,4 +1,4 @@
-//! Histories made by chance on clients and in Postgres, with hubs that are killed: whatever happened, every side
+//! Histories made by chance on clients and in the centre, with hubs that are killed: whatever happened, every side
 //! ends with the same rows and the same stamps. A failure prints its seed; `SEED=…` plays it again.
 
 use std::collections::BTreeMap;
@@ -6,9 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use shared_format::unpack_cells;
 use tests::client::Client;
-use tests::stage::{Setting, Stage};
+use tests::stage::{Centre, Setting, Stage, on_both};
 
-const HISTORIES: u64 = 6;
+const HISTORIES: u64 = 4;
 const STEPS: usize = 150;
 const KEYS: u64 = 8;
 /// The last one is new in the middle of the history.
@@ -79,8 +79,8 @@ fn stamps_in_postgres(stage: &Stage) -> Vec<String> {
     lives
 }
 
-/// The same as a client keeps it.
-fn stamps_in_client(client: &Client) -> Vec<String> {
+/// The same as a SQLite file keeps it.
+fn stamps_in_file(client: &Client) -> Vec<String> {
     let sites: BTreeMap<String, String> =
         pairs(client, "select ordinal, lower(hex(site)) from cloudsync_sites");
     let columns: BTreeMap<String, String> = pairs(
@@ -107,9 +107,9 @@ fn pairs(client: &Client, sql: &str) -> BTreeMap<String, String> {
     rows.iter().filter_map(|row| row.split_once('|')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
 }
 
-fn play(seed: u64) {
+fn play(setting: Setting<'_>, seed: u64) {
     let mut dice = Dice(seed | 1);
-    let mut stage = Stage::new(Setting::PLAIN);
+    let mut stage = Stage::new(setting);
     stage.play(&["a: sync", "b: sync", "c: sync"]);
     for number in 0..STEPS {
         if dice.below(50) == 0 {
@@ -122,15 +122,21 @@ fn play(seed: u64) {
     // A row that is refused would differ until its author writes it again.
     for name in ["a", "b", "c"] {
         let refused = stage.client(name).rows("select key, sqlstate, message from cloudsync_rejected");
-        assert_eq!(refused, Vec::<String>::new(), "rows of {name} that Postgres refused");
+        assert_eq!(refused, Vec::<String>::new(), "rows of {name} that the centre refused");
     }
     stage.all_equal();
-    let wanted = stamps_in_postgres(&stage);
+    let wanted = match setting.centre {
+        Centre::Postgres => stamps_in_postgres(&stage),
+        Centre::SqliteFile => stamps_in_file(&Client::open(stage.database.file().expect("a file"))),
+    };
     for name in CLIENTS {
-        let found = stamps_in_client(stage.client(name));
+        let found = stamps_in_file(stage.client(name));
         let more: Vec<&String> = found.iter().filter(|stamp| !wanted.contains(stamp)).collect();
         let less: Vec<&String> = wanted.iter().filter(|stamp| !found.contains(stamp)).collect();
-        assert!(more.is_empty() && less.is_empty(), "only {name} has {more:#?}, only Postgres has {less:#?}");
+        assert!(
+            more.is_empty() && less.is_empty(),
+            "only {name} has {more:#?}, only the centre has {less:#?}"
+        );
     }
 }
 
@@ -143,6 +149,6 @@ fn every_side_ends_alike_after_any_history() {
     for seed in seeds {
         // Shown only when the test fails.
         eprintln!("SEED={seed}");
-        play(seed);
+        on_both(|setting| play(setting, seed));
     }
 }
