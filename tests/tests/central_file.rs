@@ -121,25 +121,6 @@ fn a_second_hub_is_kept_out_and_takes_over_when_the_first_is_gone() {
 }
 
 #[test]
-fn a_file_that_is_replaced_under_a_running_hub_is_noticed_and_served() {
-    let mut stage = Stage::new(FILE);
-    stage.play(&["a: insert into todo values ('t', 'old', null, 0)", "a: sync", "b: sync", "all: settle"]);
-    let copy = file(&stage).with_extension("copy");
-    sqlite3_shell(&file(&stage), &format!("vacuum into '{}'", copy.display()));
-    stage.play(&["a: insert into todo values ('u', 'later', null, 1)", "a: sync", "all: settle"]);
-    fs::rename(&copy, file(&stage)).expect("a file can be replaced");
-    for end in ["-wal", "-shm"] {
-        drop(fs::remove_file(format!("{}{end}", file(&stage).display())));
-    }
-    wait::until("the hub notices", || {
-        stage.hub.whole_log().contains("is not the one that was opened").then_some(())
-    });
-    stage.postgres = stage.database.session();
-    stage.play(&["pg: update todo set note = 'in the new file' where id = 't'"]);
-    stage.settles_at(&["t|old|in the new file|0", "u|later|NULL|1"]);
-}
-
-#[test]
 fn a_file_set_back_to_an_older_copy_gets_back_what_clients_hold() {
     let mut stage = Stage::new(FILE);
     stage.play(&[
