@@ -40,6 +40,9 @@ impl DefinitionKey {
     }
 }
 
+/// The version of a table's first definition.
+const VERSION_FIRST: u32 = 1;
+
 /// All known definitions.
 #[derive(Clone, Debug, Default)]
 pub struct Definitions {
@@ -67,13 +70,18 @@ impl Definitions {
         self.known.get(&key)
     }
 
-    /// Whether a definition gives the rows of its table other readers than the version before it.
+    /// Whether a definition gives the rows of its table other readers than the version before it. Where there was
+    /// one that is not known, whoever did not read all of the table counts as new: nobody gets rows by guess.
     #[must_use]
     pub fn changes_readers(&self, definition: &TableDefinition) -> bool {
         let TableDefinition { table, incarnation, version, .. } = *definition;
         let at = |version| DefinitionKey { table, incarnation, version };
         let before = self.known.range(at(0)..at(version)).next_back();
-        before.is_some_and(|(_, before)| Audience::of_table(before) != Audience::of_table(definition))
+        let audience = Audience::of_table(definition);
+        match before {
+            Some((_, before)) => Audience::of_table(before) != audience,
+            None => version > VERSION_FIRST && audience.is_some(),
+        }
     }
 
     /// A payload of the newest version of each table, and of those that are `used`.
@@ -143,10 +151,22 @@ mod tests {
         assert!(!definitions.changes_readers(&definition(1, 3)));
         assert!(!definitions.changes_readers(&guarded(1)), "nothing is known from before");
         assert!(definitions.changes_readers(&guarded(3)));
-        assert!(!definitions.changes_readers(&TableDefinition { table: 2, ..guarded(3) }));
+        assert!(!definitions.changes_readers(&TableDefinition { table: 2, ..guarded(1) }));
         definitions.add(guarded(3));
         assert!(!definitions.changes_readers(&guarded(4)));
         assert!(definitions.changes_readers(&definition(1, 4)));
+    }
+
+    #[test]
+    fn what_is_read_by_some_only_counts_as_new_where_its_earlier_version_is_not_known() {
+        let guarded = TableDefinition { row_security: true, ..definition(1, 3) };
+        let mut definitions = Definitions::default();
+        assert!(definitions.changes_readers(&guarded));
+        // A leader that begins later has it from the catalog, and not what was before.
+        definitions.add(guarded.clone());
+        assert!(definitions.changes_readers(&guarded));
+        assert!(!definitions.changes_readers(&definition(1, 3)), "everybody reads it");
+        assert!(!definitions.changes_readers(&TableDefinition { version: 1, ..guarded }), "it is new");
     }
 
     #[test]
