@@ -3,8 +3,11 @@
 //! Signatures are made by ring from keys of this run, tokens are put together by hand: so every wrong one can be
 //! made too.
 
+use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,6 +22,9 @@ use ring::signature::{
     RsaPublicKeyComponents,
 };
 use serde_json::{Value, json};
+
+use crate::places;
+use crate::process::{Launch, Process, Signal, new_log};
 
 /// The secret of the tests' tokens signed by HS256.
 pub const SECRET: &str = "secret-of-tokens-0123456789abcdef";
@@ -176,6 +182,35 @@ impl KeyServer {
             }
         });
         server
+    }
+
+    /// Starts a proxy that speaks TLS for the service, by openssl; returns where the keys are then, and the process.
+    ///
+    /// The certificate, which signs itself, is left in the folder as `tls.pem`.
+    pub fn behind_tls(&self, folder: &Path) -> (String, Process) {
+        let (certificate, key) = (folder.join("tls.pem"), folder.join("tls.key"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .expect("openssl can be started");
+        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        fs::write(folder.join("keys"), self.answer.lock().expect("nobody panics with it").1.as_bytes())
+            .expect("the keys can be written");
+        let port = places::free_port();
+        let command = ["openssl", "s_server", "-WWW", "-quiet", "-accept"].map(OsString::from);
+        let files = ["-cert".into(), certificate.into(), "-key".into(), key.into()];
+        let log = folder.join("tls.log");
+        new_log(&log);
+        let script = ["env".into(), "-C".into(), folder.into()].into_iter().chain(command);
+        let command = script.chain([format!("127.0.0.1:{port}").into()]).chain(files).collect();
+        let launch =
+            Launch { command, environment: Vec::new(), log: &log, stop: Signal::Kill, directory: None };
+        (format!("https://localhost:{port}/keys"), Process::start(launch))
     }
 
     /// Returns where the keys are.

@@ -1,7 +1,10 @@
 //! Tokens (JWT): which are let in, which are not and why, and how the published keys are kept.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use tests::hub::Answer;
+use tests::places;
 use tests::stage::{Setting, Stage};
 use tests::tokens::{KeyServer, SECRET, Signer, encode, seconds_from_now};
 use tests::wait;
@@ -11,11 +14,19 @@ const AUDIENCE: &str = "demo-app";
 
 /// Starts a stage whose hub takes tokens by the secret, and by published keys.
 fn stage_with(keys: &KeyServer) -> Stage {
+    stage_at(&keys.url(), None)
+}
+
+/// Starts a stage whose hub finds the keys at an address, and trusts the certificates of a file.
+fn stage_at(url: &str, certificates: Option<&Path>) -> Stage {
     let mut stage = Stage::new(Setting::PLAIN);
+    if let Some(path) = certificates {
+        stage.hub.set_environment("SSL_CERT_FILE", &path.to_string_lossy());
+    }
     let jwt = format!(
         "[database.jwt]\nsecret = \"{SECRET}\"\njwks_url = \"{}\"\nissuer = \"{ISSUER}\"\n\
          audience = \"{AUDIENCE}\"\nroles = [\"app\"]",
-        keys.url()
+        url
     );
     stage.hub.configure(&stage.database, "trusted_proxies = [\"127.0.0.1\"]", &jwt);
     stage.play(&["hub: terminate", "hub: start"]);
@@ -201,6 +212,22 @@ fn a_service_that_is_away_is_waited_for() {
         check_in(&stage, &token);
         check_in(&stage, &signer.token("key", &claims_with("sub", json!("u2"))));
     }
+}
+
+#[test]
+fn keys_come_over_tls_from_a_service_whose_certificate_is_trusted_only() {
+    let signer = Signer::es256();
+    let folder = places::scratch("keys");
+    let (url, _server) = KeyServer::start(&[signer.published("key")]).behind_tls(folder.path());
+    let token = signer.token("key", &claims());
+    let trusting = stage_at(&url, Some(&folder.path().join("tls.pem")));
+    wait::until("the token counts", || (ask(&trusting, &token, "203.0.113.1").status == 400).then_some(()));
+    let other = places::scratch("keys");
+    let (_url, _other_server) = KeyServer::start(&[]).behind_tls(other.path());
+    let doubting = stage_at(&url, Some(&other.path().join("tls.pem")));
+    check(&doubting, &token, "203.0.113.1", 503, "unavailable");
+    let log = doubting.hub.whole_log();
+    assert!(log.contains("certificate"), "the log says why: {log}");
 }
 
 #[test]
