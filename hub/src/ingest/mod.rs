@@ -51,6 +51,9 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(500);
 /// look at the store, another leads within five seconds.
 const LEADER_SILENCE_MAX: Duration = Duration::from_millis(2_500);
 
+/// Longest time that a leader gets to end in peace: to store what clients may have been given, and to move the slot.
+const LEADER_END_MAX: Duration = Duration::from_secs(4);
+
 /// First wait after a failure; it doubles up to `RETRY_MAX`.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -106,10 +109,8 @@ impl Ingest {
         let mut wait = RETRY_MIN;
         loop {
             let begun = Instant::now();
-            let outcome = tokio::select! {
-                outcome = self.backend.take_turns(&self) => outcome,
-                () = asked(&mut shutdown) => Ok(()),
-            };
+            let turn = self.backend.take_turns(&self);
+            let outcome = until_ended(turn, &mut shutdown, || self.status().leading, LEADER_END_MAX).await;
             self.log.stop_leading();
             self.log.set_told(false);
             let Err(error) = outcome else { return };
@@ -235,6 +236,26 @@ impl Ingest {
     }
 }
 
+/// Takes a turn to its end, which it may be about to reach by itself when shutdown is asked for: a leader gets
+/// `end_max` for that, whoever waits for something gets none.
+async fn until_ended(
+    turn: impl Future<Output = Result<()>>,
+    shutdown: &mut watch::Receiver<bool>,
+    leads: impl Fn() -> bool,
+    end_max: Duration,
+) -> Result<()> {
+    let cut_off = async {
+        asked(shutdown).await;
+        if leads() {
+            tokio::time::sleep(end_max).await;
+        }
+    };
+    tokio::select! {
+        outcome = turn => outcome,
+        () = cut_off => Ok(()),
+    }
+}
+
 /// Between three and five quarters of a wait, so that hubs do not move in step.
 fn jittered(wait: Duration) -> Duration {
     // Without random bytes the waits are equal, which harms nobody.
@@ -245,6 +266,39 @@ fn jittered(wait: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shutdown::Shutdown;
+
+    /// Ends a turn that drains in so many steps; says whether it could.
+    async fn end_turn(steps: Option<usize>, leads: bool, end_max: Duration) -> bool {
+        let (shutdown, mut hears) = Shutdown::new();
+        let mut ear = hears.clone();
+        let mut drained = false;
+        let turn = async {
+            asked(&mut ear).await;
+            match steps {
+                Some(steps) => {
+                    for _ in 0..steps {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+            drained = true;
+            Ok(())
+        };
+        shutdown.ask();
+        until_ended(turn, &mut hears, || leads, end_max).await.unwrap();
+        drained
+    }
+
+    #[tokio::test]
+    async fn a_leader_drains_at_shutdown_and_nobody_is_waited_for_without_end() {
+        for _ in 0..50 {
+            assert!(end_turn(Some(20), true, Duration::from_secs(60)).await);
+        }
+        assert!(!end_turn(Some(20), false, Duration::from_secs(60)).await);
+        assert!(!end_turn(None, true, Duration::from_millis(1)).await);
+    }
 
     #[test]
     fn a_wait_stays_near_what_was_asked() {

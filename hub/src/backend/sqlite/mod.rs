@@ -24,6 +24,7 @@ use crate::feed::log::Log;
 use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
+use crate::shutdown::asked;
 use file::{File, in_transaction};
 
 /// One central file.
@@ -121,7 +122,15 @@ impl Backend for Sqlite {
     }
 
     fn take_turns<'a>(&'a self, ingest: &'a Ingest) -> BoxFuture<'a, Result<()>> {
-        self.turn(ingest).boxed()
+        let mut shutdown = ingest.shutdown.clone();
+        async move {
+            tokio::select! {
+                outcome = self.turn(ingest) => outcome,
+                // The file keeps what is not stored yet.
+                () = asked(&mut shutdown) => Ok(()),
+            }
+        }
+        .boxed()
     }
 }
 
