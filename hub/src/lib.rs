@@ -16,6 +16,7 @@ pub mod definitions;
 pub mod epoch;
 pub mod error;
 pub mod feed;
+pub mod files;
 pub mod ground;
 mod horizon;
 pub mod http;

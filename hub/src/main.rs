@@ -7,6 +7,7 @@ use hub::arguments::{self, Command, USAGE};
 use hub::cli;
 use hub::config::{Config, Environment};
 use hub::error::{Error, Result};
+use hub::files;
 use hub::serve::{DRAIN_MAX, Server};
 use hub::shutdown::{self, Shutdown};
 use tracing_subscriber::EnvFilter;
@@ -56,6 +57,7 @@ fn serve(path: &std::path::Path) -> Result<()> {
     start_log(&environment)?;
     let config = Config::read(path, &environment)?;
     drop(environment);
+    files::raise_limit(config.edges.connections_max);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
         let (shutdown, ending) = Shutdown::new();
