@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `trusted_proxies` | | addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed |
 //! | `head_timeout_ms` | | longest wait for the head of a request, also of the next one; default 30,000 |
+//! | `body_idle_timeout_ms` | | longest wait for more of an upload's body; default 15,000 |
+//! | `body_timeout_ms` | | longest time for the whole body of an upload; default 130,000 |
 //! | `idle_timeout_ms` | | longest life of a connection without a request; default 60,000 |
 //! | `connections_max` | | most connections at once; default 20,000 |
 //! | `monitoring_key` | `CLOUDSYNC_MONITORING_KEY` | the key that `/metrics` and `/readyz` then ask for |
@@ -24,6 +26,12 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// Longest wait for the head of a request unless told otherwise: above the 15 s that our client keeps an idle
 /// connection, so that it never sends into one that is being closed.
 const HEAD_TIMEOUT_MS: usize = 30_000;
+
+/// Longest wait for more of a body unless told otherwise: a radio link that comes back within that loses nothing.
+const BODY_IDLE_TIMEOUT_MS: usize = 15_000;
+
+/// Longest time for a whole body unless told otherwise: 8 MiB at 64 kB/s.
+const BODY_TIMEOUT_MS: usize = 130_000;
 
 /// Longest life of a connection without a request unless told otherwise.
 const IDLE_TIMEOUT_MS: usize = 60_000;
@@ -116,6 +124,10 @@ pub struct EdgesConfig {
     pub connections_max: usize,
     /// Longest wait for the head of a request, also of the next one on a connection that is kept.
     pub head_timeout: Duration,
+    /// Longest wait for more of an upload's body.
+    pub body_idle_timeout: Duration,
+    /// Longest time for the whole body of an upload.
+    pub body_timeout: Duration,
     /// Longest life of a connection without a request, over HTTP/2 or without a word.
     pub idle_timeout: Duration,
     /// The key that metrics and readiness ask for; without one they are open.
@@ -126,8 +138,16 @@ pub struct EdgesConfig {
 
 impl EdgesConfig {
     /// The keys of the file's root that are read here.
-    pub(super) const KEYS: [&'static str; 6] =
-        ["trusted_proxies", "head_timeout_ms", "idle_timeout_ms", "connections_max", "monitoring_key", "tls"];
+    pub(super) const KEYS: [&'static str; 8] = [
+        "trusted_proxies",
+        "head_timeout_ms",
+        "body_idle_timeout_ms",
+        "body_timeout_ms",
+        "idle_timeout_ms",
+        "connections_max",
+        "monitoring_key",
+        "tls",
+    ];
 
     /// Reads the edges from the root of the file.
     pub(super) fn read(root: &Node<'_>, environment: &Environment) -> Result<EdgesConfig> {
@@ -137,6 +157,8 @@ impl EdgesConfig {
         };
         Ok(EdgesConfig {
             head_timeout: wait("head_timeout_ms", HEAD_TIMEOUT_MS)?,
+            body_idle_timeout: wait("body_idle_timeout_ms", BODY_IDLE_TIMEOUT_MS)?,
+            body_timeout: wait("body_timeout_ms", BODY_TIMEOUT_MS)?,
             idle_timeout: wait("idle_timeout_ms", IDLE_TIMEOUT_MS)?,
             trusted_proxies: TrustedProxies::read(root)?,
             connections_max: root.optional_count("connections_max")?.unwrap_or(CONNECTIONS_MAX),
@@ -192,6 +214,8 @@ mod tests {
         for (text, words) in [
             ("connections_max = 0", ["connections_max", "from 1"]),
             ("connections_max = \"7\"", ["connections_max", "text"]),
+            ("body_timeout_ms = 0", ["body_timeout_ms", "from 1"]),
+            ("body_idle_timeout_ms = -1", ["body_idle_timeout_ms", "from 1"]),
             ("trusted_proxies = [\"10.0.0.0/33\"]", ["trusted_proxies[0]", "10.0.0.0/33"]),
             ("trusted_proxies = [\"proxy\"]", ["trusted_proxies[0]", "proxy"]),
             ("monitoring_key = \"short\"", ["monitoring_key", "5 characters"]),

@@ -15,14 +15,21 @@ const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024 + 64;
 
 const _: () = assert!(Limits::UPLOAD.compressed_max == 8 * 1024 * 1024);
 
-/// Longest wait for more of a body: a radio link that comes back within that loses nothing.
-const IDLE_MAX: Duration = Duration::from_secs(15);
-
-/// Longest time for a whole body: 8 MiB at 64 kB/s.
-const WHOLE_MAX: Duration = Duration::from_secs(130);
+/// How long a body may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Longest wait for more.
+    pub(super) idle: Duration,
+    /// Longest time for all of it.
+    pub(super) whole: Duration,
+}
 
 /// Reads the whole body.
-pub(super) async fn collect<S, B, E>(body: S, announced: Option<u64>) -> Result<Bytes, Problem>
+pub(super) async fn collect<S, B, E>(
+    body: S,
+    announced: Option<u64>,
+    patience: Patience,
+) -> Result<Bytes, Problem>
 where
     S: Stream<Item = Result<B, E>>,
     B: Buf,
@@ -33,9 +40,9 @@ where
     }
     let mut body = pin!(body);
     let mut collected = BytesMut::new();
-    let end = Instant::now() + WHOLE_MAX;
+    let end = Instant::now() + patience.whole;
     loop {
-        let more = timeout_at(end, timeout(IDLE_MAX, body.next())).await;
+        let more = timeout_at(end, timeout(patience.idle, body.next())).await;
         match more.and_then(|more| more) {
             Err(_elapsed) => return Err(Problem::new(ProblemKind::TooSlow, "the body did not come in time")),
             Ok(None) => return Ok(collected.freeze()),
@@ -69,8 +76,12 @@ mod tests {
 
     type Part = Result<Bytes, &'static str>;
 
+    fn patience(idle_ms: u64, whole_ms: u64) -> Patience {
+        Patience { idle: Duration::from_millis(idle_ms), whole: Duration::from_millis(whole_ms) }
+    }
+
     async fn check(parts: Vec<Part>, announced: Option<u64>, wanted: Result<usize, ProblemKind>) {
-        let collected = collect(stream::iter(parts), announced).await;
+        let collected = collect(stream::iter(parts), announced, patience(60_000, 60_000)).await;
         assert_eq!(collected.map(|body| body.len()).map_err(|problem| problem.kind()), wanted);
     }
 
@@ -83,5 +94,21 @@ mod tests {
         check(vec![mebibyte(); 9], None, Err(ProblemKind::TooLarge)).await;
         check(vec![], Some(9 * 1024 * 1024), Err(ProblemKind::TooLarge)).await;
         check(vec![Ok(Bytes::from("ab")), Err("reset")], None, Err(ProblemKind::BadRequest)).await;
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stalls_or_dribbles_is_given_up() {
+        let stalled = || stream::pending::<Part>();
+        let dribble = || {
+            stream::repeat(()).then(|()| async {
+                tokio::task::yield_now().await;
+                Part::Ok(Bytes::new())
+            })
+        };
+        let kind = |collected: Result<Bytes, Problem>| collected.map_err(|problem| problem.kind());
+        let given_up = Err(ProblemKind::TooSlow);
+        assert_eq!(kind(collect(stalled(), None, patience(1, 60_000)).await), given_up);
+        assert_eq!(kind(collect(stalled(), None, patience(60_000, 1)).await), given_up);
+        assert_eq!(kind(collect(dribble(), None, patience(60_000, 1)).await), given_up);
     }
 }

@@ -44,7 +44,9 @@ where
 {
     let headers = UploadHeaders::read(headers)?;
     let _room = app.room_for_upload().await?;
-    let body = body::collect(body, headers.content_length).await?;
+    let edges = app.edges();
+    let patience = body::Patience { idle: edges.body_idle_timeout, whole: edges.body_timeout };
+    let body = body::collect(body, headers.content_length, patience).await?;
     database.metrics.received_bytes.inc_by(u64::try_from(body.len()).unwrap_or(u64::MAX));
     // A wrong body is told so whatever Postgres does.
     let payload = expand(body.clone(), database.metrics.received_rows.clone()).await?;
