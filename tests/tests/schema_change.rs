@@ -166,7 +166,7 @@ fn rows_that_a_command_computes_anew_are_fetched_by_every_client() {
 
 #[test]
 fn what_is_unsent_for_a_table_that_postgres_drops_is_refused_and_kept() {
-    let mut stage = stage();
+    let mut stage = stage(Setting::PLAIN);
     stage.play(&["a: update todo set note = 'unsent' where id = 't'"]);
     stage.postgres.run("drop table todo");
     let client = Client::open(stage.client("a").path());
