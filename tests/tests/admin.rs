@@ -160,6 +160,21 @@ fn databases_and_keys_outlive_every_node_and_a_control_database_that_is_away() {
     }
 }
 
+#[test]
+fn a_node_that_never_read_its_control_database_is_not_ready() {
+    let database = Cluster::shared().database("demo");
+    let mut hub = Hub::new(&database, ObjectStore::new(StoreKind::Directory));
+    hub.configure(&database, "control = \"postgres://nobody@127.0.0.1:1/control\"", "");
+    hub.launch();
+    let told = wait::until("the database of the file can be served", || {
+        let answer = hub.try_get("/readyz")?;
+        let told: Value = serde_json::from_str(&answer.body).expect("JSON");
+        (told["databases"][0]["ready"] == true).then_some((answer.status, told))
+    });
+    assert_eq!((told.0, &told.1["control"]["known"]), (503, &Value::Bool(false)), "{}", told.1);
+    assert!(told.1["control"]["problem"].is_string(), "{}", told.1);
+}
+
 fn download_status(hub: &Hub, database: &str, key: &str) -> u16 {
     let config = ureq::Agent::config_builder().http_status_as_error(false).build();
     let asked = config

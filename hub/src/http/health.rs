@@ -43,13 +43,19 @@ pub(super) fn healthz() -> Response {
     json_response(&json!({ "status": "ok" }))
 }
 
-/// Says whether every database can be served.
+/// Says whether every database can be served, and whether it is known which there are.
 pub(super) async fn readyz(app: &App) -> Response {
     let states: Vec<(bool, Value)> = join_all(app.databases.all().values().map(look_at)).await;
     let ending = *app.shutdown.borrow();
-    let ready = !ending && states.iter().all(|(ready, _)| *ready);
+    let control = app.control.as_ref().map(|follower| follower.state());
+    // A node that has never read which databases there are would turn devices away that others serve.
+    let known = control.as_ref().is_none_or(|control| control.known);
+    let ready = !ending && known && states.iter().all(|(ready, _)| *ready);
     let databases: Vec<Value> = states.into_iter().map(|(_, state)| state).collect();
-    let mut response = json_response(&json!({ "ready": ready, "ending": ending, "databases": databases }));
+    let control = control.map(|control| json!({ "known": control.known, "problem": control.problem }));
+    let mut response = json_response(
+        &json!({ "ready": ready, "ending": ending, "control": control, "databases": databases }),
+    );
     if !ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
