@@ -36,3 +36,4 @@ pub mod shutdown;
 pub mod snapshot;
 pub mod store;
 pub mod upload;
+pub mod weigh;

@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use prometheus::proto::{Bucket, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::weigh::Weights;
 use families::{AuthFamilies, ClientFamilies, JobFamilies, LogFamilies, Maker};
 use live::{Behind, Devices};
 
@@ -53,6 +56,8 @@ pub struct DatabaseMetrics {
     messages_skipped: IntCounterVec,
     epochs_opened: IntCounterVec,
     replayed_rows: IntCounterVec,
+    stored_objects: IntGaugeVec,
+    stored_bytes: IntGaugeVec,
     /// 1 while this node is attached to a server that is not the centre any more.
     pub fenced: IntGauge,
     rejected_rows: IntCounterVec,
@@ -128,6 +133,16 @@ impl DatabaseMetrics {
         self.jobs.jobs.with_label_values(&[self.name.as_str(), state]).set(jobs);
     }
 
+    /// Tells what the store holds of the database.
+    pub fn set_stored(&self, weights: &Weights) {
+        for (kind, weight) in [("segment", weights.segments), ("snapshot", weights.snapshots)] {
+            let label = [self.name.as_str(), kind];
+            let shown = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            self.stored_objects.with_label_values(&label).set(shown(weight.count));
+            self.stored_bytes.with_label_values(&label).set(shown(weight.bytes));
+        }
+    }
+
     /// Counts a job that this node did, by how it ended.
     pub fn count_job(&self, kind: &str, outcome: &'static str) {
         self.jobs.jobs_ended.with_label_values(&[self.name.as_str(), kind, outcome]).inc();
@@ -187,6 +202,8 @@ impl Metrics {
             messages_skipped: log.messages_skipped.clone(),
             epochs_opened: log.epochs_opened.clone(),
             replayed_rows: log.replayed_rows.clone(),
+            stored_objects: log.stored_objects.clone(),
+            stored_bytes: log.stored_bytes.clone(),
             fenced: log.fenced.with_label_values(&label),
             rejected_rows: clients.rejected_rows.clone(),
             jobs: self.jobs.clone(),

@@ -36,6 +36,7 @@ use crate::position::{Lsn, Position};
 use crate::segment::{Compacted, Expired, compact, expire};
 use crate::snapshot::{Build, PartRead, Snapshots};
 use crate::store::Store;
+use crate::weigh::Weights;
 use log::Log;
 use reader::Reader;
 use refresh::Refresh;
@@ -277,6 +278,15 @@ impl Feed {
             self.log.relist(epoch.id, &self.archive.segments(&epoch).await?);
         }
         Ok(expired)
+    }
+
+    /// Adds up what the store holds of the newest epoch.
+    pub async fn weigh(&self) -> Result<Weights> {
+        let Some(epoch) = self.log.epoch_id().map(EpochId::number) else { return Ok(Weights::default()) };
+        let segments = self.archive.stored_segments(epoch).await?;
+        let snapshots = self.archive.snapshot_objects(epoch).await?;
+        let folder = self.archive.keys().snapshots(epoch);
+        Ok(Weights::of(segments.iter().map(|segment| segment.bytes), &snapshots, &folder))
     }
 
     /// Makes a snapshot, unless one is good enough, and waits until it is whole.

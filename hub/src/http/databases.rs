@@ -26,6 +26,7 @@ use crate::memory::Memory;
 use crate::metrics::{DatabaseMetrics, Metrics};
 use crate::shutdown::{Shutdown, asked};
 use crate::store::Store;
+use crate::weigh;
 
 /// Longest wait for the feed of a database that is removed: what the store lacks comes again from the slot.
 const END_MAX: Duration = Duration::from_secs(5);
@@ -160,6 +161,7 @@ impl Databases {
         }
         let database = Arc::new(self.start(config, backend, origin));
         tokio::spawn(jobs::run(Arc::clone(&database)));
+        tokio::spawn(weigh::run(Arc::clone(&database)));
         self.change(|list| list.insert(config.name.clone(), database));
         self.metrics.show(config.name.as_str());
         Ok(())

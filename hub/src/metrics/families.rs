@@ -214,6 +214,8 @@ pub(super) struct LogFamilies {
     pub(super) epochs_opened: IntCounterVec,
     pub(super) replayed_rows: IntCounterVec,
     pub(super) fenced: IntGaugeVec,
+    pub(super) stored_objects: IntGaugeVec,
+    pub(super) stored_bytes: IntGaugeVec,
     pub(super) log_memory_bytes: IntGaugeVec,
 }
 
@@ -261,6 +263,16 @@ impl LogFamilies {
                 "cloudsync_replayed_rows_total",
                 "Rows of the store merged into Postgres again, by outcome.",
                 "outcome",
+            )?,
+            stored_objects: make.gauge(
+                "cloudsync_stored_objects",
+                "Segments and snapshots in the store, as the leader counts them, by kind.",
+                &["database", "kind"],
+            )?,
+            stored_bytes: make.gauge(
+                "cloudsync_stored_bytes",
+                "Bytes of segments and snapshots in the store, as the leader counts them, by kind.",
+                &["database", "kind"],
             )?,
             fenced: gauge(
                 "cloudsync_fenced",
