@@ -3,25 +3,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use super::asker::Asker;
 use super::databases::{Databases, Origin};
 use super::problem::{Problem, ProblemKind};
+use super::room::{Place, Room};
 use crate::auth::api_key::ApiKeys;
 use crate::auth::failures::Failures;
 use crate::auth::{Caller, authenticate, read_bearer};
-use crate::config::{Config, EdgesConfig};
+use crate::config::{Config, DatabaseName, EdgesConfig};
 use crate::control::Control;
 use crate::control::follow::Follower;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
 pub(crate) use super::databases::Database;
 
-/// Most uploads whose bodies are in memory at once: 32 times 8 MiB.
-const UPLOADS_MAX: usize = 32;
+/// Most uploads whose bodies are in memory at once: 48 times 8 MiB. One database alone gets half of the places, which
+/// is more than it has connections.
+const UPLOADS_MAX: usize = 48;
 
 /// Longest wait for room for one more.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +35,7 @@ pub(crate) struct App {
     pub(crate) control: Option<Arc<Follower>>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: watch::Receiver<bool>,
-    uploads: Arc<Semaphore>,
+    uploads: Room,
     failures: Failures,
     edges: EdgesConfig,
 }
@@ -64,7 +66,7 @@ impl App {
             control,
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            uploads: Room::new(UPLOADS_MAX),
             failures: Failures::new(),
             edges: config.edges.clone(),
         })
@@ -151,12 +153,8 @@ impl App {
         Err(Problem::new(ProblemKind::Unauthorized, "API key is not one of the hub's `admin_keys`"))
     }
 
-    /// Waits for room for one more upload; it is free again when the permit is dropped.
-    pub(crate) async fn room_for_upload(&self) -> Result<OwnedSemaphorePermit> {
-        let waiting = Arc::clone(&self.uploads).acquire_owned();
-        match tokio::time::timeout(ROOM_TIMEOUT, waiting).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Error::Unavailable { reason: "too many uploads at once".to_owned() }),
-        }
+    /// Waits for room for one more upload to a database; it is free again when the place is dropped.
+    pub(crate) async fn room_for_upload(&self, database: &DatabaseName) -> Result<Place> {
+        self.uploads.enter(database, ROOM_TIMEOUT).await
     }
 }

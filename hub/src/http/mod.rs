@@ -21,6 +21,7 @@ pub(crate) mod databases;
 mod download;
 mod health;
 pub mod problem;
+mod room;
 mod server;
 mod tls;
 

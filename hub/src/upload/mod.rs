@@ -43,7 +43,7 @@ where
     E: std::fmt::Display,
 {
     let headers = UploadHeaders::read(headers)?;
-    let _room = app.room_for_upload().await?;
+    let _room = app.room_for_upload(&database.name).await?;
     let edges = app.edges();
     let patience = body::Patience { idle: edges.body_idle_timeout, whole: edges.body_timeout };
     let body = body::collect(body, headers.content_length, patience).await?;
