@@ -68,6 +68,7 @@ select position('{2026-02-03}' in data) > 0 as days, position('{"2026-02-02 19:0
   position('-1 days' in data) > 0 as took
 from frames;
 drop table moments;
+select count(*) as told_that_it_is_gone from frames;
 \echo == a truncated table, and one too long to be told row by row
 truncate t;
 select messages > 1 as row_by_row from frames;
