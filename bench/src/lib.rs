@@ -2,7 +2,40 @@
 
 pub mod arrival;
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::{env, fs};
+
+/// What a benchmark is told: `name=value`, in any order.
+#[derive(Debug)]
+pub struct Arguments(BTreeMap<String, String>);
+
+impl Arguments {
+    /// Reads the arguments of this process.
+    #[must_use]
+    pub fn read() -> Self {
+        let pair =
+            |argument: String| argument.split_once('=').map(|(name, value)| (name.into(), value.into()));
+        Self(env::args().filter_map(pair).collect())
+    }
+
+    /// What was said under a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&String> {
+        self.0.get(name)
+    }
+
+    /// A number; it panics when something else was said.
+    #[must_use]
+    pub fn number(&self, name: &str, default: u32) -> u32 {
+        self.get(name).map_or(default, |text| text.parse().expect("an argument is a number"))
+    }
+
+    /// What `only` names, by commas; nothing when all is wanted.
+    #[must_use]
+    pub fn only(&self) -> Vec<&str> {
+        self.get("only").map(|only| only.split(',').collect()).unwrap_or_default()
+    }
+}
 
 /// The middle one of the values of several runs; there has to be one.
 #[must_use]

@@ -10,11 +10,9 @@ mod http;
 mod uploads;
 mod works;
 
-use std::collections::BTreeMap;
-use std::env;
 use std::io::{self, Write};
 
-use bench::{load, verdict};
+use bench::{Arguments, load, verdict};
 use tokio::runtime::Runtime;
 
 /// One line of what was found.
@@ -75,19 +73,15 @@ const WORKS: [(&str, Work); 7] = [
 ];
 
 fn main() -> io::Result<()> {
-    let arguments: BTreeMap<String, String> = env::args()
-        .filter_map(|argument| argument.split_once('=').map(|(name, value)| (name.into(), value.into())))
-        .collect();
-    let number = |name: &str, default: u32| -> u32 {
-        arguments.get(name).map_or(default, |text| text.parse().expect("an argument is a number"))
-    };
+    let arguments = Arguments::read();
+    let number = |name, default| arguments.number(name, default);
     let sizes = Sizes {
         rows: number("rows", 1_000_000),
         waiting: number("waiting", 10_000),
         commits: number("commits", 500),
         seconds: number("seconds", 10),
     };
-    let only: Vec<&str> = arguments.get("only").map(|only| only.split(',').collect()).unwrap_or_default();
+    let only = arguments.only();
     for name in &only {
         assert!(WORKS.iter().any(|(known, _)| known == name), "there is no work {name}");
     }

@@ -14,10 +14,9 @@ mod report;
 mod work;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::io::{self, Write};
 
-use bench::{load, median};
+use bench::{Arguments, load, median};
 use tests::postgres::{Cluster, Durability};
 
 use crate::report::{Medians, WORKS};
@@ -33,16 +32,12 @@ const QUIET: [&str; 5] = [
 ];
 
 fn main() -> io::Result<()> {
-    let arguments: BTreeMap<String, String> = env::args()
-        .filter_map(|argument| argument.split_once('=').map(|(name, value)| (name.into(), value.into())))
-        .collect();
-    let number = |name: &str, default: u32| -> u32 {
-        arguments.get(name).map_or(default, |text| text.parse().expect("an argument is a number"))
-    };
+    let arguments = Arguments::read();
+    let number = |name, default| arguments.number(name, default);
     let (rows, decoded, filled) =
         (number("rows", 100_000), number("decoded", 1_000_000), number("filled", 10_000_000));
     let runs = number("runs", 5);
-    let only: Vec<&str> = arguments.get("only").map(|only| only.split(',').collect()).unwrap_or_default();
+    let only = arguments.only();
     for work in &only {
         assert!(WORKS.contains(work), "there is no work {work}, there are {WORKS:?}");
     }

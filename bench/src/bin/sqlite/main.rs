@@ -28,19 +28,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
-use bench::{load, median};
+use bench::{Arguments, load, median};
 
 use crate::report::Medians;
 use crate::subject::Subject;
 use crate::work::Work;
 
 fn main() -> io::Result<()> {
-    let arguments: BTreeMap<String, String> = env::args()
-        .filter_map(|argument| argument.split_once('=').map(|(name, value)| (name.into(), value.into())))
-        .collect();
-    let number = |name: &str, default: u32| -> u32 {
-        arguments.get(name).map_or(default, |text| text.parse().expect("an argument is a number"))
-    };
+    let arguments = Arguments::read();
+    let number = |name, default| arguments.number(name, default);
     let (rows, large, runs) = (number("rows", 100_000), number("large", 1_000_000), number("runs", 5));
     if let Some(subject) = arguments.get("subject").and_then(|name| Subject::named(name)) {
         let text = |name: &str| arguments.get(name).cloned().expect("the starting process says it");
