@@ -32,6 +32,10 @@ fn collect(stage: &mut Stage) {
     });
     // What a node remembers of sites for minutes is sound while no tombstone goes sooner.
     stage.play(&["hub: terminate", "hub: start"]);
+    // Only a hub that has reached Postgres once can sign what it takes while that is away.
+    wait::until("the hub has looked into the queue", || {
+        (stage.hub.metric("cloudsync_jobs") > 0.0).then_some(())
+    });
 }
 
 fn has_expired(stage: &Stage) -> bool {
