@@ -59,6 +59,7 @@ need postgresql-"$PG_MAJOR" test -x /usr/lib/postgresql/"$PG_MAJOR"/bin/postgres
 need postgresql-server-dev-"$PG_MAJOR" has_server_headers
 need sqlite3 command -v sqlite3
 need prometheus command -v prometheus
+need openssl command -v openssl
 need python3 test -x /usr/bin/python3
 need python3-venv has_venv
 need nodejs command -v node
