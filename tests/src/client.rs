@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::fallible_iterator::FallibleIterator;
@@ -23,6 +25,16 @@ impl Client {
         let connection = Connection::open(path).expect("a SQLite file can be opened");
         load_extension(&connection, &places::artefact("sqlite/cloudsync.so"));
         Self { connection, path: path.to_path_buf() }
+    }
+
+    /// Lets the connection wait until other writers are done, however many there are: SQLite's own way of waiting
+    /// sleeps so long between two tries that writers without a pause lock others out.
+    pub fn wait_for_writers(&self) {
+        fn wait(_tries: i32) -> bool {
+            thread::sleep(Duration::from_micros(500));
+            true
+        }
+        self.connection.busy_handler(Some(wait)).expect("a connection can wait");
     }
 
     /// Returns the file.

@@ -42,7 +42,8 @@ impl Session {
     /// Opens a SQLite file, as any program does; a busy file is waited for.
     pub fn open(path: &Path) -> Self {
         let file = client::Client::open(path);
-        file.run("pragma foreign_keys = on; pragma busy_timeout = 5000");
+        file.run("pragma foreign_keys = on");
+        file.wait_for_writers();
         Self { connection: Connection::File(Mutex::new(file)) }
     }
 

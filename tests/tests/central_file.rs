@@ -10,7 +10,6 @@
 //!   is asked the same as a file would be;
 //! - `restarts`, `heal`: a server that restarts, its slot, its standbys; `inbox`: a server that is away;
 //! - `concurrent_edits`: two transactions that write at once, of which a file allows one; its race is another test;
-//! - `snapshots` amid four writers: played with Postgres alone so far;
 //! - `jobs`, `nodes`: a queue for several nodes, and several nodes, where one hub serves a file;
 //! - `admin`: devices, slots and refused rows as operators see them in Postgres;
 //! - `broken_messages`, `postgres_side`, `engines_agree`, `memory`: messages, statements and memory of Postgres itself;

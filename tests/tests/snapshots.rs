@@ -10,7 +10,7 @@ use tests::client::Client;
 use tests::hub::API_KEY;
 use tests::object_store::StoreKind;
 use tests::sql::Session;
-use tests::stage::{Setting, Stage, Table, on_both};
+use tests::stage::{Centre, Setting, Stage, Table, on_both};
 use tests::wait;
 
 const WRITERS: usize = 4;
@@ -146,6 +146,11 @@ fn two_hundred_snapshots_amid_four_writers_miss_nothing_on_a_directory() {
 #[test]
 fn twenty_snapshots_amid_four_writers_miss_nothing_on_s3() {
     check(Setting { store: StoreKind::Moto, ..Setting::PLAIN }, 20);
+}
+
+#[test]
+fn fifty_snapshots_of_a_file_amid_four_writers_miss_nothing() {
+    check(Setting { centre: Centre::SqliteFile, ..Setting::PLAIN }, 50);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -9,15 +10,21 @@ use rusqlite::Connection;
 use crate::config::SqliteLocation;
 use crate::error::{Error, Result};
 
-/// Longest wait for another program that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait between two tries to write, while another program does.
+///
+/// A program that writes without end lets go of the file for some microseconds between its transactions. SQLite's own
+/// handler sleeps up to 100 ms between its tries, and four such programs locked it out for 5 s again and again.
+const BUSY_INTERVAL: Duration = Duration::from_micros(200);
+
+/// Tries before the hub gives up for now: 5 s.
+const BUSY_TRIES: i32 = 25_000;
 
 /// Opens the file, made when it is not there, in a mode where readers and one writer do not wait for each other,
 /// and where an answered upload survives a loss of power.
 pub(super) fn open(location: &SqliteLocation) -> Result<Connection> {
     let failed = |action| move |source| Error::Sqlite { action, source };
     let connection = Connection::open(&location.file).map_err(failed("open the central file"))?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed("open the central file"))?;
+    connection.busy_handler(Some(wait_for_writer)).map_err(failed("open the central file"))?;
     load(&connection, location)?;
     let mode: String = connection
         .query_row("pragma journal_mode = wal", [], |row| row.get(0))
@@ -28,6 +35,12 @@ pub(super) fn open(location: &SqliteLocation) -> Result<Connection> {
     let settings = "pragma synchronous = full; pragma foreign_keys = on";
     connection.execute_batch(settings).map_err(failed("set up the central file"))?;
     Ok(connection)
+}
+
+/// Waits for another program that writes; false when that has taken too long.
+fn wait_for_writer(tries: i32) -> bool {
+    thread::sleep(BUSY_INTERVAL);
+    tries < BUSY_TRIES
 }
 
 fn load(connection: &Connection, location: &SqliteLocation) -> Result<()> {

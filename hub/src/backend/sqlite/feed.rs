@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::file::{File, in_transaction};
+use super::file::{File, in_transaction, is_busy};
 use crate::definitions::Definitions;
 use crate::epoch::{Epoch, EpochId, EpochReason, ServerIdentity};
 use crate::error::{Error, Result};
@@ -178,6 +178,8 @@ impl Leader<'_> {
     }
 
     /// Deletes what the store holds.
+    ///
+    /// Nothing hangs on it: where somebody else writes for long, it is done after the next segment.
     async fn confirm(&mut self) -> Result<()> {
         let confirm = self.stored.borrow_and_update().confirm;
         let number = i64::try_from(confirm.raw()).unwrap_or(i64::MAX);
@@ -189,7 +191,10 @@ impl Leader<'_> {
                     .execute([number])
             })
         });
-        deleted.await.map(drop)
+        match deleted.await {
+            Err(Error::Sqlite { source, .. }) if is_busy(&source) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Ends the reign when another hub has opened a later epoch.

@@ -226,6 +226,6 @@ fn newest(connection: &Connection) -> Result<Lsn> {
 }
 
 /// Whether another connection stood in the way for longer than is waited for.
-fn is_busy(error: &rusqlite::Error) -> bool {
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
