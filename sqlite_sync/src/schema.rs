@@ -389,9 +389,11 @@ pub(crate) fn number_columns(
     Ok(added)
 }
 
-/// Logs the rows in which a new column was written before anybody captured it: they differ from its default.
+/// Logs the rows in which a new column was written before anybody captured it: they differ from its default. A centre
+/// logs its default too: the column of others may have another one, or none, and what the centre has is true.
 fn log_values(connection: &Connection, table: &TrackedTable, name: &str) -> Result<()> {
     let Some(column) = table.columns.iter().find(|column| column.name == name) else { return Ok(()) };
+    let default = column.default.as_deref().filter(|_| !table.is_of_centre());
     let set: ColumnSet = [column.id].into_iter().collect();
     let sql = format!(
         "insert into main.{log} (tbl, cols, ms, {log_key})
@@ -404,7 +406,7 @@ fn log_values(connection: &Connection, table: &TrackedTable, name: &str) -> Resu
         key = table.key_columns(""),
         rows = table.quoted(),
         column = column.quoted(),
-        default = column.default.as_deref().unwrap_or("null"),
+        default = default.unwrap_or("null"),
         whole = join(&table.key, " and ", |_, column| format!("{} is not null", column.quoted())),
     );
     connection.execute_batch(&sql).doing("log the values of a new column")

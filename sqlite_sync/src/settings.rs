@@ -51,6 +51,8 @@ pub(crate) enum Setting {
     CentralFence,
     /// How often it was found to lack what sites were told that it has.
     CentralGeneration,
+    /// Of such a file, the number of the schema whose definitions were passed on last.
+    CentralSchema,
 }
 
 impl Setting {
@@ -76,6 +78,7 @@ impl Setting {
             Self::CentralFile => "central_file",
             Self::CentralFence => "central_fence",
             Self::CentralGeneration => "central_generation",
+            Self::CentralSchema => "central_schema",
         }
     }
 }

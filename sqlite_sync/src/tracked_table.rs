@@ -263,6 +263,11 @@ fn read_collations(connection: &Connection, table: &str, key: &mut [Column]) -> 
 }
 
 impl TrackedTable {
+    /// Whether the file is the centre of others.
+    pub(crate) fn is_of_centre(&self) -> bool {
+        self.baseline_hlc == Hlc::BASELINE_CENTRE
+    }
+
     /// Reads the columns of a table that the registry knows; None when the file lost the table or its key.
     pub(crate) fn read_columns(mut self, connection: &Connection) -> Result<Option<Self>> {
         let Some(name) = find(connection, &self.name)? else { return Ok(None) };

@@ -49,6 +49,32 @@ fn a_column_that_comes_first_at_the_centre_is_fetched_when_it_comes_here() {
 }
 
 #[test]
+fn a_column_with_a_default_that_nobody_writes_is_fetched_when_it_comes_here() {
+    on_both(|setting| {
+        let mut stage = stage(setting);
+        stage.play(&[
+            "pg: alter table todo add column tag text default 'x'",
+            "all: settle",
+            "a: alter table todo add column tag text",
+            "a: sync",
+        ]);
+        let client = Client::open(stage.client("a").path());
+        client.join(&stage.hub.address(), tests::hub::API_KEY);
+        agree(&stage, &client, "select id, tag from todo order by id", &["t|x", "u|x", "v|x"]);
+    });
+}
+
+#[test]
+fn a_client_hears_of_a_column_that_nobody_writes() {
+    on_both(|setting| {
+        let mut stage = stage(setting);
+        stage.play(&["pg: alter table todo add column tag text", "all: settle"]);
+        let passed_over = "select tbl, col from cloudsync_skipped";
+        assert_eq!(stage.client("a").rows(passed_over), ["todo|tag"]);
+    });
+}
+
+#[test]
 fn a_column_that_comes_first_here_reaches_the_centre_when_it_comes_there() {
     on_both(|setting| {
         let mut stage = stage(setting);

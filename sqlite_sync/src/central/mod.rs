@@ -8,7 +8,7 @@ mod upload;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Value as Json, json};
 use shared_format::Value;
-use shared_format::payload::PayloadBuilder;
+use shared_format::payload::{PayloadBuilder, encode_frame};
 
 pub(crate) use upload::{Request, take};
 
@@ -82,13 +82,8 @@ pub(crate) fn feed(connection: &Connection) -> Result<i64> {
 /// The definitions of all tables that are sent and received, as a payload.
 pub(crate) fn definitions(connection: &Connection) -> Result<Vec<u8>> {
     wanted_centre(connection)?;
-    let mut payload = PayloadBuilder::new();
-    if let Some(replica) = Replica::load(connection)? {
-        for table in replica.tables.iter().filter(|table| table.enabled) {
-            payload.definition(&table.definition());
-        }
-    }
-    Ok(payload.finish())
+    let replica = Replica::load(connection)?;
+    Ok(replica.map_or_else(|| PayloadBuilder::new().finish(), |replica| payload_of(&replica)))
 }
 
 /// Takes in that the file may lack what sites were told that it has: it is another site from now on, and takes
@@ -110,6 +105,7 @@ fn generation(connection: &Connection) -> Result<i64> {
 /// Puts what was written here and not passed on yet into the feed, in the caller's unit.
 fn pass_on(connection: &Connection) -> Result<()> {
     let Some(mut replica) = Replica::load_current(connection)? else { return Ok(()) };
+    pass_on_definitions(connection, &replica)?;
     while let Some(upload) = next_upload(&mut replica)? {
         append(connection, &upload.frame)?;
         outbox::remove(connection, &upload)?;
@@ -117,6 +113,30 @@ fn pass_on(connection: &Connection) -> Result<()> {
         log::delete_range(connection, upload.first, upload.last)?;
     }
     end_transaction(connection)
+}
+
+/// Puts the definitions into the feed when the schema has changed: nobody may write to a changed table for long.
+fn pass_on_definitions(connection: &Connection, replica: &Replica<'_>) -> Result<()> {
+    let now = settings::integer(connection, Setting::SchemaSeen)?;
+    let Some(number) = now else { return Ok(()) };
+    let told = settings::integer(connection, Setting::CentralSchema)?;
+    if told == now {
+        return Ok(());
+    }
+    // What a file holds when it becomes a centre is in the first snapshot.
+    if told.is_some() {
+        append(connection, &encode_frame(&payload_of(replica)))?;
+    }
+    settings::store(connection, Setting::CentralSchema, &Value::Integer(number))
+}
+
+/// The definitions of all tables that are sent and received.
+fn payload_of(replica: &Replica<'_>) -> Vec<u8> {
+    let mut payload = PayloadBuilder::new();
+    for table in replica.tables.iter().filter(|table| table.enabled) {
+        payload.definition(&table.definition());
+    }
+    payload.finish()
 }
 
 fn append(connection: &Connection, frame: &[u8]) -> Result<()> {
