@@ -333,6 +333,11 @@ pub enum Untrackable {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether the server has no room for what was sent, but answers otherwise.
+    pub(crate) fn is_full_store(&self) -> bool {
+        matches!(self, Self::Refused { status: 507, .. })
+    }
+
     /// The SQLite result code of the error.
     #[must_use]
     pub fn result_code(&self) -> i32 {

@@ -21,6 +21,9 @@ use crate::sql::{Unit, check_interrupt, wall_ms};
 /// How long the hub may take to begin an answer, beside what it was asked to wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 
+/// How long one request waits in all when the server takes no more for now.
+const THROTTLED_MAX: Duration = Duration::from_secs(60);
+
 /// Times that one call gives way to a refusal which it can do something about.
 const CONCESSIONS_MAX: usize = 3;
 
@@ -90,8 +93,22 @@ impl Network {
         Ok(headers)
     }
 
-    /// Sends a request and measures the server's clock against this device's.
+    /// Sends a request, again as long as the server takes no more for now and says when it will.
     pub(super) fn ask(&self, connection: &Connection, ask: &Ask<'_>) -> Result<Answer> {
+        let mut patience = THROTTLED_MAX;
+        loop {
+            let answer = self.ask_once(connection, ask)?;
+            let Some(wait) = answer.asks_to_wait() else { return Ok(answer) };
+            let wait = jittered(connection, wait)?;
+            let Some(left) = patience.checked_sub(wait) else { return Ok(answer) };
+            patience = left;
+            self.transport.pause(wait, &Cancelled(&|| check_interrupt(connection).is_err()));
+            check_interrupt(connection)?;
+        }
+    }
+
+    /// Sends a request and measures the server's clock against this device's.
+    fn ask_once(&self, connection: &Connection, ask: &Ask<'_>) -> Result<Answer> {
         let request = Request {
             method: ask.method,
             url: &ask.url,
@@ -117,6 +134,13 @@ impl Network {
     }
 }
 
+/// Up to a quarter more, so that devices that were told the same do not come at once.
+fn jittered(connection: &Connection, wait: Duration) -> Result<Duration> {
+    let more: u32 =
+        connection.prepare_cached("select abs(random() % 250)")?.query_row([], |row| row.get(0))?;
+    Ok(wait.saturating_add(wait.saturating_mul(more) / 1_000))
+}
+
 /// The least correction under which the server's time lies between sending and receiving.
 fn offset_ms(sent_ms: i64, received_ms: i64, server_ms: i64) -> i64 {
     if server_ms < sent_ms {
@@ -133,6 +157,15 @@ impl Answer {
             Some(offset) => settings::store(connection, Setting::ClockOffset, &Value::Integer(offset)),
             None => Ok(()),
         }
+    }
+
+    /// How long to wait before the same is asked again, if the server takes no more for now.
+    fn asks_to_wait(&self) -> Option<Duration> {
+        // Whoever showed wrong keys is not helped by showing them again.
+        let is_throttled = self.response.status == 429
+            && self.problem().get("code").and_then(Json::as_str) != Some("too_many_failures");
+        let seconds = self.response.header("retry-after").filter(|_| is_throttled)?.parse().ok()?;
+        Some(Duration::from_secs(seconds))
     }
 
     fn problem(&self) -> Json {

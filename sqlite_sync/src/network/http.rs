@@ -9,16 +9,13 @@ use std::time::Duration;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::transport::{Request, Response, Transport, TransportError};
+use super::transport::{ASKED_EVERY, Request, Response, Transport, TransportError};
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a body may take on its way: 8 MiB over a slow line.
 const BODY_WITHIN: Duration = Duration::from_secs(300);
-
-/// How often a waiting caller is asked whether it still waits.
-const ASKED_EVERY: Duration = Duration::from_millis(50);
 
 /// Keeps one agent, so that connections are used again.
 #[derive(Default)]

@@ -1,7 +1,11 @@
 //! How requests leave the process: one small trait, so that a browser build can bring its own.
 
 use std::fmt;
+use std::thread;
 use std::time::Duration;
+
+/// How often whoever waits is asked whether it still does.
+pub(super) const ASKED_EVERY: Duration = Duration::from_millis(50);
 
 /// HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +98,17 @@ pub trait Transport: Send {
     /// # Errors
     /// When no whole answer came.
     fn send(&self, request: &Request<'_>) -> Result<Response, TransportError>;
+
+    /// Waits because the server asked for it, or until nobody wants the answer any more. A build that cannot wait on its
+    /// thread brings its own.
+    fn pause(&self, wait: Duration, cancelled: &Cancelled<'_>) {
+        let mut left = wait;
+        while !left.is_zero() && !cancelled.get() {
+            let slice = left.min(ASKED_EVERY);
+            thread::sleep(slice);
+            left = left.saturating_sub(slice);
+        }
+    }
 
     /// Ends connections that are kept open.
     fn close(&mut self) {}

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use cloudsync::network::{Request, Response, Transport, TransportError};
-use rusqlite::Connection;
+use cloudsync::network::{Cancelled, Request, Response, Transport, TransportError};
+use rusqlite::{Connection, InterruptHandle};
 
 use super::{TODOS, rows, run};
 
@@ -30,6 +31,10 @@ pub(crate) struct Script {
     pub(crate) meanwhile: Arc<Mutex<Option<(PathBuf, String)>>>,
     pub(crate) answers: Arc<Mutex<VecDeque<Result<Response, TransportError>>>>,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
+    /// How long the client waited because an answer asked for it.
+    pub(crate) paused: Arc<Mutex<Vec<Duration>>>,
+    /// What ends a wait of the client.
+    pub(crate) interrupt: Arc<Mutex<Option<InterruptHandle>>>,
 }
 
 impl Transport for Script {
@@ -42,6 +47,13 @@ impl Transport for Script {
             run(&Connection::open(path).expect("it opens"), &sql);
         }
         self.answers.lock().expect("no panic held it").pop_front().expect("the script has an answer")
+    }
+
+    fn pause(&self, wait: Duration, _cancelled: &Cancelled<'_>) {
+        self.paused.lock().expect("no panic held it").push(wait);
+        if let Some(handle) = self.interrupt.lock().expect("no panic held it").take() {
+            handle.interrupt();
+        }
     }
 }
 
