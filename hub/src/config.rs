@@ -16,6 +16,7 @@
 //! | `url` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_URL` |
 //! | `extension` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_EXTENSION`, beside a `sqlite://` url |
 //! | `api_keys` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_API_KEYS`, as `key` or `key:role`, by commas |
+//! | `limits` of database `my-app`, a table | see `config/limits.rs` |
 //! | `jwt` of database `my-app`, a table | its `secret`: `CLOUDSYNC_DATABASE_MY_APP_JWT_SECRET`; see `config/auth.rs` |
 //!
 //! `CLOUDSYNC_LOG` and `CLOUDSYNC_LOG_FORMAT` say what is logged and how; they have no key.
@@ -25,6 +26,7 @@ mod auth;
 mod backend;
 mod control;
 mod edges;
+mod limits;
 mod location;
 mod memory;
 mod tree;
@@ -38,6 +40,7 @@ pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
 pub use backend::{BackendLocation, SqliteLocation};
 pub use control::ControlConfig;
 pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
+pub use limits::LimitsConfig;
 pub use location::{S3Credentials, S3Encryption, S3Location, StoreLocation};
 pub use memory::MemoryConfig;
 
@@ -100,6 +103,8 @@ pub struct DatabaseConfig {
     pub api_keys: ApiKeys,
     /// Whose tokens count, if any do.
     pub tokens: Option<TokenConfig>,
+    /// What it may take of a node.
+    pub limits: LimitsConfig,
 }
 
 /// Everything that `hub serve` is told.
@@ -200,7 +205,7 @@ enum Keyless {
 }
 
 fn read_database(node: &Node<'_>, environment: &Environment, keyless: Keyless) -> Result<DatabaseConfig> {
-    node.only(&["name", "url", "extension", "api_keys", "jwt"])?;
+    node.only(&["name", "url", "extension", "api_keys", "jwt", "limits"])?;
     let name = node.text("name")?;
     let name = DatabaseName::new(&name.text).ok_or_else(|| {
         let wanted = "1 to 63 lower-case letters, digits, - and _, beginning with a letter or digit";
@@ -220,7 +225,8 @@ fn read_database(node: &Node<'_>, environment: &Environment, keyless: Keyless) -
     }
     let api_keys =
         ApiKeys::new(api_keys).ok_or_else(|| wrong(&place, "the same key twice", "different keys"))?;
-    Ok(DatabaseConfig { name, backend, api_keys, tokens })
+    let limits = LimitsConfig::read(node)?;
+    Ok(DatabaseConfig { name, backend, api_keys, tokens, limits })
 }
 
 fn read_key(node: &Node<'_>) -> Result<ApiKey> {

@@ -17,6 +17,7 @@ use prometheus::{
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::limits::Limit;
 use crate::weigh::Weights;
 use families::{AuthFamilies, ClientFamilies, JobFamilies, LogFamilies, Maker};
 use live::{Behind, Devices};
@@ -58,6 +59,7 @@ pub struct DatabaseMetrics {
     replayed_rows: IntCounterVec,
     stored_objects: IntGaugeVec,
     stored_bytes: IntGaugeVec,
+    limited: IntCounterVec,
     /// 1 while this node is attached to a server that is not the centre any more.
     pub fenced: IntGauge,
     rejected_rows: IntCounterVec,
@@ -80,6 +82,8 @@ pub struct DatabaseMetrics {
     pub received_bytes: IntCounter,
     /// Bytes of download bodies as sent, compressed.
     pub sent_bytes: IntCounter,
+    /// Bytes of uploads and downloads that are on their way.
+    pub in_flight_bytes: IntGauge,
     /// Downloads that wait for something new.
     pub long_polls_open: IntGauge,
     /// Time that Postgres takes to apply an upload, in seconds.
@@ -126,6 +130,11 @@ impl DatabaseMetrics {
     /// Counts an epoch that was opened because the one before could not go on.
     pub fn count_epoch(&self, cause: &'static str) {
         self.epochs_opened.with_label_values(&[self.name.as_str(), cause]).inc();
+    }
+
+    /// Counts a request that was refused because of a limit of the database.
+    pub(crate) fn count_limited(&self, limit: Limit) {
+        self.limited.with_label_values(&[self.name.as_str(), limit.word()]).inc();
     }
 
     /// Tells how many jobs are in a state.
@@ -210,6 +219,8 @@ impl Metrics {
             inbox_entries: self.jobs.inbox_entries.with_label_values(&label),
             received_bytes: clients.received_bytes.with_label_values(&label),
             sent_bytes: clients.sent_bytes.with_label_values(&label),
+            limited: clients.limited.clone(),
+            in_flight_bytes: clients.in_flight_bytes.with_label_values(&label),
             long_polls_open: clients.long_polls_open.with_label_values(&label),
             apply_seconds: clients.apply_seconds.with_label_values(&label),
             ingest_position_bytes: log.ingest_position_bytes.with_label_values(&label),
@@ -355,6 +366,8 @@ mod tests {
             "cloudsync_received_bytes_total{database=\"demo\"} 0",
             "cloudsync_sent_bytes_total{database=\"demo\"} 0",
             "cloudsync_long_polls_open{database=\"demo\"} 0",
+            "cloudsync_in_flight_bytes{database=\"demo\"} 0",
+            "cloudsync_limited_total{database=\"demo\",limit=\"storage\"} 0",
             "cloudsync_apply_seconds_count{database=\"demo\"} 0",
             "cloudsync_ingest_position_bytes{database=\"demo\"} 0",
             "cloudsync_ingest_lag_bytes{database=\"demo\"} 0",

@@ -1,9 +1,11 @@
-//! How much the store holds of a database, for the metrics: looked at by its leader once a minute.
+//! How much the store holds of a database: looked at once a minute by its leader, for the metrics, and by every node
+//! that limits it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::http::databases::Database;
 use crate::keys::parse_snapshot_key;
 use crate::shutdown::asked;
@@ -12,7 +14,10 @@ use crate::store::Entry;
 /// Time between two looks: a listing costs a request for each thousand objects.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Time between two looks whether this node leads.
+/// Time between two looks while the store holds too much: uploads wait for it to hold less.
+const FULL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time between two looks whether this node leads, and whether the epoch is known.
 const LEADING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Objects of one kind, and their bytes.
@@ -51,25 +56,49 @@ impl Weights {
     }
 }
 
-/// Looks until the database is not served any more. A node that does not lead tells nothing.
+/// Looks until the database is not served any more. A node that does not lead tells no metric.
 pub(crate) async fn run(database: Arc<Database>) {
     let mut ending = database.ending();
     loop {
         let leads = database.feed.status().leader;
-        if leads {
-            match database.feed.weigh().await {
-                Ok(weights) => database.metrics.set_stored(&weights),
-                Err(error) => {
-                    let name = database.name.as_str();
-                    tracing::debug!(database = name, problem = error.logged(), "store was not weighed");
-                }
-            }
-        } else {
+        if !leads {
             database.metrics.set_stored(&Weights::default());
         }
+        let is_limited = database.limits.config().stored_bytes_max.is_some();
+        let weighed = if leads || is_limited { look(&database, leads).await } else { None };
+        let pause = match weighed {
+            Some(()) if database.limits.is_full() => FULL_INTERVAL,
+            Some(()) => INTERVAL,
+            None => LEADING_INTERVAL,
+        };
         tokio::select! {
             () = asked(&mut ending) => return,
-            () = tokio::time::sleep(if leads { INTERVAL } else { LEADING_INTERVAL }) => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Looks once; none if nothing can be said.
+async fn look(database: &Database, leads: bool) -> Option<()> {
+    let uploaded = database.limits.uploaded_bytes();
+    let looked = async {
+        let Some(weights) = database.feed.weigh().await? else { return Ok(None) };
+        Ok::<_, Error>(Some((weights, database.inbox.weigh().await?)))
+    };
+    match looked.await {
+        Ok(Some((weights, inbox_bytes))) => {
+            if leads {
+                database.metrics.set_stored(&weights);
+            }
+            let stored = weights.segments.bytes.saturating_add(weights.snapshots.bytes);
+            database.limits.note_stored(stored.saturating_add(inbox_bytes), uploaded);
+            Some(())
+        }
+        Ok(None) => None,
+        Err(error) => {
+            let name = database.name.as_str();
+            tracing::debug!(database = name, problem = error.logged(), "store was not weighed");
+            None
         }
     }
 }

@@ -187,6 +187,39 @@ fn download_status(hub: &Hub, database: &str, key: &str) -> u16 {
 }
 
 #[test]
+fn limits_change_at_run_time_without_a_new_feed() {
+    let setting = Setting::new();
+    setting.create();
+    let (_, key) = setting.key();
+    let begins = || {
+        let log = setting.hub.whole_log();
+        log.lines().filter(|line| line.contains("database is served") && line.contains("second")).count()
+    };
+    assert_eq!(
+        (setting.ask("GET", "/v1/databases/second", None, 200)["limits"].clone(), begins()),
+        (json!({}), 1)
+    );
+    let put = |limits: &Value, status: u16| {
+        let mut settings = setting.settings();
+        settings["limits"] = limits.clone();
+        setting.ask("PUT", "/v1/databases/second", Some(settings), status)
+    };
+    let limits = json!({ "requests_per_s_max": 1, "waits_max": 7, "stored_bytes_max": 5_000_000_000_u64 });
+    let told = put(&limits, 200);
+    assert_eq!((&told["limits"], &told["used"]["waits"], begins()), (&limits, &json!(0), 1));
+    wait::until("the limit counts", || (download_status(&setting.hub, "second", &key) == 429).then_some(()));
+    for wrong in [json!({ "waits_max": 0 }), json!({ "waits": 1 }), json!({ "waits_max": u64::MAX })] {
+        assert_eq!(put(&wrong, 400)["code"], "bad_request");
+    }
+    assert_eq!(setting.ask("GET", "/v1/databases/second", None, 200)["limits"], limits);
+    setting.ask("PUT", "/v1/databases/second", Some(setting.settings()), 200);
+    for _ in 0..50 {
+        assert_ne!(download_status(&setting.hub, "second", &key), 429);
+    }
+    assert_eq!(begins(), 1);
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_by_name() {
     let setting = Setting::new();
     let url = setting.second.url(HUB_ROLE);

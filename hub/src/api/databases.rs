@@ -9,14 +9,15 @@ use warp::reply::Response;
 
 use super::call::{Call, answer, done, unknown_database};
 use super::types::{
-    BrokenDatabase, ControlState, DatabaseAnswer, DatabasesAnswer, FeedAnswer, NewDatabase, PostgresAnswer,
-    Settings, Source,
+    BrokenDatabase, ControlState, DatabaseAnswer, DatabasesAnswer, FeedAnswer, LimitsBody, NewDatabase,
+    PostgresAnswer, Settings, Source, UsedAnswer,
 };
-use crate::config::{BackendLocation, DatabaseConfig, DatabaseName};
+use crate::config::{BackendLocation, DatabaseConfig, DatabaseName, LimitsConfig};
 use crate::control::follow::Follower;
 use crate::http::app::Database;
 use crate::http::databases::Origin;
 use crate::http::problem::{Problem, ProblemKind};
+use crate::limits::Use;
 use crate::postgres::PostgresUrl;
 
 type Answered = BoxFuture<'static, Result<Response, Problem>>;
@@ -152,7 +153,27 @@ fn tell(database: &Database) -> DatabaseAnswer {
             position: feed.position,
             problem: feed.problem,
         },
+        limits: tell_limits(&database.limits.config()),
+        used: tell_used(database.limits.used()),
     }
+}
+
+fn tell_limits(limits: &LimitsConfig) -> LimitsBody {
+    LimitsBody {
+        requests_per_s_max: limits.requests_per_s_max,
+        in_flight_bytes_max: limits.in_flight_bytes_max,
+        waits_max: limits.waits_max.map(count),
+        stored_bytes_max: limits.stored_bytes_max,
+    }
+}
+
+fn tell_used(used: Use) -> UsedAnswer {
+    let Use { in_flight_bytes, waits, stored_bytes } = used;
+    UsedAnswer { in_flight_bytes, waits: count(waits), stored_bytes }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 fn tell_postgres(url: &PostgresUrl) -> PostgresAnswer {

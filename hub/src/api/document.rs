@@ -102,7 +102,7 @@ pub(super) fn problems(operation: &Operation) -> Vec<ProblemKind> {
         problems.push(ProblemKind::Unauthorized);
     }
     if operation.access == Access::Key {
-        problems.extend([ProblemKind::TokenExpired, ProblemKind::Forbidden]);
+        problems.extend([ProblemKind::TokenExpired, ProblemKind::Forbidden, ProblemKind::TooManyRequests]);
     }
     if operation.path.contains("{database}") {
         problems.push(ProblemKind::UnknownDatabase);

@@ -98,6 +98,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ProblemKind::ClockAhead,
             ProblemKind::CursorExpired,
             ProblemKind::InvalidPayload,
+            ProblemKind::StorageFull,
         ],
         ..PLAIN
     },
@@ -183,7 +184,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/databases/{database}",
         tag: "databases",
         title: "Change a database",
-        says: "Replaces all its settings; its feed starts again with them, and waiting clients ask again.",
+        says: "Replaces all its settings; its feed starts again with them, and waiting clients ask again. Limits alone are \
+               changed in place.",
         body: Some(json!(Settings)),
         answers: &[answer(200, "It is served with these settings", json!(DatabaseAnswer))],
         problems: &[ProblemKind::ReadOnly],

@@ -23,6 +23,43 @@ pub(super) struct DatabaseAnswer {
     pub(super) postgres: Option<PostgresAnswer>,
     /// What this node does with it.
     pub(super) feed: FeedAnswer,
+    /// What it may take of each node.
+    pub(super) limits: LimitsBody,
+    /// What it takes of this node.
+    pub(super) used: UsedAnswer,
+}
+
+/// What one database may take of a node; what is missing is not limited.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsBody {
+    /// Most requests a second, on average; those of ten seconds may come at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) requests_per_s_max: Option<u32>,
+    /// Most bytes of uploads and downloads that are on their way at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9_223_372_036_854_775_807_u64))]
+    pub(super) in_flight_bytes_max: Option<u64>,
+    /// Most downloads that wait for something new at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9_223_372_036_854_775_807_u64))]
+    pub(super) waits_max: Option<u64>,
+    /// Most bytes that the store may hold of it; above, uploads are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9_223_372_036_854_775_807_u64))]
+    pub(super) stored_bytes_max: Option<u64>,
+}
+
+/// What a database takes of this node now.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+pub(super) struct UsedAnswer {
+    /// Bytes of uploads and downloads that are on their way.
+    pub(super) in_flight_bytes: u64,
+    /// Downloads that wait for something new.
+    pub(super) waits: u64,
+    /// Bytes in the store, as far as this node knows; the leader and nodes that limit them look once a minute.
+    pub(super) stored_bytes: u64,
 }
 
 /// Where a Postgres database is.
@@ -93,6 +130,9 @@ pub(super) struct Settings {
     /// The connection string of its Postgres.
     #[schemars(regex(pattern = r"^postgres(ql)?://.{1,1000}$"))]
     pub(super) url: String,
+    /// What it may take of each node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limits: Option<LimitsBody>,
     /// Further keys.
     #[serde(flatten)]
     pub(super) further: Map<String, Value>,

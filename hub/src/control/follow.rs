@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::AsyncMessage;
 
@@ -152,12 +153,15 @@ impl Follower {
             }
         }
         for (name, (config, settings)) in wanted {
-            match self.databases.all().get(&name).map(|database| database.origin.clone()) {
-                Some(Origin::File) => {
+            let served = self.databases.all().get(&name).cloned();
+            match served.as_ref().map(|database| (&database.origin, &database.limits)) {
+                Some((Origin::File, _limits)) => {
                     broken.insert(name.to_string(), "the file has a database of this name".to_owned());
                 }
-                Some(Origin::Control { settings: served }) if served == settings => {}
-                Some(Origin::Control { .. }) | None => {
+                Some((Origin::Control { settings: served }, limits)) if are_alike(served, &settings) => {
+                    limits.set(config.limits);
+                }
+                Some((Origin::Control { .. }, _)) | None => {
                     let served = self.databases.serve(&config, Origin::Control { settings }).await;
                     match served {
                         Ok(()) => tracing::info!(database = name.as_str(), "database is served"),
@@ -172,4 +176,14 @@ impl Follower {
         }
         broken
     }
+}
+
+/// Whether settings differ in limits at most: those change without a new feed.
+fn are_alike(served: &Map<String, Value>, wanted: &Map<String, Value>) -> bool {
+    let rest = |settings: &Map<String, Value>| {
+        let mut rest = settings.clone();
+        rest.remove("limits");
+        rest
+    };
+    rest(served) == rest(wanted)
 }

@@ -81,6 +81,13 @@ pub struct ChangesAnswer {
     pub moved: Moved,
 }
 
+impl ChangesAnswer {
+    /// Whether there is nothing in it, and nothing more to ask for.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.frames.is_empty() && self.complete
+    }
+}
+
 /// How far a client is that has a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reached {
@@ -280,13 +287,13 @@ impl Feed {
         Ok(expired)
     }
 
-    /// Adds up what the store holds of the newest epoch.
-    pub async fn weigh(&self) -> Result<Weights> {
-        let Some(epoch) = self.log.epoch_id().map(EpochId::number) else { return Ok(Weights::default()) };
+    /// Adds up what the store holds of the newest epoch; none while that is not known.
+    pub async fn weigh(&self) -> Result<Option<Weights>> {
+        let Some(epoch) = self.log.epoch_id().map(EpochId::number) else { return Ok(None) };
         let segments = self.archive.stored_segments(epoch).await?;
         let snapshots = self.archive.snapshot_objects(epoch).await?;
         let folder = self.archive.keys().snapshots(epoch);
-        Ok(Weights::of(segments.iter().map(|segment| segment.bytes), &snapshots, &folder))
+        Ok(Some(Weights::of(segments.iter().map(|segment| segment.bytes), &snapshots, &folder)))
     }
 
     /// Makes a snapshot, unless one is good enough, and waits until it is whole.

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::asker::Asker;
 use super::databases::{Databases, Origin};
+use super::guest::Guest;
 use super::problem::{Problem, ProblemKind};
 use super::room::{Place, Room};
 use crate::auth::api_key::ApiKeys;
@@ -36,7 +37,7 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: watch::Receiver<bool>,
     uploads: Room,
-    failures: Failures,
+    pub(super) failures: Failures,
     edges: EdgesConfig,
 }
 
@@ -72,40 +73,23 @@ impl App {
         })
     }
 
-    /// Decides who asks for the database of this name.
+    /// Decides who asks for the database of this name, and takes the request if the database may have one more.
     pub(crate) async fn admit(
         &self,
         name: &str,
         asker: &Asker,
     ) -> std::result::Result<(Arc<Database>, Caller), Problem> {
         let all = self.databases.all();
-        let address = self.edges.trusted_proxies.client(asker.address, asker.forwarded());
-        let count = |reason: &str| {
-            tracing::debug!(%address, reason, "not admitted");
-            let known = all.keys().any(|known| known.as_str() == name);
-            self.metrics.count_auth_failure(if known { name } else { "" }, reason);
-        };
-        let shown = read_bearer(asker.authorization()).inspect_err(|_| count("header"))?;
-        if let Some(wait) = self.failures.wait(address, shown.hash(), Instant::now()) {
-            count("limit");
-            let detail =
-                format!("too many wrong keys or tokens from this address, wait {} s", wait.as_secs());
-            return Err(Problem::new(ProblemKind::TooManyFailures, detail));
-        }
-        let admitted = authenticate(name, &shown, all.values().map(|all| (&all.name, all))).await;
-        match admitted {
+        let known = all.keys().any(|known| known.as_str() == name);
+        let guest = Guest::read(self, asker, if known { name } else { "" })?;
+        match authenticate(name, &guest.shown, all.values().map(|all| (&all.name, all))).await {
             Ok((database, caller)) => {
-                self.failures.succeeded(*shown.hash());
+                guest.is_right();
+                database.limits.request(Instant::now())?;
                 Ok((Arc::clone(database), caller))
             }
             Err(denied) => {
-                count(denied.reason);
-                if denied.is_guess() {
-                    self.failures.forget(shown.hash());
-                    if self.failures.failed(address, Instant::now()) {
-                        tracing::warn!(%address, "too many wrong keys or tokens");
-                    }
-                }
+                guest.is_denied(denied.reason, denied.is_guess());
                 Err(denied.problem)
             }
         }
@@ -129,27 +113,12 @@ impl App {
 
     /// Lets an operator in, and nobody else.
     pub(crate) fn admit_operator(&self, asker: &Asker) -> std::result::Result<(), Problem> {
-        let address = self.edges.trusted_proxies.client(asker.address, asker.forwarded());
-        let count = |reason: &str| {
-            tracing::debug!(%address, reason, "operator not admitted");
-            self.metrics.count_auth_failure("", reason);
-        };
-        let shown = read_bearer(asker.authorization()).inspect_err(|_| count("header"))?;
-        if let Some(wait) = self.failures.wait(address, shown.hash(), Instant::now()) {
-            count("limit");
-            let detail =
-                format!("too many wrong keys or tokens from this address, wait {} s", wait.as_secs());
-            return Err(Problem::new(ProblemKind::TooManyFailures, detail));
-        }
-        if self.admin.find(&shown.presented()).is_some() {
-            self.failures.succeeded(*shown.hash());
+        let guest = Guest::read(self, asker, "")?;
+        if self.admin.find(&guest.shown.presented()).is_some() {
+            guest.is_right();
             return Ok(());
         }
-        count("key");
-        self.failures.forget(shown.hash());
-        if self.failures.failed(address, Instant::now()) {
-            tracing::warn!(%address, "too many wrong keys or tokens");
-        }
+        guest.is_denied("key", true);
         Err(Problem::new(ProblemKind::Unauthorized, "API key is not one of the hub's `admin_keys`"))
     }
 

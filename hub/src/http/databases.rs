@@ -22,6 +22,7 @@ use crate::horizon::Horizon;
 use crate::inbox::Inbox;
 use crate::jobs::{self, Bell};
 use crate::keys::Keys;
+use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::metrics::{DatabaseMetrics, Metrics};
 use crate::shutdown::{Shutdown, asked};
@@ -56,6 +57,8 @@ pub(crate) struct Database {
     pub(crate) inbox: Inbox,
     /// How far its sites are.
     pub(crate) horizon: Horizon,
+    /// What it may take of this node.
+    pub(crate) limits: Limits,
     /// Wakes whoever does its jobs.
     pub(crate) bell: Bell,
     keys: RwLock<Arc<ApiKeys>>,
@@ -203,6 +206,7 @@ impl Databases {
             config: config.clone(),
             inbox: Inbox::new(Arc::clone(&self.store), Keys::new(config.name.as_str())),
             horizon: Horizon::default(),
+            limits: Limits::new(config.limits, metrics.clone()),
             bell: Bell::default(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
             tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),

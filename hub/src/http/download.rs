@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use percent_encoding::percent_decode_str;
-use prometheus::IntGauge;
 use warp::Reply;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use warp::reply::Response;
@@ -73,22 +72,6 @@ fn wrong(name: &str, found: &str, wanted: &str) -> Problem {
     Problem::new(ProblemKind::BadRequest, format!("parameter {name}: found {found}, wanted {wanted}"))
 }
 
-/// Counts a wait for as long as it lasts.
-struct Waiting<'a>(&'a IntGauge);
-
-impl<'a> Waiting<'a> {
-    fn begin(gauge: &'a IntGauge) -> Waiting<'a> {
-        gauge.inc();
-        Waiting(gauge)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 /// Answers one download.
 pub(super) async fn answer(
     database: &Arc<Database>,
@@ -106,10 +89,12 @@ pub(super) async fn answer(
     if let Some(cursor) = &cursor {
         Horizon::hear(database, site, cursor);
     }
-    let waiting = (!query.wait.is_zero()).then(|| Waiting::begin(&database.metrics.long_polls_open));
+    let waiting = if query.wait.is_zero() { None } else { database.limits.wait() };
+    // Without room to wait, what is new is told all the same.
+    let wait = if waiting.is_some() { query.wait } else { Duration::ZERO };
     let mut ending = database.ending();
     let found = tokio::select! {
-        found = database.feed.changes(caller, query.cursor.as_deref(), query.wait) => found.map_err(Problem::from)?,
+        found = database.feed.changes(caller, query.cursor.as_deref(), wait) => found.map_err(Problem::from)?,
         () = shutdown::asked(&mut ending) => {
             let cursor = query.cursor.ok_or_else(|| {
                 Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })
@@ -118,6 +103,9 @@ pub(super) async fn answer(
         }
     };
     drop(waiting);
+    if found.is_nothing() && found.part.is_none() && wait < query.wait {
+        return Err(database.limits.no_wait());
+    }
     tracing::debug!(%site, frames = found.frames.len(), complete = found.complete, "changes");
     if let Some(cursor @ Cursor::Log { .. }) = &cursor
         && found.part == Some(0)
@@ -137,10 +125,10 @@ pub(super) async fn answer(
 
 fn respond(database: &Database, found: ChangesAnswer, acked: Option<i64>) -> Result<Response, Problem> {
     let cursor = HeaderValue::from_str(&found.cursor).map_err(|_| Problem::from(Error::Cursor))?;
-    let nothing = found.frames.is_empty() && found.complete;
+    let nothing = found.is_nothing();
     let source = if found.part.is_some() { "snapshot" } else { "log" };
     database.metrics.count_download(if nothing { "nothing" } else { source });
-    let mut response = if nothing { Response::default() } else { frames(database, found.frames) };
+    let mut response = if nothing { Response::default() } else { frames(database, found.frames)? };
     if nothing {
         *response.status_mut() = StatusCode::NO_CONTENT;
     }
@@ -161,14 +149,20 @@ fn respond(database: &Database, found: ChangesAnswer, acked: Option<i64>) -> Res
 }
 
 /// A body of frames, sent from where they are without joining them first.
-fn frames(database: &Database, frames: Vec<Bytes>) -> Response {
+fn frames(database: &Database, frames: Vec<Bytes>) -> Result<Response, Problem> {
     let length = frames.iter().map(Bytes::len).fold(0_usize, usize::saturating_add);
-    database.metrics.sent_bytes.inc_by(u64::try_from(length).unwrap_or(u64::MAX));
-    let parts = frames.into_iter().map(Ok::<_, std::convert::Infallible>);
+    let bytes = u64::try_from(length).unwrap_or(u64::MAX);
+    let load = database.limits.carry(bytes)?;
+    database.metrics.sent_bytes.inc_by(bytes);
+    let parts = frames.into_iter().map(move |frame| {
+        // They are on their way until the last is handed over, or nobody wants them.
+        let _held = &load;
+        Ok::<_, std::convert::Infallible>(frame)
+    });
     let mut response = warp::reply::stream(stream::iter(parts)).into_response();
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    response
+    Ok(response)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(crate) mod asker;
 mod connection;
 pub(crate) mod databases;
 mod download;
+mod guest;
 mod health;
 pub mod problem;
 mod room;
@@ -27,6 +28,7 @@ mod tls;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -38,7 +40,7 @@ use warp::{Filter, Reply};
 use crate::api;
 use app::App;
 use asker::{Asker, asker};
-use problem::Problem;
+use problem::{Problem, ProblemKind};
 
 pub(crate) use server::{Listening, serve};
 pub(crate) use tls::acceptor as tls_acceptor;
@@ -82,18 +84,37 @@ fn uploads(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let post =
         path().and(warp::post()).and(with(Arc::clone(app))).and(asker()).and(warp::body::stream()).and_then(
             |name: String, app: Arc<App>, asker: Asker, body| {
-                answered(async move {
-                    let (database, caller) = app.admit(&name, &asker).await?;
-                    let answer = crate::upload::take(&app, &database, &caller, &asker.headers, body).await;
-                    if let Err(problem) = &answer {
-                        database.metrics.count_upload(problem.kind().slug());
-                    }
-                    answer
-                })
+                answered(async move { upload(&app, &name, &asker, body).await })
             },
         );
     let other = path().and(only("POST")).map(|_name, response| response);
     post.or(other).unify().boxed()
+}
+
+async fn upload<S, B, E>(app: &App, name: &str, asker: &Asker, body: S) -> Result<Response, Problem>
+where
+    S: futures_util::Stream<Item = Result<B, E>> + Send,
+    B: bytes::Buf,
+    E: std::fmt::Display,
+{
+    let mut body = pin!(body);
+    let answer = async {
+        let (database, caller) = app.admit(name, asker).await?;
+        let answer = crate::upload::take(app, &database, &caller, &asker.headers, body.as_mut()).await;
+        if let Err(problem) = &answer {
+            database.metrics.count_upload(problem.kind().slug());
+        }
+        answer
+    }
+    .await;
+    let is_to_wait = |problem: &Problem| {
+        use ProblemKind::{StorageFull, TooManyRequests, Unavailable};
+        matches!(problem.kind(), StorageFull | TooManyRequests | Unavailable)
+    };
+    if answer.as_ref().is_err_and(is_to_wait) {
+        crate::upload::pass_over(app, body).await;
+    }
+    answer
 }
 
 fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {

@@ -11,7 +11,7 @@ use warp::reply::Response;
 
 use crate::error::Error;
 
-/// How long a caller is asked to wait when the hub cannot answer now.
+/// How long a caller is asked to wait when the hub cannot answer now and nobody knows better.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The kinds of problems, one for each slug.
@@ -27,6 +27,8 @@ pub enum ProblemKind {
     Forbidden,
     /// Too many wrong keys or tokens from one address.
     TooManyFailures,
+    /// A database has as much under way as it may.
+    TooManyRequests,
     /// A path that is none of the hub's.
     NotFound,
     /// A database that is none of the hub's.
@@ -53,6 +55,8 @@ pub enum ProblemKind {
     NameTaken,
     /// What is asked for is set in the file of the hub, or nowhere: there is no control database.
     ReadOnly,
+    /// The store holds as much of the database as it may.
+    StorageFull,
     /// The hub failed in a way that waiting does not mend.
     Internal,
     /// The hub cannot answer now.
@@ -61,12 +65,13 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [ProblemKind; 20] = [
+    pub const ALL: [ProblemKind; 22] = [
         ProblemKind::BadRequest,
         ProblemKind::Unauthorized,
         ProblemKind::TokenExpired,
         ProblemKind::Forbidden,
         ProblemKind::TooManyFailures,
+        ProblemKind::TooManyRequests,
         ProblemKind::NotFound,
         ProblemKind::UnknownDatabase,
         ProblemKind::MethodNotAllowed,
@@ -80,6 +85,7 @@ impl ProblemKind {
         ProblemKind::UnknownName,
         ProblemKind::NameTaken,
         ProblemKind::ReadOnly,
+        ProblemKind::StorageFull,
         ProblemKind::Internal,
         ProblemKind::Unavailable,
     ];
@@ -91,7 +97,7 @@ impl ProblemKind {
             ProblemKind::BadRequest => StatusCode::BAD_REQUEST,
             ProblemKind::Unauthorized | ProblemKind::TokenExpired => StatusCode::UNAUTHORIZED,
             ProblemKind::Forbidden => StatusCode::FORBIDDEN,
-            ProblemKind::TooManyFailures => StatusCode::TOO_MANY_REQUESTS,
+            ProblemKind::TooManyFailures | ProblemKind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             ProblemKind::NotFound | ProblemKind::UnknownDatabase | ProblemKind::UnknownName => {
                 StatusCode::NOT_FOUND
             }
@@ -105,6 +111,7 @@ impl ProblemKind {
             ProblemKind::CursorExpired => StatusCode::GONE,
             ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ProblemKind::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
+            ProblemKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ProblemKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -119,6 +126,7 @@ impl ProblemKind {
             ProblemKind::TokenExpired => "token_expired",
             ProblemKind::Forbidden => "forbidden",
             ProblemKind::TooManyFailures => "too_many_failures",
+            ProblemKind::TooManyRequests => "too_many_requests",
             ProblemKind::NotFound => "not_found",
             ProblemKind::UnknownDatabase => "unknown_database",
             ProblemKind::MethodNotAllowed => "method_not_allowed",
@@ -132,9 +140,21 @@ impl ProblemKind {
             ProblemKind::UnknownName => "unknown_name",
             ProblemKind::NameTaken => "name_taken",
             ProblemKind::ReadOnly => "read_only",
+            ProblemKind::StorageFull => "storage_full",
             ProblemKind::Internal => "internal",
             ProblemKind::Unavailable => "unavailable",
         }
+    }
+
+    /// Whether the same request is answered otherwise later, so that the answer says when.
+    fn passes(self) -> bool {
+        matches!(
+            self,
+            ProblemKind::TooManyFailures
+                | ProblemKind::TooManyRequests
+                | ProblemKind::StorageFull
+                | ProblemKind::Unavailable
+        )
     }
 
     pub(crate) fn title(self) -> &'static str {
@@ -144,6 +164,7 @@ impl ProblemKind {
             ProblemKind::TokenExpired => "The token has expired",
             ProblemKind::Forbidden => "This is not allowed",
             ProblemKind::TooManyFailures => "Too many wrong keys or tokens",
+            ProblemKind::TooManyRequests => "The database has as much under way as it may",
             ProblemKind::NotFound => "There is nothing at this path",
             ProblemKind::UnknownDatabase => "The database is unknown",
             ProblemKind::MethodNotAllowed => "The path does not take this method",
@@ -157,6 +178,7 @@ impl ProblemKind {
             ProblemKind::UnknownName => "There is nothing of this name",
             ProblemKind::NameTaken => "The name is taken",
             ProblemKind::ReadOnly => "This cannot be changed at run time",
+            ProblemKind::StorageFull => "The store holds as much of the database as it may",
             ProblemKind::Internal => "The hub failed",
             ProblemKind::Unavailable => "The hub cannot answer now",
         }
@@ -170,13 +192,15 @@ pub struct Problem {
     detail: String,
     members: Map<String, Value>,
     allowed: Option<Cow<'static, str>>,
+    after: Option<Duration>,
 }
 
 impl Problem {
     /// A problem of a kind, with what is particular about it.
     #[must_use]
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Problem {
-        Problem { kind, detail: detail.into(), members: Map::new(), allowed: None }
+        let after = kind.passes().then_some(RETRY_AFTER);
+        Problem { kind, detail: detail.into(), members: Map::new(), allowed: None, after }
     }
 
     /// A header or parameter that is missing or not understood.
@@ -199,6 +223,19 @@ impl Problem {
         self
     }
 
+    /// Says when to ask again.
+    #[must_use]
+    pub(crate) fn after(mut self, wait: Duration) -> Problem {
+        self.after = Some(wait);
+        self
+    }
+
+    /// A member for programs.
+    #[cfg(test)]
+    pub(crate) fn member(&self, name: &str) -> Option<&Value> {
+        self.members.get(name)
+    }
+
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> ProblemKind {
@@ -218,8 +255,10 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(self.kind, ProblemKind::Unavailable | ProblemKind::TooManyFailures) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+        if let Some(after) = self.after {
+            // Whole seconds, and never too soon.
+            let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -250,6 +289,8 @@ impl From<Error> for Problem {
             | ProblemKind::TokenExpired
             | ProblemKind::Forbidden
             | ProblemKind::TooManyFailures
+            | ProblemKind::TooManyRequests
+            | ProblemKind::StorageFull
             | ProblemKind::NotFound
             | ProblemKind::UnknownDatabase
             | ProblemKind::MethodNotAllowed
@@ -277,8 +318,7 @@ mod tests {
             let response = Problem::new(kind, "why").response();
             assert_eq!(response.status(), kind.status(), "{kind:?}");
             assert_eq!(response.headers()["content-type"], "application/problem+json", "{kind:?}");
-            let waits = matches!(kind, ProblemKind::Unavailable | ProblemKind::TooManyFailures);
-            assert_eq!(response.headers().contains_key("retry-after"), waits, "{kind:?}");
+            assert_eq!(response.headers().contains_key("retry-after"), kind.passes(), "{kind:?}");
             assert_eq!(response.headers().contains_key("www-authenticate"), kind.status() == 401, "{kind:?}");
         }
     }

@@ -115,6 +115,12 @@ impl Inbox {
         Ok(json!({ "status": "stored", "server_time_ms": since_1970_ms(now), "rejected": [], "lost": [] }))
     }
 
+    /// Bytes of everything that waits.
+    pub(crate) async fn weigh(&self) -> Result<u64> {
+        let entries = self.store.entries(&self.keys.inbox(), None, ENTRIES_MAX).await?;
+        Ok(entries.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add))
+    }
+
     async fn names(&self, folder: &str) -> Result<Vec<InboxName>> {
         let root = self.keys.inbox();
         let keys = self.store.list(folder, None, ENTRIES_MAX).await?;

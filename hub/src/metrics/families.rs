@@ -9,6 +9,7 @@ use prometheus::{
 use crate::error::{Error, Result};
 use crate::ground::Cause;
 use crate::ingest::Skip;
+use crate::limits::Limit;
 
 /// Bounds of the latency histograms, in seconds: from a fast local write to the slowest answer still given.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -55,6 +56,8 @@ pub(super) struct ClientFamilies {
     pub(super) received_rows: IntCounterVec,
     pub(super) received_bytes: IntCounterVec,
     pub(super) sent_bytes: IntCounterVec,
+    pub(super) limited: IntCounterVec,
+    pub(super) in_flight_bytes: IntGaugeVec,
     pub(super) long_polls_open: IntGaugeVec,
     pub(super) apply_seconds: HistogramVec,
     pub(super) devices_connected: IntGaugeVec,
@@ -78,6 +81,15 @@ impl ClientFamilies {
             received_rows: counter("cloudsync_received_rows_total", "Rows in uploads.")?,
             received_bytes: counter("cloudsync_received_bytes_total", "Bytes of upload bodies received.")?,
             sent_bytes: counter("cloudsync_sent_bytes_total", "Bytes of download bodies sent.")?,
+            limited: counter_by(
+                "cloudsync_limited_total",
+                "Requests refused by a limit of the database.",
+                "limit",
+            )?,
+            in_flight_bytes: gauge(
+                "cloudsync_in_flight_bytes",
+                "Bytes of uploads and downloads that are on their way.",
+            )?,
             long_polls_open: gauge("cloudsync_long_polls_open", "Downloads that wait for something new.")?,
             apply_seconds: histogram(
                 "cloudsync_apply_seconds",
@@ -101,6 +113,9 @@ impl ClientFamilies {
         }
         for source in ["log", "snapshot", "nothing"] {
             self.downloads.with_label_values(&[name, source]);
+        }
+        for limit in Limit::ALL {
+            self.limited.with_label_values(&[name, limit.word()]);
         }
         // The SQLSTATEs that a policy, a constraint and a wrong text raise.
         for state in ["42501", "23505", "23503", "23514", "23502", "22P02"] {

@@ -8,10 +8,11 @@ use futures_util::{Stream, StreamExt};
 use shared_format::payload::Limits;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::config::EdgesConfig;
 use crate::http::problem::{Problem, ProblemKind};
 
 /// Longest body: the compressed payload of DESIGN section 15 and the frame around it, with room to spare.
-const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024 + 64;
+pub(super) const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024 + 64;
 
 const _: () = assert!(Limits::UPLOAD.compressed_max == 8 * 1024 * 1024);
 
@@ -22,6 +23,30 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
     /// Longest time for all of it.
     pub(super) whole: Duration,
+}
+
+impl Patience {
+    /// What the edges of the server allow.
+    pub(super) fn of(edges: &EdgesConfig) -> Patience {
+        Patience { idle: edges.body_idle_timeout, whole: edges.body_timeout }
+    }
+}
+
+/// Reads on to the end without keeping anything, as far as a body may be long, and gives up in silence.
+pub(super) async fn pass_over<S, B, E>(body: S, patience: Patience)
+where
+    S: Stream<Item = Result<B, E>>,
+    B: Buf,
+{
+    let mut body = pin!(body);
+    let end = Instant::now() + patience.whole;
+    let mut passed = 0_u64;
+    while let Ok(Ok(Some(Ok(part)))) = timeout_at(end, timeout(patience.idle, body.next())).await {
+        passed = passed.saturating_add(u64::try_from(part.remaining()).unwrap_or(u64::MAX));
+        if passed > BODY_BYTES_MAX {
+            return;
+        }
+    }
 }
 
 /// Reads the whole body.

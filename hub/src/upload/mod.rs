@@ -25,9 +25,19 @@ use crate::error::Error;
 use crate::http::app::{App, Database};
 use crate::http::json_response;
 use crate::http::problem::{Problem, ProblemKind};
+use body::Patience;
 use headers::UploadHeaders;
 
 pub(crate) use headers::{read_db_version, read_site, read_token};
+
+/// Reads on over a body that is not wanted: whoever is still sending it would not hear the answer.
+pub(crate) async fn pass_over<S, B, E>(app: &App, body: S)
+where
+    S: futures_util::Stream<Item = Result<B, E>> + Send,
+    B: bytes::Buf,
+{
+    body::pass_over(body, Patience::of(app.edges())).await;
+}
 
 /// Takes one upload from its headers to its answer.
 pub(crate) async fn take<S, B, E>(
@@ -43,11 +53,13 @@ where
     E: std::fmt::Display,
 {
     let headers = UploadHeaders::read(headers)?;
+    database.limits.check_storage()?;
+    let announced = headers.content_length.unwrap_or(body::BODY_BYTES_MAX);
+    let _load = database.limits.carry(announced.min(body::BODY_BYTES_MAX))?;
     let _room = app.room_for_upload(&database.name).await?;
-    let edges = app.edges();
-    let patience = body::Patience { idle: edges.body_idle_timeout, whole: edges.body_timeout };
-    let body = body::collect(body, headers.content_length, patience).await?;
-    database.metrics.received_bytes.inc_by(u64::try_from(body.len()).unwrap_or(u64::MAX));
+    let body = body::collect(body, headers.content_length, Patience::of(app.edges())).await?;
+    let received = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    database.metrics.received_bytes.inc_by(received);
     // A wrong body is told so whatever Postgres does.
     let payload = expand(body.clone(), database.metrics.received_rows.clone()).await?;
     let UploadHeaders { site, upload, first, last, token, rejected_seen, cursor, content_length: _ } =
@@ -55,9 +67,13 @@ where
     let (role, claims) = (caller.role.clone(), caller.claims.clone());
     let upload = Upload { payload, site, upload, first, last, token, rejected_seen, role, claims };
     match apply(database, &upload, cursor).await {
-        Ok(answer) => respond(database, &answer),
+        Ok(answer) => {
+            database.limits.note_upload(received);
+            respond(database, &answer)
+        }
         Err(error) if is_away(database, &error) => {
             let answer = database.inbox.accept(database, &upload, cursor, body).await?;
+            database.limits.note_upload(received);
             database.metrics.count_upload("stored");
             let mut response = json_response(&answer);
             *response.status_mut() = StatusCode::ACCEPTED;
