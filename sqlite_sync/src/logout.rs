@@ -27,12 +27,14 @@ const OF_A_USER: [&str; 11] = [
 ];
 
 /// Settings that belong to a user or to a place at the server.
-const PLACES: [Setting; 8] = [
+const PLACES: [Setting; 10] = [
     Setting::Token,
     Setting::Cursor,
     Setting::RejectedSeen,
     Setting::Acknowledged,
     Setting::Refetch,
+    Setting::Reload,
+    Setting::ReloadCursor,
     Setting::Rebase,
     Setting::Expired,
     Setting::ParkedCollected,

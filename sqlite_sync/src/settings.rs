@@ -29,6 +29,10 @@ pub(crate) enum Setting {
     SchemaSeen,
     /// Whether the server's rows have to be fetched anew, because some of them were passed over.
     Refetch,
+    /// The tables that have to be fetched anew, by the server's numbers with dots between them.
+    Reload,
+    /// The place in the snapshot of those tables.
+    ReloadCursor,
     /// How many conflicts were dropped because they were too old or too many.
     ConflictsExpired,
     /// Whether a snapshot is being taken that may make rows go.
@@ -67,6 +71,8 @@ impl Setting {
             Self::RejectedSeen => "rejected_seen",
             Self::SchemaSeen => "schema_seen",
             Self::Refetch => "refetch",
+            Self::Reload => "reload",
+            Self::ReloadCursor => "reload_cursor",
             Self::ConflictsExpired => "conflicts_expired",
             Self::Rebase => "rebase",
             Self::ProgressStage => "progress_stage",

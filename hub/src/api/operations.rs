@@ -115,6 +115,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
             header("Cloudsync-Token", false, Holds::Hex(32), "The token of the last upload."),
             header("Cloudsync-Db-Version", false, Holds::Text("^[0-9]+$"), "The newest number of the site."),
             query("cursor", Holds::Any(4_096), "The place where the last answer ended."),
+            query(
+                "tables",
+                Holds::Text("^[0-9]+(\\.[0-9]+)*$"),
+                "At most 32 tables, by their numbers in payloads, to take anew as they are at the cursor or later.",
+            ),
             query("wait_ms", Holds::Number(0, 60_000), "Longest wait for something new, in milliseconds."),
         ],
         answers: &[
@@ -126,6 +131,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                         "Whether it ends at the end of a transaction and nothing more is known.",
                     ),
                     ("Cloudsync-Source", "`log` or `snapshot`."),
+                    ("Cloudsync-Tables", "The tables that the answer is of, where some were asked for."),
                 ],
                 ..answer(200, "Payload frames", Content::Frames)
             },

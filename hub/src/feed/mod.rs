@@ -34,7 +34,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::position::{Lsn, Position};
 use crate::segment::{Compacted, Expired, compact, expire};
-use crate::snapshot::{Build, PartRead, Snapshots};
+use crate::snapshot::{Build, Extent, PartRead, Snapshots};
 use crate::store::Store;
 use crate::weigh::Weights;
 use log::Log;
@@ -79,6 +79,19 @@ pub struct ChangesAnswer {
     pub part: Option<u32>,
     /// Whether the client's place was in another epoch.
     pub moved: Moved,
+    /// The frames are of the tables that were asked for, and the client's place in the log is not moved by them.
+    pub is_by_table: bool,
+}
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its place; none if it has nothing yet.
+    pub cursor: Option<&'a str>,
+    /// The tables to take anew, as they are at its place or later; none for what is new in the log.
+    pub tables: &'a [u32],
+    /// How long it waits.
+    pub wait: Duration,
 }
 
 impl ChangesAnswer {
@@ -313,21 +326,18 @@ impl Feed {
     }
 
     /// What is new since a cursor; without anything new, waits for it.
-    pub async fn changes(
-        &self,
-        caller: &Caller,
-        cursor: Option<&str>,
-        wait: Duration,
-    ) -> Result<ChangesAnswer> {
-        let cursor = cursor.map(str::parse::<Cursor>).transpose()?;
-        let deadline = Instant::now() + wait;
+    pub async fn changes(&self, caller: &Caller, wanted: Wanted<'_>) -> Result<ChangesAnswer> {
+        let cursor = wanted.cursor.map(str::parse::<Cursor>).transpose()?;
+        let deadline = Instant::now() + wanted.wait;
         if !self.log.is_leading() {
             self.refresh.at_once().await?;
         }
         let epoch = self.await_epoch(deadline).await?;
         loop {
             let reader = self.reader_of(caller, cursor).await?;
-            if let Some(answer) = self.changes_for(caller, &reader, &epoch, cursor, deadline).await? {
+            if let Some(answer) =
+                self.changes_for(caller, &reader, &epoch, cursor, wanted.tables, deadline).await?
+            {
                 return Ok(answer);
             }
             // What it may read is not, or no more, what was thought.
@@ -352,28 +362,37 @@ impl Feed {
         reader: &Arc<Readership>,
         epoch: &Epoch,
         cursor: Option<Cursor>,
+        tables: &[u32],
         deadline: Instant,
     ) -> Result<Option<ChangesAnswer>> {
         match cursor {
             Some(cursor) if cursor.epoch() != epoch.id => {
                 let restored = self.was_restored_since(cursor.epoch(), epoch).await?;
                 let moved = if restored { Moved::Restored } else { Moved::On };
-                let answer = self.snapshot(reader, None).await?;
+                let answer = self.snapshot(reader, None, Extent::WHOLE).await?;
                 Ok(answer.map(|answer| ChangesAnswer { moved, ..answer }))
             }
             // It gained or lost scopes: a snapshot of what it may read now, and it forgets the rest.
-            Some(cursor) if cursor.scopes() != reader.mark() => self.snapshot(reader, None).await,
+            Some(cursor) if cursor.scopes() != reader.mark() => {
+                self.snapshot(reader, None, Extent::WHOLE).await
+            }
+            Some(Cursor::Log { position, .. }) if !tables.is_empty() => {
+                let extent = Extent { tables, not_before: position.commit_end };
+                self.snapshot(reader, None, extent).await
+            }
             Some(Cursor::Log { position, transaction_end, .. }) => {
                 match self.await_log(caller, reader, epoch, position, transaction_end, deadline).await? {
                     Waited::Answer(answer) => Ok(Some(answer)),
                     Waited::ReaderWanted => Ok(None),
-                    Waited::TooOld => self.snapshot(reader, None).await,
+                    Waited::TooOld => self.snapshot(reader, None, Extent::WHOLE).await,
                 }
             }
             Some(Cursor::Snapshot { snapshot, part, .. }) => {
-                self.snapshot(reader, Some((snapshot, part))).await
+                // Another one that takes its place is no older.
+                let not_before = if tables.is_empty() { Lsn::ZERO } else { snapshot.lsn };
+                self.snapshot(reader, Some((snapshot, part)), Extent { tables, not_before }).await
             }
-            None => self.snapshot(reader, None).await,
+            None => self.snapshot(reader, None, Extent::WHOLE).await,
         }
     }
 
@@ -429,6 +448,7 @@ impl Feed {
                     complete: transaction_end && !more,
                     part: None,
                     moved: Moved::No,
+                    is_by_table: false,
                 }));
             }
             let leading = self.log.is_leading();
@@ -455,12 +475,13 @@ impl Feed {
         &self,
         reader: &Readership,
         place: Option<(SnapshotId, u32)>,
+        extent: Extent<'_>,
     ) -> Result<Option<ChangesAnswer>> {
         let epoch = self.await_epoch(Instant::now()).await?;
         if let Some((id, part)) = place
             && let Some(build) = self.snapshots.find(epoch.id, id).await?
         {
-            match self.parts(&epoch, &build, part, reader).await? {
+            match self.parts(&epoch, &build, part, extent.tables, reader).await? {
                 Taken::Answer(answer) => return Ok(Some(answer)),
                 Taken::ReaderWanted => return Ok(None),
                 Taken::Failed(_) => {}
@@ -468,8 +489,8 @@ impl Feed {
         }
         let mut reason = "the snapshot was removed while it was read".to_owned();
         for _ in 0..SNAPSHOT_TRIES {
-            let build = self.snapshots.obtain(&epoch).await?;
-            match self.parts(&epoch, &build, 0, reader).await? {
+            let build = self.snapshots.obtain(&epoch, extent.not_before).await?;
+            match self.parts(&epoch, &build, 0, extent.tables, reader).await? {
                 Taken::Answer(answer) => return Ok(Some(answer)),
                 Taken::ReaderWanted => return Ok(None),
                 Taken::Failed(why) => reason = why.unwrap_or(reason),
@@ -479,12 +500,19 @@ impl Feed {
     }
 
     /// The answer with a part, and with those behind it while they hold little for this reader.
-    async fn parts(&self, epoch: &Epoch, build: &Build, part: u32, reader: &Readership) -> Result<Taken> {
+    async fn parts(
+        &self,
+        epoch: &Epoch,
+        build: &Build,
+        part: u32,
+        tables: &[u32],
+        reader: &Readership,
+    ) -> Result<Taken> {
         let id = build.id;
         let mut frames: Vec<Bytes> = Vec::new();
         let mut next = part;
         let ended = loop {
-            let is_last = match self.snapshots.part(build, next, reader).await? {
+            let is_last = match self.snapshots.part(build, next, tables, reader).await? {
                 PartRead::Part { frames: more, is_last } => {
                     frames.extend(more);
                     is_last
@@ -509,9 +537,10 @@ impl Feed {
         Ok(Taken::Answer(ChangesAnswer {
             frames,
             cursor: cursor.to_string(),
-            complete: ended && self.is_end(id.lsn),
+            complete: ended && (!tables.is_empty() || self.is_end(id.lsn)),
             part: Some(part),
             moved: Moved::No,
+            is_by_table: !tables.is_empty(),
         }))
     }
 

@@ -18,7 +18,7 @@ use super::problem::{Problem, ProblemKind};
 use crate::auth::Caller;
 use crate::cursor::Cursor;
 use crate::error::Error;
-use crate::feed::{ChangesAnswer, Moved};
+use crate::feed::{ChangesAnswer, Moved, Wanted};
 use crate::horizon::Horizon;
 use crate::shutdown;
 use crate::upload::{read_db_version, read_site, read_token};
@@ -34,11 +34,17 @@ const PART: HeaderName = HeaderName::from_static("cloudsync-part");
 const ACKED: HeaderName = HeaderName::from_static("cloudsync-acked");
 /// The database was restored on purpose: what the snapshot lacks or has older stands.
 const RESTORED: HeaderName = HeaderName::from_static("cloudsync-restored");
+/// The tables that the answer is of, as they were asked for.
+const TABLES: HeaderName = HeaderName::from_static("cloudsync-tables");
+
+/// Most tables that one request names: one who wants more takes a whole snapshot.
+const TABLES_MAX: usize = 32;
 
 /// What the query of a download says.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Query {
     cursor: Option<String>,
+    tables: Vec<u32>,
     wait: Duration,
 }
 
@@ -53,13 +59,31 @@ impl Query {
             match name {
                 "cursor" if value.is_empty() => query.cursor = None,
                 "cursor" => query.cursor = Some(value.into_owned()),
+                "tables" => query.tables = read_tables(&value)?,
                 "wait_ms" => query.wait = read_wait(&value)?,
                 // A parameter of a later release means nothing here.
                 _ => {}
             }
         }
+        if query.cursor.is_none() && !query.tables.is_empty() {
+            return Err(wrong(
+                "tables",
+                "no cursor beside it",
+                "the place that the tables are taken anew at",
+            ));
+        }
         Ok(query)
     }
+}
+
+fn read_tables(value: &str) -> Result<Vec<u32>, Problem> {
+    let read =
+        |number: &str| number.parse().ok().filter(|_| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let tables: Option<Vec<u32>> = value.split('.').map(read).collect();
+    let wanted = "1 to 32 numbers with dots between them";
+    tables
+        .filter(|tables| tables.len() <= TABLES_MAX)
+        .ok_or_else(|| wrong("tables", "something else", wanted))
 }
 
 fn read_wait(value: &str) -> Result<Duration, Problem> {
@@ -86,20 +110,23 @@ pub(super) async fn answer(
     let query = Query::read(query)?;
     // A text that is none is refused by the feed.
     let cursor: Option<Cursor> = query.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
-    if let Some(cursor) = &cursor {
+    // Who takes tables anew does not have the rest up to there.
+    if let Some(cursor) = cursor.as_ref().filter(|_| query.tables.is_empty()) {
         Horizon::hear(database, site, cursor);
     }
     let waiting = if query.wait.is_zero() { None } else { database.limits.wait() };
     // Without room to wait, what is new is told all the same.
     let wait = if waiting.is_some() { query.wait } else { Duration::ZERO };
     let mut ending = database.ending();
+    let wanted = Wanted { cursor: query.cursor.as_deref(), tables: &query.tables, wait };
     let found = tokio::select! {
-        found = database.feed.changes(caller, query.cursor.as_deref(), wait) => found.map_err(Problem::from)?,
+        found = database.feed.changes(caller, wanted) => found.map_err(Problem::from)?,
         () = shutdown::asked(&mut ending) => {
-            let cursor = query.cursor.ok_or_else(|| {
+            let cursor = query.cursor.filter(|_| query.tables.is_empty()).ok_or_else(|| {
                 Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })
             })?;
-            ChangesAnswer { frames: Vec::new(), cursor, complete: true, part: None, moved: Moved::No }
+            let (frames, moved) = (Vec::new(), Moved::No);
+            ChangesAnswer { frames, cursor, complete: true, part: None, moved, is_by_table: false }
         }
     };
     drop(waiting);
@@ -110,6 +137,7 @@ pub(super) async fn answer(
     if let Some(cursor @ Cursor::Log { .. }) = &cursor
         && found.part == Some(0)
         && found.moved == Moved::No
+        && !found.is_by_table
     {
         // It cannot go on in the log: what it lacks may be deletions that are forgotten, and it has to know.
         database.horizon.check(database, site, cursor).await?;
@@ -120,7 +148,13 @@ pub(super) async fn answer(
         Moved::On if token.is_some() => database.backend.site_acked(site).await?,
         Moved::On | Moved::Restored | Moved::No => None,
     };
-    respond(database, found, acked)
+    let tables = query.tables.iter().filter(|_| found.is_by_table).map(u32::to_string).collect::<Vec<_>>();
+    let mut response = respond(database, found, acked)?;
+    if !tables.is_empty() {
+        let tables = HeaderValue::from_str(&tables.join(".")).map_err(|_| Problem::from(Error::Cursor))?;
+        response.headers_mut().insert(TABLES, tables);
+    }
+    Ok(response)
 }
 
 fn respond(database: &Database, found: ChangesAnswer, acked: Option<i64>) -> Result<Response, Problem> {
@@ -169,22 +203,27 @@ fn frames(database: &Database, frames: Vec<Bytes>) -> Result<Response, Problem> 
 mod tests {
     use super::*;
 
-    fn check(text: &str, cursor: Option<&str>, wait_ms: u64) {
-        let wanted = Query { cursor: cursor.map(str::to_owned), wait: Duration::from_millis(wait_ms) };
+    fn check(text: &str, cursor: Option<&str>, tables: &[u32], wait_ms: u64) {
+        let (cursor, wait) = (cursor.map(str::to_owned), Duration::from_millis(wait_ms));
+        let wanted = Query { cursor, tables: tables.to_vec(), wait };
         assert_eq!(Query::read(text).unwrap(), wanted, "{text}");
     }
 
     #[test]
     fn a_query_is_read() {
-        check("", None, 0);
-        check("cursor=&wait_ms=0", None, 0);
-        check("cursor=a.b-1&wait_ms=60000", Some("a.b-1"), 60_000);
-        check("cursor=a%2Fb&later=1", Some("a/b"), 0);
+        check("", None, &[], 0);
+        check("cursor=&wait_ms=0", None, &[], 0);
+        check("cursor=a.b-1&wait_ms=60000", Some("a.b-1"), &[], 60_000);
+        check("cursor=a%2Fb&later=1", Some("a/b"), &[], 0);
+        check("tables=7.12&cursor=a", Some("a"), &[7, 12], 0);
     }
 
     #[test]
-    fn a_wrong_wait_is_refused() {
-        for text in ["wait_ms=60001", "wait_ms=-1", "wait_ms=", "wait_ms=1.5", "cursor=%ff"] {
+    fn a_wrong_query_is_refused() {
+        let many = format!("cursor=a&tables=1{}", ".1".repeat(TABLES_MAX));
+        let tables = ["tables=1", "cursor=a&tables=", "cursor=a&tables=1,2", "cursor=a&tables=+1", &many];
+        let waits = ["wait_ms=60001", "wait_ms=-1", "wait_ms=", "wait_ms=1.5", "cursor=%ff"];
+        for text in tables.into_iter().chain(waits) {
             assert_eq!(Query::read(text).expect_err(text).kind(), ProblemKind::BadRequest);
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use shared_format::payload::{Payload, PayloadBuilder, encode_frame};
+use shared_format::payload::{Payload, PayloadBuilder, Reload, encode_frame};
 
 use super::split::Splitter;
 use crate::audience::Audience;
@@ -81,6 +81,9 @@ impl Gatherer {
         }
         for collection in payload.collections() {
             self.builder.collection(collection);
+        }
+        for Reload { table, incarnation, reason } in payload.reloads() {
+            self.builder.reload(table, incarnation, &reason);
         }
         self.changeset_bytes = self.changeset_bytes.saturating_add(changeset_bytes);
         self.skip(position);

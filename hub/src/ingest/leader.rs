@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use prometheus::IntGauge;
-use shared_format::payload::Payload;
+use shared_format::payload::{Payload, Reload};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -312,8 +312,8 @@ impl Leader<'_> {
             let known = definitions(&self.definitions);
             new.iter().any(|definition| known.changes_readers(definition))
         };
-        // Snapshots and the log so far were for other readers.
-        if other_readers || !payload.reloads().is_empty() {
+        // Snapshots and the log so far were for other readers, or for other names.
+        if other_readers || payload.reloads().iter().any(ends_epoch) {
             self.note_reload(frame);
         }
         if position <= self.skip_up_to {
@@ -474,6 +474,16 @@ impl Leader<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Reasons to read a table anew that leave true what the log told of it, and for whom: clients take a snapshot of
+/// that table alone.
+const RELOADS_OF_ONE_TABLE: [&str; 8] =
+    ["capture was suspended", "dropped", "enable", "init", "new column", "partition", "truncate", "type"];
+
+/// Whether what is in the log and in snapshots so far may not be given to anybody any more.
+fn ends_epoch(reload: &Reload) -> bool {
+    !RELOADS_OF_ONE_TABLE.contains(&reload.reason.as_str())
 }
 
 fn definitions(shared: &Mutex<Definitions>) -> MutexGuard<'_, Definitions> {

@@ -8,7 +8,7 @@ use shared_format::payload::{Changes, Payload, PayloadBuilder, encode_frame};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, TablePlaces};
 use super::{EVERYBODY, Progress, expire};
 use crate::audience::Audience;
 use crate::backend::{PageWanted, SnapshotRows};
@@ -102,7 +102,7 @@ impl Writer {
             let Some(page) = source.page(wanted).await? else { return Ok(()) };
             // An empty table is named too, so that clients know it is empty.
             if let Some(payload) = page.payload.filter(|_| page.rows > 0 || (is_first && !dead)) {
-                if let Some(full) = part.add(&payload, is_first && !dead)? {
+                if let Some(full) = part.add(table.cast_unsigned(), &payload, is_first && !dead)? {
                     self.put_part(full).await?;
                 }
                 rows_max = next_page_rows(page.rows.max(1), payload.len());
@@ -118,6 +118,7 @@ impl Writer {
     async fn put_part(&mut self, part: Gathering) -> Result<()> {
         let Manifest { epoch, snapshot, parts, .. } = self.manifest;
         let is_split = !part.others.is_empty();
+        let tables = part.tables.clone();
         let part = part.finish()?;
         let key = self.keys.snapshot_part(epoch.number(), snapshot, EVERYBODY, parts);
         let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
@@ -126,10 +127,12 @@ impl Writer {
         if is_split {
             self.manifest.split.push(parts);
         }
+        Arc::make_mut(&mut self.manifest.tables).push(tables);
         self.manifest.bytes = self.manifest.bytes.saturating_add(length);
         self.progress.send_modify(|progress| {
             progress.parts = self.manifest.parts;
             progress.split.clone_from(&self.manifest.split);
+            progress.tables = Arc::clone(&self.manifest.tables);
             progress.bytes = self.manifest.bytes;
         });
         Ok(())
@@ -139,6 +142,8 @@ impl Writer {
 /// The part that is being gathered.
 #[derive(Default)]
 struct Gathering {
+    /// Where the frames for everybody of each table lie.
+    tables: TablePlaces,
     /// Frames for everybody.
     everybody: BytesMut,
     /// Rows of other audiences, each together.
@@ -154,7 +159,15 @@ impl Gathering {
 
     /// Adds a page; gives what was gathered before if both are too much for a part. A table's name is told to
     /// everybody, `is_first`, so that clients know which rows of it they may keep.
-    fn add(&mut self, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
+    fn add(&mut self, table: u32, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
+        let begun = self.everybody.len();
+        let full = self.add_page(page, is_first)?;
+        let begun = if full.is_some() { 0 } else { begun };
+        self.tables.entry(table).or_insert((begun, begun)).1 = self.everybody.len();
+        Ok(full)
+    }
+
+    fn add_page(&mut self, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
         let payload = Payload::parse(page)?;
         let mut definitions = Definitions::default();
         for definition in payload.definitions()? {

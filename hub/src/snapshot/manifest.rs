@@ -1,5 +1,8 @@
 //! The object that closes a snapshot: how many parts it has. Without it a snapshot is not finished.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cursor::SnapshotId;
@@ -10,6 +13,9 @@ use crate::position::Lsn;
 /// The number in `ManifestText::format`.
 const MANIFEST_FORMAT: u32 = 1;
 
+/// By table, where its frames lie in a part.
+pub(super) type TablePlaces = BTreeMap<u32, (usize, usize)>;
+
 /// What is known of a finished snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
@@ -18,6 +24,9 @@ pub(super) struct Manifest {
     pub(super) parts: u32,
     /// Parts that hold the rows of several audiences, with an index.
     pub(super) split: Vec<u32>,
+    /// The tables of each part, and where in it the frames for everybody begin and end that are of them; shorter
+    /// than the parts are where nobody noted them.
+    pub(super) tables: Arc<Vec<TablePlaces>>,
     /// Of all parts together.
     pub(super) bytes: u64,
     /// When it was begun, in milliseconds since 1970.
@@ -35,6 +44,8 @@ struct ManifestText {
     parts: u32,
     #[serde(default)]
     split: Vec<u32>,
+    #[serde(default)]
+    tables: Vec<TablePlaces>,
     bytes: u64,
     begun_ms: u64,
     took_ms: u64,
@@ -49,6 +60,7 @@ impl Manifest {
             build: format!("{:016x}", self.snapshot.build),
             parts: self.parts,
             split: self.split.clone(),
+            tables: self.tables.to_vec(),
             bytes: self.bytes,
             begun_ms: self.begun_ms,
             took_ms: self.took_ms,
@@ -68,6 +80,7 @@ impl Manifest {
             snapshot: SnapshotId { lsn: text.lsn.parse()?, build },
             parts: text.parts,
             split: text.split,
+            tables: Arc::new(text.tables),
             bytes: text.bytes,
             begun_ms: text.begun_ms,
             took_ms: text.took_ms,
@@ -86,6 +99,7 @@ mod tests {
             snapshot,
             parts: 3,
             split: vec![1],
+            tables: Arc::new(vec![BTreeMap::from([(1, (0, 9))]), BTreeMap::from([(1, (0, 3)), (2, (3, 5))])]),
             bytes: 9,
             begun_ms: 1_790_000_000_000,
             took_ms: 5,

@@ -25,9 +25,9 @@ use crate::feed::cache::Kept;
 use crate::feed::log::Log;
 use crate::keys::{Keys, parse_manifest_key};
 use crate::memory::Memory;
-use crate::position::Position;
+use crate::position::{Lsn, Position};
 use crate::store::Store;
-use manifest::Manifest;
+use manifest::{Manifest, TablePlaces};
 use part::SplitPart;
 
 /// A snapshot is used again for so many times as long as it took to make: making them takes a tenth of the time
@@ -84,9 +84,25 @@ struct Progress {
     parts: u32,
     /// Parts that hold the rows of several audiences.
     split: Vec<u32>,
+    /// Where tables lie in each part, as far as somebody noted that.
+    tables: Arc<Vec<TablePlaces>>,
     bytes: u64,
     /// How long it took, or why it failed.
     ended: Option<std::result::Result<Duration, String>>,
+}
+
+/// What is wanted of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent<'a> {
+    /// Only what may have rows of these tables; all if there are none.
+    pub(crate) tables: &'a [u32],
+    /// It stands for this place or a later one.
+    pub(crate) not_before: Lsn,
+}
+
+impl Extent<'static> {
+    /// A snapshot of everything.
+    pub(crate) const WHOLE: Extent<'static> = Extent { tables: &[], not_before: Lsn::ZERO };
 }
 
 /// What one request gets of a snapshot.
@@ -122,16 +138,19 @@ impl Snapshots {
 
     /// A snapshot of the epoch that is new enough; one is begun if there is none. Who asks meanwhile gets the
     /// same.
-    pub(crate) async fn obtain(&self, epoch: &Epoch) -> Result<Arc<Build>> {
+    pub(crate) async fn obtain(&self, epoch: &Epoch, not_before: Lsn) -> Result<Arc<Build>> {
         let mut current = self.current.lock().await;
         if current.build.as_ref().is_none_or(|build| build.epoch != epoch.id) {
             current.build = self.newest_stored(epoch.id).await?.map(Arc::new);
         }
-        if let Some(build) = current.build.as_ref().filter(|build| self.is_reusable(build)) {
+        let is_late_enough = |build: &&Arc<Build>| build.id.lsn >= not_before;
+        if let Some(build) = current.build.as_ref().filter(is_late_enough)
+            && self.is_reusable(build)
+        {
             return Ok(Arc::clone(build));
         }
         let expire = current.expired.is_none_or(|expired| expired.elapsed() > expire::INTERVAL);
-        match self.begin(epoch, expire).await {
+        match self.begin(epoch, not_before, expire).await {
             Ok(build) => {
                 let build = Arc::new(build);
                 current.build = Some(Arc::clone(&build));
@@ -141,16 +160,16 @@ impl Snapshots {
                 Ok(build)
             }
             // While Postgres is away, an old snapshot with a long log behind it is as true as a new one.
-            Err(error) => match current.build.as_ref().filter(|build| !build.has_failed()) {
-                Some(build) => Ok(Arc::clone(build)),
-                None => Err(error),
+            Err(error) => match current.build.as_ref().filter(is_late_enough) {
+                Some(build) if !build.has_failed() => Ok(Arc::clone(build)),
+                Some(_) | None => Err(error),
             },
         }
     }
 
     /// Makes a snapshot, unless one is good enough, and waits until it is whole.
     pub(crate) async fn make(&self, epoch: &Epoch) -> Result<()> {
-        let build = self.obtain(epoch).await?;
+        let build = self.obtain(epoch, Lsn::ZERO).await?;
         let mut progress = build.progress.clone();
         let ended = progress.wait_for(|progress| progress.ended.is_some()).await;
         let ended = ended.ok().and_then(|progress| progress.ended.clone());
@@ -167,8 +186,14 @@ impl Snapshots {
         Ok(self.stored(epoch, id).await?.map(Arc::new))
     }
 
-    /// Reads a part, and waits for it if it is still being made.
-    pub(crate) async fn part(&self, build: &Build, part: u32, reader: &Readership) -> Result<PartRead> {
+    /// Reads a part, and waits for it if it is still being made. One without the wanted tables is empty.
+    pub(crate) async fn part(
+        &self,
+        build: &Build,
+        part: u32,
+        tables: &[u32],
+        reader: &Readership,
+    ) -> Result<PartRead> {
         let next = part.saturating_add(1);
         let mut progress = build.progress.clone();
         let known = progress.wait_for(|progress| progress.parts > next || progress.ended.is_some());
@@ -187,6 +212,10 @@ impl Snapshots {
         }
         let key = self.keys.snapshot_part(build.epoch.number(), build.id, EVERYBODY, part);
         let is_last = next >= known.parts;
+        let places = known.places(part, tables);
+        if places.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(PartRead::Part { frames: Vec::new(), is_last });
+        }
         if known.split.binary_search(&part).is_ok() {
             if !reader.is_known() {
                 return Ok(PartRead::ReaderWanted);
@@ -197,7 +226,13 @@ impl Snapshots {
         }
         let read = async { Ok(self.store.get(&key).await?.map(Kept::Part)) };
         match self.memory.cache.get(&key, read).await? {
-            Some(Kept::Part(bytes)) => Ok(PartRead::Part { frames: vec![bytes], is_last }),
+            Some(Kept::Part(bytes)) => {
+                let frames = match places {
+                    Some(places) => slices(&bytes, &places)?,
+                    None => vec![bytes],
+                };
+                Ok(PartRead::Part { frames, is_last })
+            }
             Some(Kept::Segment(_) | Kept::SplitPart(_)) | None => Ok(PartRead::Gone),
         }
     }
@@ -263,6 +298,7 @@ impl Snapshots {
         let (_done, progress) = watch::channel(Progress {
             parts: manifest.parts,
             split: manifest.split,
+            tables: manifest.tables,
             bytes: manifest.bytes,
             ended,
         });
@@ -276,9 +312,13 @@ impl Snapshots {
     }
 
     /// Opens a view of the database, and lets a task write it.
-    async fn begin(&self, epoch: &Epoch, expire: bool) -> Result<Build> {
+    async fn begin(&self, epoch: &Epoch, not_before: Lsn, expire: bool) -> Result<Build> {
         let log_bytes = self.log.end().map(|(_end, bytes)| bytes);
         let rows = self.backend.open_snapshot(&self.log, epoch).await?;
+        if rows.lsn() < not_before {
+            let reason = format!("what committed at {not_before} is not visible yet");
+            return Err(Error::Unavailable { reason });
+        }
         let build = getrandom::u64().map_err(|_unsupported| Error::RandomBytes)?;
         let id = SnapshotId { lsn: rows.lsn(), build };
         let begun = SystemTime::now();
@@ -291,6 +331,7 @@ impl Snapshots {
                 snapshot: id,
                 parts: 0,
                 split: Vec::new(),
+                tables: Arc::default(),
                 bytes: 0,
                 begun_ms: since_1970_ms(begun),
                 took_ms: 0,
@@ -302,6 +343,24 @@ impl Snapshots {
         tokio::spawn(writer.run(rows));
         Ok(Build { epoch: epoch.id, id, begun, log_bytes, progress })
     }
+}
+
+impl Progress {
+    /// Where the wanted tables lie in a part; none if all of it is wanted, or where nobody noted them.
+    fn places(&self, part: u32, tables: &[u32]) -> Option<Vec<(usize, usize)>> {
+        let held = usize::try_from(part).ok().and_then(|part| self.tables.get(part));
+        held.filter(|_| !tables.is_empty())
+            .map(|held| tables.iter().filter_map(|table| held.get(table)).copied().collect())
+    }
+}
+
+/// The frames at these places of a part.
+fn slices(part: &Bytes, places: &[(usize, usize)]) -> Result<Vec<Bytes>> {
+    let wrong = || Error::SnapshotManifest { part: "table place" };
+    let slice = |(begin, end): &(usize, usize)| {
+        part.get(*begin..*end).map(|frames| part.slice_ref(frames)).ok_or_else(wrong)
+    };
+    places.iter().map(slice).collect()
 }
 
 impl Build {
@@ -328,6 +387,23 @@ fn since_1970_ms(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_is_taken_from_where_it_lies_in_a_part() {
+        let tables = Arc::new(vec![TablePlaces::from([(1, (0, 2)), (2, (2, 6))]), TablePlaces::new()]);
+        let progress = Progress { tables, ..Progress::default() };
+        for (part, tables, wanted) in [
+            (0, vec![], None),
+            (0, vec![2, 1, 3], Some(vec![(2, 6), (0, 2)])),
+            (1, vec![2], Some(vec![])),
+            (2, vec![2], None),
+        ] {
+            assert_eq!(progress.places(part, &tables), wanted, "{part} {tables:?}");
+        }
+        let part = Bytes::from_static(b"aabbbb");
+        assert_eq!(slices(&part, &[(2, 6), (0, 2)]).unwrap(), ["bbbb", "aa"]);
+        assert!(matches!(slices(&part, &[(2, 7)]), Err(Error::SnapshotManifest { .. })));
+    }
 
     #[test]
     fn a_snapshot_is_used_again_while_it_is_young_or_little_was_written() {

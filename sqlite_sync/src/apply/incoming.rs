@@ -167,9 +167,10 @@ impl Mappings {
         Ok(())
     }
 
-    /// Tables of this file that were named.
-    pub(super) fn tables(&self) -> impl Iterator<Item = u32> {
-        self.known.values().flatten().map(|mapping| mapping.table.id)
+    /// Tables of this file that were named, as far as the author's are wanted.
+    pub(super) fn tables(&self, is_wanted: impl Fn(u32) -> bool) -> impl Iterator<Item = u32> {
+        let wanted = self.known.iter().filter(move |((table, _, _), _)| is_wanted(*table));
+        wanted.filter_map(|(_, mapping)| mapping.as_ref()).map(|mapping| mapping.table.id)
     }
 
     /// Maps a batch; None when this file does not have its table.

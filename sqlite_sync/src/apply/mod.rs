@@ -14,6 +14,7 @@ mod incoming;
 mod intake;
 mod lost;
 pub(crate) mod rebase;
+pub(crate) mod reload;
 mod row;
 mod ruled;
 mod settle;
@@ -43,7 +44,6 @@ use crate::connection::{Applying, foreign_keys_open};
 use crate::error::{Doing, Error, Reading, Result};
 use crate::fold::fold;
 use crate::log::{self, DbVersion};
-use crate::schema;
 use crate::settings::Sites;
 use crate::tracked_table::TrackedTable;
 
@@ -287,8 +287,8 @@ impl Session<'_, '_> {
             passed.rest = after;
             let payload = Payload::parse(&body).reading("payload")?;
             mappings.learn(self.replica, &payload, self.source)?;
-            if self.source == Source::Log && !payload.reloads().is_empty() {
-                schema::fetch(self.replica.connection)?;
+            if self.source == Source::Log && wants(RowKind::Cells) {
+                reload::note(self.replica.connection, &payload, mappings)?;
             }
             for changes in payload.changes() {
                 let Some(mut batch) = mappings.batch(changes)? else {

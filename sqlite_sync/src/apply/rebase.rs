@@ -3,7 +3,7 @@
 //!
 //! A snapshot comes in parts, over several transactions and maybe several runs of the program. What it holds
 //! is kept as 8 bytes a row in `cloudsync_rebase` until its end. Two keys of one hash make a row stay, never
-//! go. Tables that the snapshot does not name are left alone.
+//! go. Tables that the snapshot does not name, or that are not to be taken anew, are left alone.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -15,7 +15,7 @@ use shared_format::{RowKind, Stamp, Value, encode_key};
 
 use super::buried::{self, Edited, Edits};
 use super::incoming::{Change, Mappings};
-use super::{FRAME, Source, TriggersOff, foreign_keys};
+use super::{FRAME, Source, TriggersOff, foreign_keys, reload};
 use crate::catalog::Replica;
 use crate::changes::read_row;
 use crate::error::{Doing, Reading, Result};
@@ -31,16 +31,24 @@ use crate::sql::{Bind, binds, columns, refs};
 use crate::table_settings;
 use crate::tracked_table::TrackedTable;
 
-/// Begins to take a snapshot. What was passed over before is in it.
+/// Begins to take a snapshot of everything. What was passed over before is in it.
 pub(crate) fn begin(replica: &Replica<'_>) -> Result<()> {
     let connection = replica.connection;
-    connection.execute("delete from main.cloudsync_rebase", []).doing("begin to take a snapshot")?;
+    reload::end(connection)?;
     connection.execute("delete from main.cloudsync_skipped", []).doing("begin to take a snapshot")?;
     settings::store(connection, Setting::Refetch, &Value::Null)?;
-    let is_wanted = holds_rows(replica)?;
-    if !is_wanted {
+    begin_tables(replica)?;
+    if !is_on(connection)? {
         settings::store(connection, Setting::Expired, &Value::Null)?;
     }
+    Ok(())
+}
+
+/// Begins to take a snapshot of some tables.
+pub(crate) fn begin_tables(replica: &Replica<'_>) -> Result<()> {
+    let connection = replica.connection;
+    connection.execute("delete from main.cloudsync_rebase", []).doing("begin to take a snapshot")?;
+    let is_wanted = holds_rows(replica)?;
     settings::store(connection, Setting::Rebase, &Value::Integer(i64::from(is_wanted)))
 }
 
@@ -107,8 +115,10 @@ pub(crate) fn expire(connection: &Connection) -> Result<()> {
 }
 
 /// Remembers what a part of the snapshot holds. In a table with a gap, values that differ under the stamp
-/// that the server has for them were written here, so they become local writes.
-pub(crate) fn note(replica: &Replica<'_>, frames: &[u8]) -> Result<()> {
+/// that the server has for them were written here, so they become local writes. `only` has the tables that are
+/// taken anew, by the server's numbers; all if there are none.
+pub(crate) fn note(replica: &Replica<'_>, frames: &[u8], only: &[u32]) -> Result<()> {
+    let is_wanted = |table: u32| only.is_empty() || only.contains(&table);
     let gaps = gap::tables(replica.connection)?;
     let mut mappings = Mappings::default();
     let mut tables: HashSet<u32> = HashSet::new();
@@ -119,8 +129,8 @@ pub(crate) fn note(replica: &Replica<'_>, frames: &[u8]) -> Result<()> {
         rest = rest.get(used..).unwrap_or_default();
         let payload = Payload::parse(&body).reading("payload")?;
         mappings.learn(replica, &payload, Source::Snapshot)?;
-        tables.extend(mappings.tables());
-        for changes in payload.changes() {
+        tables.extend(mappings.tables(is_wanted));
+        for changes in payload.changes().into_iter().filter(|changes| is_wanted(changes.table())) {
             let Some(batch) = mappings.batch(changes)? else { continue };
             let mut rows = batch.changes.rows();
             let mut change = batch.blank();

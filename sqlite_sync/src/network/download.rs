@@ -11,6 +11,7 @@ use super::Network;
 use super::answer::{Answer, Ask, Concessions};
 use super::progress::Progress;
 use super::transport::Method;
+use crate::apply::reload::{self, Reload};
 use crate::apply::{Source, apply, evicted, foreign_keys, rebase};
 use crate::catalog::Replica;
 use crate::connection::Applying;
@@ -46,6 +47,8 @@ struct Received {
 struct Gathered {
     parts: Vec<Part>,
     cursor: Option<String>,
+    /// The tables that they are of; of everything if there are none.
+    reload: Reload,
 }
 
 /// What became of what the server had, when another came in its place.
@@ -85,6 +88,29 @@ struct Part {
 }
 
 impl Gathered {
+    /// Begins at the stored place: in a snapshot of some tables, else in the log.
+    fn begin(connection: &Connection) -> Result<Gathered> {
+        let cursor = settings_cursor(connection)?;
+        if is_refetch_wanted(connection)? {
+            return Ok(Gathered::default());
+        }
+        let reload = Reload::read(connection)?;
+        Ok(Gathered { cursor: reload.cursor.clone().or(cursor), reload, parts: Vec::new() })
+    }
+
+    /// Takes what the server gave in the place of some tables: a snapshot of everything.
+    fn give_up_tables(&mut self, answer: &Answer, ask: &Ask<'_>) -> Result<()> {
+        let is_refused = !self.reload.is_empty()
+            && answer.response.header("cloudsync-tables") != Some(self.reload.names().as_str());
+        if is_refused && !begins_snapshot(answer) {
+            return Err(Error::Answer { url: ask.url.clone(), part: "Cloudsync-Tables" });
+        }
+        if is_refused {
+            *self = Gathered { cursor: self.cursor.take(), ..Gathered::default() };
+        }
+        Ok(())
+    }
+
     fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.frames.len()).sum()
     }
@@ -132,7 +158,8 @@ impl Network {
             }
         }
         // What came may say that more has to be fetched.
-        if received.complete && is_refetch_wanted(connection)? {
+        let is_more_wanted = is_refetch_wanted(connection)? || !Reload::read(connection)?.is_empty();
+        if received.complete && is_more_wanted {
             self.receive_once(connection, applying, 0, chunks_max, &mut received)?;
         }
         Ok(json!({
@@ -148,7 +175,7 @@ impl Network {
     pub(super) fn rebase(&self, connection: &Connection, applying: &Applying) -> Result<()> {
         self.receive(connection, applying, 0, 0, None)?;
         if rebase::is_expired(connection)? {
-            return Err(Error::Answer { url: self.server()?.changes(None, 0), part: "snapshot" });
+            return Err(Error::Answer { url: self.server()?.changes(None, "", 0), part: "snapshot" });
         }
         Ok(())
     }
@@ -163,16 +190,16 @@ impl Network {
     ) -> Result<()> {
         let mut concessions = Concessions::default();
         schema::refresh(connection)?;
-        let mut gathered = Gathered { cursor: settings_cursor(connection)?, ..Gathered::default() };
-        if is_refetch_wanted(connection)? {
-            gathered.cursor = None;
-        }
+        let mut gathered = Gathered::begin(connection)?;
         let mut wait_ms = wait_ms;
         let progress = Progress::new(connection);
         loop {
             check_interrupt(connection)?;
-            let ask = self.download_ask(connection, gathered.cursor.as_deref(), wait_ms)?;
+            let ask = self.download_ask(connection, &gathered, wait_ms)?;
             let answer = self.ask(connection, &ask)?;
+            if matches!(answer.response.status, 200 | 204) {
+                gathered.give_up_tables(&answer, &ask)?;
+            }
             match answer.response.status {
                 200 => {
                     received.complete = gather(&answer, &ask, &mut gathered)?;
@@ -191,7 +218,8 @@ impl Network {
                 _refused => {
                     answer.give_way(connection, &ask, &mut concessions)?;
                     if is_refetch_wanted(connection)? {
-                        gathered.cursor = None;
+                        let parts = if gathered.reload.is_empty() { gathered.parts } else { Vec::new() };
+                        gathered = Gathered { parts, ..Gathered::default() };
                     }
                     continue;
                 }
@@ -203,7 +231,10 @@ impl Network {
                 take_in(connection, applying, &mut gathered, &answer, received)?;
                 progress.tell("receive", received.rows, received.chunks, received.bytes)?;
             }
-            if received.complete || is_enough {
+            if received.complete && !gathered.reload.is_empty() && !is_enough {
+                // The tables are here; the log goes on from where it was left.
+                gathered = Gathered::begin(connection)?;
+            } else if received.complete || is_enough {
                 return Ok(());
             }
         }
@@ -212,13 +243,13 @@ impl Network {
     fn download_ask(
         &self,
         connection: &Connection,
-        cursor: Option<&str>,
+        gathered: &Gathered,
         wait_ms: i64,
     ) -> Result<Ask<'static>> {
         let replica = Replica::open(connection)?;
         Ok(Ask {
             method: Method::Get,
-            url: self.server()?.changes(cursor, wait_ms),
+            url: self.server()?.changes(gathered.cursor.as_deref(), &gathered.reload.names(), wait_ms),
             headers: self.headers(&replica)?,
             body: &[],
             wait: Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)),
@@ -287,12 +318,16 @@ fn take_in(
     for part in gathered.parts.drain(..) {
         if part.begins {
             part.loss.take_in(&mut replica)?;
-            rebase::begin(&replica)?;
+            if gathered.reload.is_empty() {
+                rebase::begin(&replica)?;
+            } else {
+                rebase::begin_tables(&replica)?;
+            }
         } else if part.source == Source::Log && rebase::is_on(connection)? {
             received.rows += rebase::finish(&mut replica)?;
         }
         if part.source == Source::Snapshot && rebase::is_on(connection)? {
-            rebase::note(&replica, &part.frames)?;
+            rebase::note(&replica, &part.frames, &gathered.reload.tables)?;
         }
         let applied = apply(&mut replica, applying, &part.frames, part.source)?;
         received.rows += applied.rows;
@@ -301,8 +336,11 @@ fn take_in(
     if received.complete && rebase::is_on(connection)? {
         received.rows += rebase::finish(&mut replica)?;
     }
-    if let Some(cursor) = &gathered.cursor {
-        settings::store(connection, Setting::Cursor, &Value::Text(cursor.clone()))?;
+    match &gathered.cursor {
+        _ if !gathered.reload.is_empty() && received.complete => reload::end(connection)?,
+        Some(cursor) if !gathered.reload.is_empty() => reload::go_on(connection, cursor)?,
+        Some(cursor) => settings::store(connection, Setting::Cursor, &Value::Text(cursor.clone()))?,
+        None => {}
     }
     unit.commit()
 }

@@ -45,9 +45,11 @@ impl Server {
         format!("{}/uploads", self.base)
     }
 
-    pub(super) fn changes(&self, cursor: Option<&str>, wait_ms: i64) -> String {
+    /// Where changes are asked for; of some tables only if `tables` is not empty.
+    pub(super) fn changes(&self, cursor: Option<&str>, tables: &str, wait_ms: i64) -> String {
         let cursor = cursor.map(|cursor| format!("cursor={}&", escape(cursor))).unwrap_or_default();
-        format!("{}/changes?{cursor}wait_ms={wait_ms}", self.base)
+        let tables = if tables.is_empty() { String::new() } else { format!("tables={tables}&") };
+        format!("{}/changes?{cursor}{tables}wait_ms={wait_ms}", self.base)
     }
 }
 
@@ -114,9 +116,13 @@ mod tests {
     fn a_cursor_is_escaped() {
         let server = Server::parse("http://h/d").unwrap();
         assert_eq!(
-            server.changes(Some("a/b=c"), 5),
+            server.changes(Some("a/b=c"), "", 5),
             "http://h/v1/databases/d/changes?cursor=a%2Fb%3Dc&wait_ms=5"
         );
-        assert_eq!(server.changes(None, 0), "http://h/v1/databases/d/changes?wait_ms=0");
+        assert_eq!(
+            server.changes(Some("a"), "1.12", 0),
+            "http://h/v1/databases/d/changes?cursor=a&tables=1.12&wait_ms=0"
+        );
+        assert_eq!(server.changes(None, "", 0), "http://h/v1/databases/d/changes?wait_ms=0");
     }
 }
