@@ -55,6 +55,10 @@ pub(crate) enum Setting {
     CentralFence,
     /// How often it was found to lack what sites were told that it has.
     CentralGeneration,
+    /// Names the newest time that such a file was set back on purpose.
+    CentralRestored,
+    /// Its generation.
+    CentralRestoredAs,
     /// Of such a file, the number of the schema whose definitions were passed on last.
     CentralSchema,
 }
@@ -84,6 +88,8 @@ impl Setting {
             Self::CentralFile => "central_file",
             Self::CentralFence => "central_fence",
             Self::CentralGeneration => "central_generation",
+            Self::CentralRestored => "central_restored",
+            Self::CentralRestoredAs => "central_restored_as",
             Self::CentralSchema => "central_schema",
         }
     }

@@ -170,7 +170,7 @@ fn numbers_and_tokens_tell_a_copy_and_a_gap() {
     let refused = client.upload_as(&centre, client.sent + 1, client.sent + 1);
     assert_eq!((&refused["status"], refused.get("token")), (&"site_conflict".into(), None));
     // After a restore the site is believed once, and told where to begin.
-    rows(&centre, "select cloudsync_central_restored()", []);
+    rows(&centre, "select cloudsync_central_lost()", []);
     assert_eq!(client.upload_as(&centre, client.sent + 1, client.sent + 1)["status"], "applied");
     client.token = token;
     assert_eq!(client.upload_as(&centre, client.sent + 2, client.sent + 2)["status"], "site_conflict");
@@ -221,7 +221,7 @@ fn a_write_under_the_name_of_another_site_becomes_one_of_the_centre() {
 #[test]
 fn a_file_that_is_no_centre_says_so() {
     let connection = tracked(TODOS);
-    for sql in ["feed()", "definitions()", "restored()"] {
+    for sql in ["feed()", "definitions()", "lost()", "acked(zeroblob(16))"] {
         let error = connection
             .prepare(&format!("select cloudsync_central_{sql}"))
             .and_then(|mut statement| statement.query_row([], |_row| Ok(())));

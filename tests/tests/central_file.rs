@@ -16,15 +16,17 @@
 //! - `restarts` and `snapshots` on S3: the store knows nothing of the centre, and `stores` plays on both on every store.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use tests::client::sqlite3_shell;
 use tests::process::Signal;
+use tests::sql::Session;
 use tests::stage::{Centre, Setting, Stage, TODO};
 use tests::wait;
 
 const FILE: Setting<'_> = Setting { centre: Centre::SqliteFile, ..Setting::PLAIN };
 
-fn file(stage: &Stage) -> std::path::PathBuf {
+fn file(stage: &Stage) -> PathBuf {
     stage.database.file().expect("the centre is a file").to_path_buf()
 }
 
@@ -117,6 +119,109 @@ fn a_second_hub_is_kept_out_and_takes_over_when_the_first_is_gone() {
     client.join(&second.address(), tests::hub::API_KEY);
     client.sync();
     assert_eq!(client.rows("select title from todo"), ["first"]);
+}
+
+/// Copies the central file as it is.
+fn copy_of(stage: &Stage) -> PathBuf {
+    let copy = file(stage).with_extension("copy");
+    sqlite3_shell(&file(stage), &format!("vacuum into '{}'", copy.display()));
+    copy
+}
+
+/// Puts another file in the place of the central one.
+fn replace_by(stage: &mut Stage, other: &Path) {
+    for end in ["-wal", "-shm"] {
+        // The last connection may have removed them.
+        drop(fs::remove_file(format!("{}{end}", file(stage).display())));
+    }
+    fs::rename(other, file(stage)).expect("a file can be replaced");
+    stage.postgres = stage.database.session();
+}
+
+/// Plays until a copy of the file is older than what everybody has, and the client `a` has something unsent.
+fn stage_with_copy() -> (Stage, PathBuf) {
+    let mut stage = Stage::new(FILE);
+    stage.play(&[
+        "a: insert into todo values ('t', 'old', null, 0), ('v', 'stays', null, 0)",
+        "a: sync",
+        "b: sync",
+        "all: settle",
+    ]);
+    let copy = copy_of(&stage);
+    stage.play(&[
+        "a: insert into todo values ('u', 'later', null, 1)",
+        "a: update todo set title = 'newer' where id = 't'",
+        "a: sync",
+        "pg: delete from todo where id = 'v'",
+        "all: settle",
+    ]);
+    (stage, copy)
+}
+
+#[test]
+fn a_file_that_is_replaced_under_a_running_hub_is_noticed_and_served() {
+    let (mut stage, copy) = stage_with_copy();
+    replace_by(&mut stage, &copy);
+    wait::until("the hub notices", || {
+        stage.hub.whole_log().contains("is not the one that was opened").then_some(())
+    });
+    stage.play(&["pg: update todo set note = 'in the new file' where id = 't'"]);
+    stage.settles_at(&["t|newer|in the new file|0", "u|later|NULL|1"]);
+}
+
+#[test]
+fn an_older_copy_that_was_written_to_is_not_taken_for_what_it_came_from() {
+    let (mut stage, copy) = stage_with_copy();
+    stage.play(&["hub: terminate"]);
+    replace_by(&mut stage, &copy);
+    // More rows of the feed than the store has behind the copy.
+    stage.postgres.run(
+        "with recursive n (n) as (values (1) union all select n + 1 from n where n < 2000)
+         insert into todo select 'n' || n, hex(zeroblob(5000)), null, n from n",
+    );
+    stage.play(&["hub: start"]);
+    stage.settle();
+    stage.all_equal();
+    let found = stage.client("b").rows("select count(*) from todo where id in ('t', 'u') or id like 'n%'");
+    assert_eq!(found, ["2002"]);
+    assert_eq!(stage.postgres.rows("select id from todo where id = 'v'").len(), 0, "the deletion came back");
+}
+
+#[test]
+fn after_a_restore_on_purpose_the_file_wins() {
+    let (mut stage, copy) = stage_with_copy();
+    stage.play(&["hub: terminate", "b: insert into todo values ('w', 'unsent', null, 3)"]);
+    replace_by(&mut stage, &copy);
+    stage.play(&["pg: select cloudsync_restored()", "hub: start"]);
+    stage.settles_at(&["t|old|NULL|0", "v|stays|NULL|0", "w|unsent|NULL|3"]);
+    stage.play(&["pg: update todo set done = 9 where id = 't'", "new: sync"]);
+    stage.settles_at(&["t|old|NULL|9", "v|stays|NULL|0", "w|unsent|NULL|3"]);
+}
+
+#[test]
+fn another_file_is_refused_until_it_is_said_to_stand_in() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&["a: insert into todo values ('t', 'old', null, 0)", "a: sync", "all: settle"]);
+    let other = file(&stage).with_extension("other");
+    let new = Session::open(&other);
+    for sql in [TODO.sqlite, "create table mark (id integer primary key, n integer not null)"] {
+        new.run(sql);
+    }
+    new.run("insert into todo values ('o', 'of another file', null, 0)");
+    new.run("select cloudsync_init('todo', 'cls', 1), cloudsync_init('mark', 'cls', 1)");
+    drop(new);
+    stage.play(&["hub: terminate"]);
+    replace_by(&mut stage, &other);
+    stage.hub.launch();
+    wait::until("the hub says that it is another file", || {
+        stage.hub.whole_log().contains("system identifier").then_some(())
+    });
+    stage.play(&[
+        "a: insert into todo values ('p', 'unsent', null, 0)",
+        "a: sync fails",
+        "pg: select cloudsync_restored()",
+    ]);
+    stage.settles_at(&["o|of another file|NULL|0", "p|unsent|NULL|0"]);
 }
 
 #[test]

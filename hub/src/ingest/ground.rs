@@ -116,7 +116,7 @@ impl Ingest {
 
     /// Whether the newest restore on purpose is one that no epoch knows. Where a restore took away a later one,
     /// what is found is old and says nothing.
-    async fn is_restored(&self, newest: &Epoch, restored: &str) -> Result<bool> {
+    pub(crate) async fn is_restored(&self, newest: &Epoch, restored: &str) -> Result<bool> {
         if restored.is_empty() || restored == newest.restored {
             return Ok(false);
         }

@@ -3,6 +3,7 @@
 //! Everything that changes here, by uploads or by plain SQL of any program, goes into `cloudsync_feed` in the
 //! order of its numbers, as frames that clients can apply. What is written without us is taken in by the next call.
 
+mod restored;
 mod upload;
 
 use rusqlite::{Connection, OptionalExtension};
@@ -10,6 +11,7 @@ use serde_json::{Value as Json, json};
 use shared_format::Value;
 use shared_format::payload::{PayloadBuilder, encode_frame};
 
+pub(crate) use restored::{acked, note_lost, note_restored};
 pub(crate) use upload::{Request, take};
 
 use crate::catalog::{self, Replica};
@@ -18,12 +20,13 @@ use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::log;
 use crate::outbox;
-use crate::settings::{self, Setting, Sites};
+use crate::settings::{self, Setting};
 use crate::sql::Unit;
 
 const TABLES: &str = include_str!("../../../sql/sqlite/central.sql");
 
-/// Makes the file a centre, or goes on with it; says which file it is, how far its feed is, and counts the calls.
+/// Makes the file a centre, or goes on with it; says which file it is, how far its feed was and is, which restore on
+/// purpose is its newest, and counts the calls.
 ///
 /// What the file holds when it becomes one is in its snapshots, so the feed begins behind it.
 pub(crate) fn begin(connection: &Connection) -> Result<Json> {
@@ -36,17 +39,17 @@ pub(crate) fn begin(connection: &Connection) -> Result<Json> {
     };
     let fence = settings::integer(connection, Setting::CentralFence)?.unwrap_or(0) + 1;
     settings::store(connection, Setting::CentralFence, &Value::Integer(fence))?;
+    let stood = newest(connection)?;
     pass_on(connection)?;
     let position = newest(connection)?;
+    let restored = settings::text(connection, Setting::CentralRestored)?.unwrap_or_default();
     unit.commit()?;
-    Ok(json!({ "file": file, "fence": fence, "position": position }))
+    Ok(json!({ "file": file, "fence": fence, "stood": stood, "position": position, "restored": restored }))
 }
 
 /// Names the file, and takes all it holds as known to the snapshots.
 fn found(connection: &Connection) -> Result<String> {
-    let mut name = [0; 16];
-    getrandom::fill(&mut name).map_err(|_no_source| Error::Random)?;
-    let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = random_name()?;
     // From now on, rows that were there before are stamped as a centre's.
     settings::store(connection, Setting::CentralFile, &Value::Text(name.clone()))?;
     settings::store(connection, Setting::ClockOffset, &Value::Integer(0))?;
@@ -57,6 +60,13 @@ fn found(connection: &Connection) -> Result<String> {
         settings::store(connection, Setting::Acknowledged, &Value::Integer(folded.get()))?;
     }
     Ok(name)
+}
+
+/// A name that nobody else has.
+fn random_name() -> Result<String> {
+    let mut name = [0; 16];
+    getrandom::fill(&mut name).map_err(|_no_source| Error::Random)?;
+    Ok(name.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Whether the file is a centre.
@@ -84,22 +94,6 @@ pub(crate) fn definitions(connection: &Connection) -> Result<Vec<u8>> {
     wanted_centre(connection)?;
     let replica = Replica::load(connection)?;
     Ok(replica.map_or_else(|| PayloadBuilder::new().finish(), |replica| payload_of(&replica)))
-}
-
-/// Takes in that the file may lack what sites were told that it has: it is another site from now on, and takes
-/// their word for their tokens once.
-pub(crate) fn note_restored(connection: &Connection) -> Result<()> {
-    let unit = Unit::begin(connection)?;
-    wanted_centre(connection)?;
-    pass_on(connection)?;
-    Sites::renew(connection)?;
-    let generation = generation(connection)? + 1;
-    settings::store(connection, Setting::CentralGeneration, &Value::Integer(generation))?;
-    unit.commit()
-}
-
-fn generation(connection: &Connection) -> Result<i64> {
-    Ok(settings::integer(connection, Setting::CentralGeneration)?.unwrap_or(0))
 }
 
 /// Puts what was written here and not passed on yet into the feed, in the caller's unit.

@@ -7,7 +7,8 @@ use serde_json::{Value as Json, json};
 use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{Hlc, SiteId};
 
-use super::{append, end_transaction, generation, pass_on, wanted_centre};
+use super::restored::{generation, restored_as};
+use super::{append, end_transaction, pass_on, wanted_centre};
 use crate::apply::{Intake, Source, apply};
 use crate::catalog::Replica;
 use crate::connection::Applying;
@@ -121,8 +122,9 @@ fn known(connection: &Connection, site: SiteId) -> Result<Known> {
     Ok(found.unwrap_or_else(|| Known { is_new: true, ..Known::default() }))
 }
 
-/// Takes a site's word for its token, once after a restore: what is known of it may be older than what it was told.
-/// Its number stays, and tells it where to begin.
+/// Takes a site's word for its token, once in each generation: what is known of it may be older than what it was told.
+/// Its number stays, and tells it where to begin; after a restore on purpose its numbers are taken too, so that it does
+/// not send again what was undone.
 fn adopt(connection: &Connection, request: &Request<'_>, known: &mut Known) -> Result<()> {
     let Some(token) = request.token.filter(|token| known.is_new || *token != known.token) else {
         return Ok(());
@@ -133,7 +135,11 @@ fn adopt(connection: &Connection, request: &Request<'_>, known: &mut Known) -> R
         return Ok(());
     }
     let upload = if known.is_new { Vec::new() } else { std::mem::take(&mut known.upload) };
-    *known = Known { token: token.to_vec(), upload, generation: now, is_new: false, ..std::mem::take(known) };
+    let restored = restored_as(connection)?;
+    let is_undone = restored == now || (!known.is_new && restored > known.generation);
+    let acked = if is_undone { known.acked.max(request.first.saturating_sub(1)) } else { known.acked };
+    let accepted_hlc = known.accepted_hlc;
+    *known = Known { acked, token: token.to_vec(), upload, accepted_hlc, generation: now, is_new: false };
     store(connection, request.site, known)
 }
 

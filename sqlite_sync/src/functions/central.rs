@@ -12,6 +12,7 @@ use crate::connection::Applying;
 use crate::error::Result;
 
 const UPLOAD: &str = "cloudsync_central_upload";
+const ACKED: &str = "cloudsync_central_acked";
 
 pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Result<()> {
     connection.create_scalar_function("cloudsync_central_begin", 0, DIRECT, |context| {
@@ -23,12 +24,26 @@ pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Re
     connection.create_scalar_function("cloudsync_central_definitions", 0, DIRECT, |context| {
         Ok(central::definitions(&*reach(context)?)?)
     })?;
-    connection.create_scalar_function("cloudsync_central_restored", 0, DIRECT, |context| {
+    connection.create_scalar_function("cloudsync_central_lost", 0, DIRECT, |context| {
+        central::note_lost(&*reach(context)?)?;
+        Ok(SqlValue::Null)
+    })?;
+    connection.create_scalar_function("cloudsync_restored", 0, DIRECT, |context| {
         central::note_restored(&*reach(context)?)?;
         Ok(SqlValue::Null)
     })?;
+    connection.create_scalar_function(ACKED, 1, DIRECT, |context| Ok(acked(context)?))?;
     let applying = shared.applying.clone();
     connection.create_scalar_function(UPLOAD, 7, DIRECT, move |context| Ok(upload(context, &applying)?))
+}
+
+fn acked(context: &Context<'_>) -> Result<Option<i64>> {
+    let wanted = "a blob of 16 bytes";
+    let site = match context.get_raw(0) {
+        Argument::Blob(bytes) => SiteId::try_from(bytes).ok(),
+        _other => None,
+    };
+    central::acked(&*reach(context)?, site.ok_or_else(|| wrong(context, ACKED, 0, wanted))?)
 }
 
 fn upload(context: &Context<'_>, applying: &Applying) -> Result<String> {

@@ -1,8 +1,6 @@
 //! Puts the feed of the central file into the log: what comes next by its numbers, from where the store ends.
 //!
-//! A row of the feed is deleted once the store holds it, so the file keeps what a lost node knew. A file whose numbers
-//! are behind the store's was set back to an older copy: what the store has beyond it is merged into it again, and a
-//! new epoch begins.
+//! A row of the feed is deleted once the store holds it, so the file keeps what a lost node knew.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,16 +9,15 @@ use rusqlite::{Connection, params};
 use shared_format::payload::{Limits, Payload, decode_frame};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::file::{File, in_transaction, is_busy};
+use super::file::{File, in_transaction, is_busy, newest};
+use super::ground::{Ground, find_ground};
 use crate::definitions::Definitions;
-use crate::epoch::{Epoch, EpochId, EpochReason, ServerIdentity};
+use crate::epoch::EpochId;
 use crate::error::{Error, Result};
-use crate::ingest::{Destination, Gatherer, Ingest, IngestStatus, Outbox, Stored, random_tag};
-use crate::lineage::Lineage;
+use crate::ingest::{Destination, Gatherer, Ingest, IngestStatus, Outbox, Stored};
 use crate::position::{Lsn, Position};
-use crate::segment::{Found, SegmentIndex};
 use crate::snapshot::visibility::{DecodedTransactions, PgSnapshot};
 
 /// Bytes that may wait for the store before no more of the feed is read.
@@ -33,14 +30,8 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How often it is made sure that file and epoch are still the newest.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where the log goes on.
-struct Ground {
-    epoch: Epoch,
-    index: SegmentIndex,
-    /// The store ends within a transaction.
-    within: bool,
-    definitions: Definitions,
-}
+/// Longest wait for the store to take what a file had that was replaced.
+const KEEP_MAX: Duration = Duration::from_secs(30);
 
 /// One row of the feed.
 struct FeedRow {
@@ -83,7 +74,7 @@ pub(super) async fn lead(ingest: &Ingest, file: &Arc<File>) -> Result<()> {
         gatherer.go_on_within();
     }
     let place = if end.message == Lsn::MAX { end.commit_end } else { end.message };
-    let leader = Leader {
+    let mut leader = Leader {
         ingest,
         file,
         epoch: epoch.id,
@@ -93,7 +84,11 @@ pub(super) async fn lead(ingest: &Ingest, file: &Arc<File>) -> Result<()> {
         gatherer,
         place,
     };
-    leader.run().await
+    let outcome = leader.run().await;
+    if matches!(outcome, Err(Error::CentralFileReplaced { .. })) {
+        leader.keep_all().await?;
+    }
+    outcome
 }
 
 /// A reign.
@@ -110,7 +105,7 @@ struct Leader<'a> {
 }
 
 impl Leader<'_> {
-    async fn run(mut self) -> Result<()> {
+    async fn run(&mut self) -> Result<()> {
         let mut reached = self.file.reached();
         let mut checks = interval(CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,6 +131,21 @@ impl Leader<'_> {
                 }
             }
         }
+    }
+
+    /// Puts all that a file which was replaced has taken into the store: what was uploaded to it until that was
+    /// noticed is merged into the one in its place.
+    async fn keep_all(&mut self) -> Result<()> {
+        // Whatever upload comes behind this is refused.
+        let end = self.file.call(|connection| newest(connection)).await?;
+        while self.place < end {
+            self.read().await?;
+        }
+        let deadline = Instant::now() + KEEP_MAX;
+        while self.outbox.waiting_bytes() > 0
+            && tokio::time::timeout_at(deadline, self.stored.changed()).await.is_ok()
+        {}
+        Ok(())
     }
 
     /// Reads on in the feed, and cuts what was gathered.
@@ -230,110 +240,4 @@ fn read_feed(connection: &mut Connection, place: Lsn) -> Result<Vec<FeedRow>> {
         }
     }
     Ok(rows)
-}
-
-/// Compares file and store.
-async fn find_ground(ingest: &Ingest, file: &Arc<File>) -> Result<Ground> {
-    let system = format!("sqlite-{}", file.begun.name);
-    let server = ServerIdentity { system, lineage: Lineage::first(1), database_oid: 0 };
-    let Some(epoch) = ingest.archive.newest_epoch().await? else {
-        return open_epoch(ingest, file, (None, EpochReason::First), server, file.begun.end).await;
-    };
-    epoch.check_server(&server)?;
-    let index = ingest.archive.segments(&epoch).await?;
-    let end = index.last();
-    let place = if end.message == Lsn::MAX { end.commit_end } else { end.message };
-    let noted = ingest.archive.server_start(epoch.id).await?;
-    let is_older =
-        noted.and_then(|noted| noted.parse().ok()).is_some_and(|noted: u64| noted >= file.begun.fence);
-    if is_older || place > file.begun.end || !has_all_behind(file, place).await? {
-        let previous = epoch.id;
-        merge_again(ingest, file, &epoch, &index).await?;
-        let end = file.call(|connection| {
-            let sql = "select cloudsync_central_restored()";
-            in_transaction(connection, "note a restore", |connection| {
-                connection.query_row(sql, [], |_row| Ok(()))
-            })?;
-            super::file::pass_on(connection)
-        });
-        let from = (Some(previous), EpochReason::Failover);
-        return open_epoch(ingest, file, from, server, end.await?).await;
-    }
-    let mut definitions = Definitions::default();
-    definitions.add_payload(&epoch.definitions)?;
-    let mut within = false;
-    if let Some(name) = index.newest()
-        && let Some(segment) = ingest.archive.segment(epoch.id.number(), *name).await?
-    {
-        definitions.add_payload(&segment.definitions)?;
-        within = !segment.transaction_end;
-    }
-    Ok(Ground { epoch, index, within, definitions })
-}
-
-/// Whether the feed still has every row behind a number.
-async fn has_all_behind(file: &File, place: Lsn) -> Result<bool> {
-    let (after, end) = (place.raw(), file.begun.end.raw());
-    let number = i64::try_from(after).unwrap_or(i64::MAX);
-    let counted = file.call(move |connection| {
-        let sql = "select count(*) from main.cloudsync_feed where seq > ?1";
-        let count = connection.query_row(sql, [number], |row| row.get::<_, i64>(0));
-        count.map_err(|source| Error::Sqlite { action: "count the feed", source })
-    });
-    Ok(counted.await?.unsigned_abs() == end.saturating_sub(after))
-}
-
-/// Merges into the file what the store has beyond it.
-async fn merge_again(ingest: &Ingest, file: &File, epoch: &Epoch, index: &SegmentIndex) -> Result<()> {
-    let database = ingest.database.as_str();
-    tracing::warn!(database, epoch = %epoch.id, "the central file was set back: stored changes are merged into it");
-    let mut place = Position::after(file.begun.end).max(epoch.start_position());
-    loop {
-        let name = match index.find(place) {
-            Found::Segment(name) => name,
-            Found::Nothing => return Ok(()),
-            Found::Behind | Found::Gap => return Err(Error::LogGap { after: place }),
-        };
-        let segment = ingest.archive.segment(epoch.id.number(), name).await?;
-        let segment = segment.ok_or(Error::LogGap { after: name.previous })?;
-        let frames = segment.scopes.iter().flat_map(|scope| &scope.frames);
-        for frame in frames.filter(|frame| frame.last > place && !frame.bytes.is_empty()) {
-            let bytes = frame.bytes.clone();
-            let merged = file.call(move |connection| {
-                in_transaction(connection, "merge stored changes", |connection| {
-                    let sql = "select cloudsync_payload_apply(?1)";
-                    connection.query_row(sql, [bytes.as_ref()], |row| row.get::<_, i64>(0))
-                })
-            });
-            let rows = merged.await?;
-            ingest.metrics.count_replayed(rows, 0);
-        }
-        place = name.last;
-    }
-}
-
-async fn open_epoch(
-    ingest: &Ingest,
-    file: &File,
-    (previous, reason): (Option<EpochId>, EpochReason),
-    server: ServerIdentity,
-    start: Lsn,
-) -> Result<Ground> {
-    let number = previous.map_or(1, |previous| previous.number().saturating_add(1));
-    let definitions = file.call(|connection| {
-        let sql = "select cloudsync_central_definitions()";
-        let told = connection.query_row(sql, [], |row| row.get::<_, Vec<u8>>(0));
-        told.map_err(|source| Error::Sqlite { action: "read the definitions", source })
-    });
-    let definitions = definitions.await?;
-    let id = EpochId::new(number, random_tag()?);
-    let restored = String::new();
-    let epoch = Epoch { id, server, start, definitions, reason, restored };
-    ingest.archive.open_epoch(&epoch).await?;
-    let database = ingest.database.as_str();
-    tracing::info!(database, epoch = %epoch.id, %start, ?reason, "epoch opened");
-    let mut known = Definitions::default();
-    known.add_payload(&epoch.definitions)?;
-    let index = SegmentIndex::new(epoch.start_position());
-    Ok(Ground { epoch, index, within: false, definitions: known })
 }

@@ -53,15 +53,20 @@ pub(super) struct Begun {
     pub(super) name: String,
     /// Counts the hubs that began.
     pub(super) fence: u64,
-    /// The number of the newest row of its feed.
+    /// The number of the newest row of its feed, as it was found.
+    pub(super) stood: Lsn,
+    /// The same, with what others wrote since.
     pub(super) end: Lsn,
+    /// Names the newest time that it was set back on purpose; empty when there was none.
+    pub(super) restored: String,
 }
 
 impl File {
-    /// Opens and locks the file, and makes it a centre.
-    pub(super) async fn open(location: &SqliteLocation) -> Result<Arc<File>> {
+    /// Opens and locks the file, and makes it a centre. One that is not there is made where `may_be_new` says so: else
+    /// somebody may be about to put another one there.
+    pub(super) async fn open(location: &SqliteLocation, may_be_new: bool) -> Result<Arc<File>> {
         let location = location.clone();
-        let opening = tokio::task::spawn_blocking(move || open(location));
+        let opening = tokio::task::spawn_blocking(move || open(location, may_be_new));
         opening.await.map_err(|_ended| Error::TaskEnded { task: "open the central file" })?.map(Arc::new)
     }
 
@@ -95,7 +100,7 @@ impl File {
     }
 }
 
-fn open(location: SqliteLocation) -> Result<File> {
+fn open(location: SqliteLocation, may_be_new: bool) -> Result<File> {
     let path = location.file.clone();
     let failed = |operation| {
         let path = path.clone();
@@ -108,6 +113,9 @@ fn open(location: SqliteLocation) -> Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(Error::CentralFileServed { path }),
         Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+    }
+    if !may_be_new {
+        identity(&location.file).map_err(failed("look at"))?;
     }
     let mut connection = connection::open(&location)?;
     let begun = begin(&mut connection)?;
@@ -140,10 +148,19 @@ fn begin(connection: &mut Connection) -> Result<Begun> {
         connection.query_row(sql, [], |row| row.get(0))
     })?;
     let told: Value = serde_json::from_str(&told).unwrap_or_default();
-    let number = |name: &str| told.get(name).and_then(Value::as_u64);
-    let begun = told.get("file").and_then(Value::as_str).zip(number("fence")).zip(number("position"));
-    let ((name, fence), end) = begun.ok_or(Error::UploadAnswer { part: "cloudsync_central_begin" })?;
-    Ok(Begun { name: name.to_owned(), fence, end: Lsn::new(end) })
+    let text = |name: &'static str| {
+        let found = told.get(name).and_then(Value::as_str).map(str::to_owned);
+        found.ok_or(Error::UploadAnswer { part: name })
+    };
+    let number =
+        |name: &'static str| told.get(name).and_then(Value::as_u64).ok_or(Error::UploadAnswer { part: name });
+    Ok(Begun {
+        name: text("file")?,
+        fence: number("fence")?,
+        stood: Lsn::new(number("stood")?),
+        end: Lsn::new(number("position")?),
+        restored: text("restored")?,
+    })
 }
 
 /// Runs statements in one transaction that has the right to write from its begin.
@@ -216,7 +233,7 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// The number of the newest row that the feed ever had.
-fn newest(connection: &Connection) -> Result<Lsn> {
+pub(super) fn newest(connection: &Connection) -> Result<Lsn> {
     let sql = "select seq from main.sqlite_sequence where name = 'cloudsync_feed'";
     let found = connection.prepare_cached(sql).and_then(|mut statement| {
         let end: Option<i64> = statement.query_row([], |row| row.get(0)).optional()?;

@@ -5,13 +5,14 @@
 mod connection;
 mod feed;
 mod file;
+mod ground;
 mod snapshot;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use serde_json::Value;
 use shared_format::SiteId;
 use shared_format::payload::encode_frame;
@@ -49,7 +50,8 @@ impl Sqlite {
     }
 
     async fn turn(&self, ingest: &Ingest) -> Result<()> {
-        let file = File::open(&self.location).await?;
+        let may_be_new = ingest.archive.newest_epoch_number().await?.is_none();
+        let file = File::open(&self.location, may_be_new).await?;
         let _closed = Closing(self);
         self.set_open(Some(Arc::clone(&file)));
         feed::lead(ingest, &file).await
@@ -72,8 +74,8 @@ impl Backend for Sqlite {
 
     fn site_acked(&self, site: SiteId) -> BoxFuture<'_, Result<Option<i64>>> {
         let acked = move |connection: &mut Connection| {
-            let sql = "select acked from main.cloudsync_uploaders where site = ?1";
-            let asked = connection.query_row(sql, [site.as_bytes().as_slice()], |row| row.get(0)).optional();
+            let sql = "select cloudsync_central_acked(?1)";
+            let asked = connection.query_row(sql, [site.as_bytes().as_slice()], |row| row.get(0));
             asked.map_err(|source| Error::Sqlite { action: "read the number of a site", source })
         };
         async move { self.file()?.call(acked).await }.boxed()
@@ -137,7 +139,13 @@ impl Backend for Sqlite {
 impl UploadPlace for Arc<File> {
     fn apply(self: Box<Self>, upload: Upload) -> BoxFuture<'static, Result<Value>> {
         async move {
-            let told = self.call(move |connection| take(connection, &upload)).await?;
+            let file = Arc::clone(&self);
+            let told = self.call(move |connection| {
+                // A file that is none any more keeps nothing.
+                file.check_is_there()?;
+                take(connection, &upload)
+            });
+            let told = told.await?;
             serde_json::from_str(&told).map_err(|_| Error::UploadAnswer { part: "object" })
         }
         .boxed()
