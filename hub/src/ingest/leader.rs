@@ -18,6 +18,7 @@ use super::ground::{Ground, random_tag};
 use super::lag::{Unstored, postgres_time};
 use super::news::{News, SEGMENTS_MAX};
 use super::outbox::{Destination, Outbox, Stored};
+use super::slice::Slice;
 use super::verify::{Skip, Verifier};
 use super::{Ingest, IngestStatus, RETRY_MIN};
 use crate::definitions::Definitions;
@@ -71,6 +72,7 @@ struct Leader<'a> {
     stored: watch::Receiver<Stored>,
     stream: ReplicationStream,
     gatherer: Gatherer,
+    slice: Slice,
     unstored: Unstored,
     transaction: Option<OpenTransaction>,
     /// Messages up to here are in the store already.
@@ -146,6 +148,7 @@ impl Ingest {
             outbox,
             stream,
             gatherer: Gatherer::default(),
+            slice: Slice::default(),
             unstored: Unstored::default(),
             transaction: None,
             skip_up_to: end,
@@ -256,7 +259,8 @@ impl Leader<'_> {
     async fn take_frame(&mut self, frame: TransactionFrame) -> Result<()> {
         for message in &frame.messages {
             self.take_message(&frame, message).await?;
-            if self.cut_if_due(true) {
+            self.cut_if_due(true);
+            if self.slice.is_over(message.body.len()) {
                 tokio::task::yield_now().await;
             }
         }

@@ -14,6 +14,7 @@ mod leader;
 mod news;
 mod outbox;
 mod replay;
+mod slice;
 pub(crate) mod split;
 mod verify;
 
