@@ -63,6 +63,45 @@ struct Taken {
     uploaded_bytes: u64,
 }
 
+/// Room for downloads that wait, of all databases together: each holds a connection.
+///
+/// While it is full, a database that holds its even share finds none, so that the others still do, and connections
+/// are left for what does not wait.
+#[derive(Debug)]
+pub(crate) struct WaitingRoom {
+    places: usize,
+    state: Mutex<RoomState>,
+}
+
+#[derive(Debug, Default)]
+struct RoomState {
+    waits: usize,
+    databases: usize,
+}
+
+impl WaitingRoom {
+    /// Makes room in a node that holds so many connections: a tenth of them is never waited on.
+    pub(crate) fn new(connections_max: usize) -> Arc<WaitingRoom> {
+        let places = connections_max.saturating_sub(connections_max / 10).max(1);
+        Arc::new(WaitingRoom { places, state: Mutex::default() })
+    }
+
+    /// Takes a place for a database that holds so many already; says whether there was one.
+    fn enter(&self, held: usize) -> bool {
+        let mut state = self.state();
+        let share = (self.places / state.databases.max(1)).max(1);
+        if state.waits >= self.places && held >= share {
+            return false;
+        }
+        state.waits = state.waits.saturating_add(1);
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, RoomState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The limits of one database, and what it takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits(Arc<Shared>);
@@ -71,6 +110,7 @@ pub(crate) struct Limits(Arc<Shared>);
 struct Shared {
     config: RwLock<LimitsConfig>,
     taken: Mutex<Taken>,
+    waiting: Arc<WaitingRoom>,
     metrics: DatabaseMetrics,
 }
 
@@ -97,8 +137,12 @@ pub(crate) struct Use {
 }
 
 impl Limits {
-    pub(crate) fn new(config: LimitsConfig, metrics: DatabaseMetrics) -> Limits {
-        Limits(Arc::new(Shared { config: RwLock::new(config), taken: Mutex::default(), metrics }))
+    pub(crate) fn new(config: LimitsConfig, waiting: &Arc<WaitingRoom>, metrics: DatabaseMetrics) -> Limits {
+        let mut state = waiting.state();
+        state.databases = state.databases.saturating_add(1);
+        drop(state);
+        let (config, waiting) = (RwLock::new(config), Arc::clone(waiting));
+        Limits(Arc::new(Shared { config, taken: Mutex::default(), waiting, metrics }))
     }
 
     /// What is allowed.
@@ -155,7 +199,8 @@ impl Limits {
     /// Takes one more download that waits, if there is room for one.
     pub(crate) fn wait(&self) -> Option<Wait> {
         let mut taken = self.taken();
-        if self.config().waits_max.is_some_and(|max| taken.waits >= max) {
+        let is_full = self.config().waits_max.is_some_and(|max| taken.waits >= max);
+        if is_full || !self.0.waiting.enter(taken.waits) {
             return None;
         }
         taken.waits = taken.waits.saturating_add(1);
@@ -165,9 +210,9 @@ impl Limits {
 
     /// Says that there was no room to wait.
     pub(crate) fn no_wait(&self) -> Problem {
-        let max = self.config().waits_max.unwrap_or(usize::MAX);
-        let detail = format!("nothing is new, and {max} downloads of this database wait already");
-        self.refuse(Limit::Waits, &detail, AGAIN)
+        let detail = "nothing is new, and as many downloads of this database wait as may";
+        // Its connection is what there is no room for.
+        self.refuse(Limit::Waits, detail, AGAIN).closing()
     }
 
     /// Refuses an upload while the store holds too much.
@@ -223,6 +268,13 @@ impl Limits {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut state = self.waiting.state();
+        state.databases = state.databases.saturating_sub(1);
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         let mut taken = self.limits.taken();
@@ -235,6 +287,8 @@ impl Drop for Wait {
     fn drop(&mut self) {
         let mut taken = self.0.taken();
         taken.waits = taken.waits.saturating_sub(1);
+        let mut room = self.0.0.waiting.state();
+        room.waits = room.waits.saturating_sub(1);
         self.0.0.metrics.long_polls_open.dec();
     }
 }
@@ -245,7 +299,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn limits(config: LimitsConfig) -> Limits {
-        Limits::new(config, Metrics::new().unwrap().database("demo"))
+        Limits::new(config, &WaitingRoom::new(1_000_000), Metrics::new().unwrap().database("demo"))
     }
 
     /// The word of the limit and the seconds to wait, of a refusal.
@@ -308,6 +362,24 @@ mod tests {
         assert!(limits.wait().is_none());
         drop((first, second));
         assert!(limits.wait().is_some());
+    }
+
+    #[test]
+    fn a_database_that_waits_a_lot_leaves_room_for_others_and_for_what_does_not_wait() {
+        let (room, metrics) = (WaitingRoom::new(100), Metrics::new().unwrap());
+        let of = |name: &str| Limits::new(LimitsConfig::default(), &room, metrics.database(name));
+        let take_all = |limits: &Limits| std::iter::from_fn(|| limits.wait()).collect::<Vec<Wait>>();
+        let first = of("first");
+        let mut held = take_all(&first);
+        assert_eq!(held.len(), 90, "alone it has all but a tenth of the connections");
+        let second = of("second");
+        let others = take_all(&second);
+        assert_eq!(others.len(), 45, "an even share is there in any case");
+        drop(held.split_off(40));
+        assert_eq!(take_all(&first).len(), 5);
+        drop((held, others));
+        drop(second);
+        assert_eq!(take_all(&first).len(), 90);
     }
 
     #[test]

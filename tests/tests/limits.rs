@@ -142,6 +142,53 @@ fn who_finds_no_room_to_wait_is_told_what_is_new_all_the_same() {
 }
 
 #[test]
+fn a_reader_that_dribbles_holds_nothing_for_long() {
+    let mut stage = Stage::new(Setting::PLAIN);
+    // Longer than a client on a busy machine is held up.
+    stage.hub.configure(&stage.database, "answer_idle_timeout_ms = 3000", "");
+    stage.play(&[
+        "hub: terminate",
+        "hub: start",
+        "pg: insert into todo select n, (select string_agg(md5(random()::text), '') from generate_series(1, 32) m
+             where n > 0), null, 0 from generate_series(1, 4000) n",
+    ]);
+    let held = || stage.hub.metric("cloudsync_in_flight_bytes");
+    let mut reader = begin(&stage.hub, "GET changes?wait_ms=0", "");
+    wait::until("its answer is on its way", || (held() > 1_000_000.0).then_some(()));
+    wait::until("nobody waits for it", || {
+        let one = reader.read(&mut [0]).expect("there is always a byte more");
+        assert_eq!(one, 1);
+        (held() == 0.0).then_some(())
+    });
+    let mut rest = Vec::new();
+    let _reset = reader.read_to_end(&mut rest);
+    assert!(rest.len() < 1_000_000, "{} bytes came after all", rest.len());
+    stage.settle();
+    stage.all_equal();
+}
+
+#[test]
+fn whoever_waits_leaves_connections_for_what_does_not() {
+    let mut stage = Stage::new(Setting::PLAIN);
+    stage.hub.configure(&stage.database, "connections_max = 10", "");
+    stage.play(&["hub: terminate", "hub: start", "a: sync"]);
+    let cursor = stage.client("a").value("select value from cloudsync_settings where key = 'cursor'");
+    let download = format!("GET changes?cursor={cursor}&wait_ms=60000");
+    let is_waiting = |waits: f64| stage.hub.metric("cloudsync_long_polls_open") == waits;
+    let mut waiting = Vec::new();
+    for count in [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0] {
+        waiting.push(begin(&stage.hub, &download, ""));
+        wait::until("it waits", || is_waiting(count).then_some(()));
+    }
+    // The client keeps a connection of its own, and is the ninth; the tenth is for whoever does not wait.
+    stage.play(&["a: insert into todo values ('0', 'sent', null, 0)", "a: sync"]);
+    assert_eq!(stage.postgres.rows("select title from todo"), ["sent"]);
+    for first in waiting {
+        assert_eq!(end(first).0, 200, "whoever waited hears the news");
+    }
+}
+
+#[test]
 fn a_full_store_takes_no_upload_and_gives_what_is_new() {
     let mut stage = stage_with("stored_bytes_max = 1");
     stage.play(&["a: insert into todo values ('0', 'first', null, 0)"]);

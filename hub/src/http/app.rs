@@ -49,7 +49,8 @@ impl App {
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
     ) -> Result<App> {
-        let databases = Arc::new(Databases::new(store, &config.memory, metrics, shutdown));
+        let connections_max = config.edges.connections_max;
+        let databases = Arc::new(Databases::new(store, &config.memory, connections_max, metrics, shutdown));
         for database in &config.databases {
             databases.serve(database, Origin::File).await?;
         }

@@ -22,7 +22,7 @@ use crate::horizon::Horizon;
 use crate::inbox::Inbox;
 use crate::jobs::{self, Bell};
 use crate::keys::Keys;
-use crate::limits::Limits;
+use crate::limits::{Limits, WaitingRoom};
 use crate::memory::Memory;
 use crate::metrics::{DatabaseMetrics, Metrics};
 use crate::shutdown::{Shutdown, asked};
@@ -120,6 +120,7 @@ pub(crate) type DatabaseList = Arc<BTreeMap<DatabaseName, Arc<Database>>>;
 pub(crate) struct Databases {
     store: Arc<dyn Store>,
     memory: Arc<Memory>,
+    waiting: Arc<WaitingRoom>,
     metrics: Metrics,
     shutdown: watch::Receiver<bool>,
     list: RwLock<DatabaseList>,
@@ -132,12 +133,14 @@ impl Databases {
     pub(crate) fn new(
         store: &Arc<dyn Store>,
         memory: &MemoryConfig,
+        connections_max: usize,
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
     ) -> Databases {
         Databases {
             store: Arc::clone(store),
             memory: Memory::new(memory, metrics.store()),
+            waiting: WaitingRoom::new(connections_max),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             list: RwLock::default(),
@@ -206,7 +209,7 @@ impl Databases {
             config: config.clone(),
             inbox: Inbox::new(Arc::clone(&self.store), Keys::new(config.name.as_str())),
             horizon: Horizon::default(),
-            limits: Limits::new(config.limits, metrics.clone()),
+            limits: Limits::new(config.limits, &self.waiting, metrics.clone()),
             bell: Bell::default(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
             tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),
@@ -251,7 +254,7 @@ mod tests {
         let location = crate::config::StoreLocation::Directory(home.path().to_owned());
         let store = crate::store::open(&location, &metrics).await.unwrap();
         let (hub, ending) = Shutdown::new();
-        let databases = Databases::new(&store, &MemoryConfig::default(), &metrics, &ending);
+        let databases = Databases::new(&store, &MemoryConfig::default(), 10, &metrics, &ending);
         assert!(databases.all().is_empty());
 
         databases.serve(&config("first-0123456789abcdef0123456789"), Origin::File).await.unwrap();

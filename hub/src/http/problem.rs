@@ -193,6 +193,7 @@ pub struct Problem {
     members: Map<String, Value>,
     allowed: Option<Cow<'static, str>>,
     after: Option<Duration>,
+    closes: bool,
 }
 
 impl Problem {
@@ -200,7 +201,7 @@ impl Problem {
     #[must_use]
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Problem {
         let after = kind.passes().then_some(RETRY_AFTER);
-        Problem { kind, detail: detail.into(), members: Map::new(), allowed: None, after }
+        Problem { kind, detail: detail.into(), members: Map::new(), allowed: None, after, closes: false }
     }
 
     /// A header or parameter that is missing or not understood.
@@ -227,6 +228,13 @@ impl Problem {
     #[must_use]
     pub(crate) fn after(mut self, wait: Duration) -> Problem {
         self.after = Some(wait);
+        self
+    }
+
+    /// Ends the connection too.
+    #[must_use]
+    pub(crate) fn closing(mut self) -> Problem {
+        self.closes = true;
         self
     }
 
@@ -259,6 +267,9 @@ impl Problem {
             // Whole seconds, and never too soon.
             let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
