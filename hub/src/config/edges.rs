@@ -6,6 +6,7 @@
 //! | `head_timeout_ms` | | longest wait for the head of a request, also of the next one; default 30,000 |
 //! | `body_idle_timeout_ms` | | longest wait for more of an upload's body; default 15,000 |
 //! | `body_timeout_ms` | | longest time for the whole body of an upload; default 130,000 |
+//! | `answer_idle_timeout_ms` | | longest wait for a reader to take more of an answer; default 60,000 |
 //! | `idle_timeout_ms` | | longest life of a connection without a request; default 60,000 |
 //! | `connections_max` | | most connections at once; default 20,000 |
 //! | `monitoring_key` | `CLOUDSYNC_MONITORING_KEY` | the key that `/metrics` and `/readyz` then ask for |
@@ -32,6 +33,9 @@ const BODY_IDLE_TIMEOUT_MS: usize = 15_000;
 
 /// Longest time for a whole body unless told otherwise: 8 MiB at 64 kB/s.
 const BODY_TIMEOUT_MS: usize = 130_000;
+
+/// Longest wait for a reader to take more of an answer unless told otherwise: as long as a packet may be unanswered.
+const ANSWER_IDLE_TIMEOUT_MS: usize = 60_000;
 
 /// Longest life of a connection without a request unless told otherwise.
 const IDLE_TIMEOUT_MS: usize = 60_000;
@@ -128,6 +132,8 @@ pub struct EdgesConfig {
     pub body_idle_timeout: Duration,
     /// Longest time for the whole body of an upload.
     pub body_timeout: Duration,
+    /// Longest wait for a reader to take more of an answer.
+    pub answer_idle_timeout: Duration,
     /// Longest life of a connection without a request, over HTTP/2 or without a word.
     pub idle_timeout: Duration,
     /// The key that metrics and readiness ask for; without one they are open.
@@ -138,11 +144,12 @@ pub struct EdgesConfig {
 
 impl EdgesConfig {
     /// The keys of the file's root that are read here.
-    pub(super) const KEYS: [&'static str; 8] = [
+    pub(super) const KEYS: [&'static str; 9] = [
         "trusted_proxies",
         "head_timeout_ms",
         "body_idle_timeout_ms",
         "body_timeout_ms",
+        "answer_idle_timeout_ms",
         "idle_timeout_ms",
         "connections_max",
         "monitoring_key",
@@ -159,6 +166,7 @@ impl EdgesConfig {
             head_timeout: wait("head_timeout_ms", HEAD_TIMEOUT_MS)?,
             body_idle_timeout: wait("body_idle_timeout_ms", BODY_IDLE_TIMEOUT_MS)?,
             body_timeout: wait("body_timeout_ms", BODY_TIMEOUT_MS)?,
+            answer_idle_timeout: wait("answer_idle_timeout_ms", ANSWER_IDLE_TIMEOUT_MS)?,
             idle_timeout: wait("idle_timeout_ms", IDLE_TIMEOUT_MS)?,
             trusted_proxies: TrustedProxies::read(root)?,
             connections_max: root.optional_count("connections_max")?.unwrap_or(CONNECTIONS_MAX),
@@ -215,6 +223,7 @@ mod tests {
             ("connections_max = 0", ["connections_max", "from 1"]),
             ("connections_max = \"7\"", ["connections_max", "text"]),
             ("body_timeout_ms = 0", ["body_timeout_ms", "from 1"]),
+            ("answer_idle_timeout_ms = 0", ["answer_idle_timeout_ms", "from 1"]),
             ("body_idle_timeout_ms = -1", ["body_idle_timeout_ms", "from 1"]),
             ("trusted_proxies = [\"10.0.0.0/33\"]", ["trusted_proxies[0]", "10.0.0.0/33"]),
             ("trusted_proxies = [\"proxy\"]", ["trusted_proxies[0]", "proxy"]),

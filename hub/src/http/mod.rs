@@ -21,6 +21,7 @@ pub(crate) mod databases;
 mod download;
 mod guest;
 mod health;
+mod pace;
 pub mod problem;
 mod room;
 mod server;

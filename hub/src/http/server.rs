@@ -36,6 +36,10 @@ const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nC
 /// Longest time that sent bytes may stay unanswered: a client that went away without a word holds nothing.
 const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 
+/// Bytes that the system takes before they can be sent: with more, an answer would seem to be read that is not. What is
+/// sent and not yet confirmed does not count, so a fast line stays fast.
+const UNSENT_BYTES_MAX: u32 = 64 * 1024;
+
 /// How long to wait when the system has no file for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -153,7 +157,8 @@ fn prepare(stream: &TcpStream, peer: SocketAddr) {
     let set = socket
         .set_tcp_nodelay(true)
         .and_then(|()| socket.set_keepalive(true))
-        .and_then(|()| socket.set_tcp_user_timeout(Some(UNANSWERED_MAX)));
+        .and_then(|()| socket.set_tcp_user_timeout(Some(UNANSWERED_MAX)))
+        .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
     if let Err(error) = set {
         tracing::debug!(%peer, error = &error as &dyn std::error::Error, "socket keeps its defaults");
     }

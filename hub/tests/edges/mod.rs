@@ -60,6 +60,31 @@ fn a_request_that_waits_is_not_idle() {
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
 
+fn open_connections(hub: &Hub) -> i64 {
+    let metrics = hub.get("/metrics", &[]).body;
+    let line = metrics.lines().find(|line| line.starts_with("cloudsync_connections_open "));
+    let count = line.and_then(|line| line.rsplit(' ').next()).expect("connections are counted");
+    // The one that asks is open too.
+    count.parse::<i64>().expect("a number") - 1
+}
+
+#[test]
+fn a_reader_that_dribbles_over_http_2_is_ended() {
+    let hub = Hub::start_with("answer_idle_timeout_ms = 200");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let answer = runtime.block_on(async {
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .http2_initial_stream_window_size(1_024)
+            .build_http::<Empty<&[u8]>>();
+        client.get(format!("http://{}/openapi.json", hub.address()).parse().unwrap()).await.unwrap()
+    });
+    assert_eq!(open_connections(&hub), 1);
+    // Nobody says that there is room for more.
+    support::until("the connection is cut", || open_connections(&hub) == 0);
+    assert!(runtime.block_on(answer.into_body().collect()).is_err(), "the answer is not whole");
+}
+
 #[test]
 fn connections_beyond_the_limit_are_told_so_at_once() {
     let hub = Hub::start_with("connections_max = 2");
