@@ -129,7 +129,7 @@ fn a_database_keeps_its_pace_beside_one_that_is_away_and_one_with_a_million_rows
     drop(occupied);
     let rounds = noisy_rounds.len();
     let noisy = median(noisy_rounds);
-    println!("{quiet:?} alone, {noisy:?} beside the others, {rounds} rounds");
+    eprintln!("{quiet:?} alone, {noisy:?} beside the others, {rounds} rounds");
     assert!(rounds >= ROUNDS, "{rounds} rounds while the million rows went through");
     assert!(noisy <= SOON.max(quiet * TIMES_MAX), "{quiet:?} alone, {noisy:?} beside the others");
     stage.settle();
