@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -41,6 +43,9 @@ impl ObjectStore {
     }
 }
 
+/// How long a slow store rests at a time.
+const REST: Duration = Duration::from_millis(450);
+
 const ACCESS_KEY: &str = "AKIAPRIVATECLUSTER";
 const SECRET_KEY: &str = "a-secret-of-the-private-object-store";
 
@@ -76,7 +81,7 @@ impl ObjectStore {
 struct Server {
     endpoint: String,
     root: PathBuf,
-    _process: Process,
+    process: Process,
     _directory: TempDir,
 }
 
@@ -123,7 +128,7 @@ impl Server {
             std::net::TcpStream::connect(("127.0.0.1", port)).ok()
         });
         let endpoint = format!("http://127.0.0.1:{port}");
-        Self { endpoint, root, _process: process, _directory: directory }
+        Self { endpoint, root, process, _directory: directory }
     }
 
     fn store(&self, bucket: &str) -> ObjectStore {
@@ -132,6 +137,61 @@ impl Server {
             url: format!("s3://{bucket}/sync?endpoint={}&region=us-east-1&path_style=true", self.endpoint),
             environment: environment.map(|(name, value)| (name.into(), value.into())).to_vec(),
             directory: None,
+        }
+    }
+}
+
+/// The S3 API of moto as it answers nobody. Connections stay open, and what was asked meanwhile is done when this is
+/// dropped, also for a hub that is gone by then. All stores of moto in one test program are frozen.
+#[derive(Debug)]
+pub struct Frozen(());
+
+impl Frozen {
+    /// Lets it answer nothing from now on.
+    pub fn begin() -> Frozen {
+        Server::moto().process.signal(Signal::Stop);
+        Frozen(())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        Server::moto().process.signal(Signal::Continue);
+    }
+}
+
+/// The S3 API of moto as it answers slowly, until this is dropped.
+#[derive(Debug)]
+pub struct Slow {
+    end: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Slow {
+    /// Lets it work for a tenth of the time from now on.
+    pub fn begin() -> Slow {
+        let (end, ended) = mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            let rests = |time| matches!(ended.recv_timeout(time), Err(mpsc::RecvTimeoutError::Timeout));
+            loop {
+                let frozen = Frozen::begin();
+                let goes_on = rests(REST);
+                drop(frozen);
+                if !goes_on || !rests(REST / 9) {
+                    return;
+                }
+            }
+        });
+        Slow { end: Some(end), thread: Some(thread) }
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was printed.
+            drop(thread.join());
         }
     }
 }

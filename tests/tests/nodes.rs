@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tests::client::Client;
 use tests::hub::{API_KEY, Hub};
-use tests::object_store::Blocked;
+use tests::object_store::{Blocked, Frozen, StoreKind};
 use tests::process::Signal;
 use tests::stage::{Setting, Stage, TODO};
 use tests::wait;
@@ -63,9 +63,10 @@ fn fences(stage: &Stage) -> Vec<String> {
     names.filter_map(|entry| name(entry).rsplit('-').next().map(str::to_owned)).collect()
 }
 
-/// Two hubs, of which the first leads, and a device at the first that holds a row which the store does not have.
-fn from_memory() -> (Stage, Hub, Client, Blocked) {
-    let mut stage = Stage::new(Setting::PLAIN);
+/// Two hubs, of which the first leads, and a device at the first that holds a row which the store does not have, since
+/// that is blocked by then.
+fn from_memory<B>(store: StoreKind, block: impl Fn(&Stage) -> B) -> (Stage, Hub, Client, B) {
+    let mut stage = Stage::new(Setting { store, ..Setting::PLAIN });
     stage.play(&["pg: insert into todo values ('p', 'stored', null, 0)", "a: sync", "all: settle"]);
     let mut second = stage.hub.beside(&stage.database);
     second.start_again();
@@ -73,13 +74,17 @@ fn from_memory() -> (Stage, Hub, Client, Blocked) {
     device.run(COUNT_WRITES);
     device.join(&stage.hub.address(), API_KEY);
     device.sync();
-    let blocked = Blocked::new(stage.hub.store_directory());
+    let blocked = block(&stage);
     stage.play(&["pg: insert into todo values ('m', 'from memory', null, 0)"]);
     wait::until("the first node serves what only its memory has", || {
         device.sync_waiting(500);
         (device.rows(TODO.show).len() == 2).then_some(())
     });
     (stage, second, device, blocked)
+}
+
+fn blocked_directory(stage: &Stage) -> Blocked {
+    Blocked::new(stage.hub.store_directory())
 }
 
 fn leads_in_time(hub: &Hub, since: Instant) {
@@ -103,7 +108,7 @@ fn goes_on(stage: &Stage, device: &Client, hub: &Hub) {
 
 #[test]
 fn another_node_leads_within_five_seconds_of_a_killed_one_and_goes_on_from_its_memory() {
-    let (mut stage, second, device, blocked) = from_memory();
+    let (mut stage, second, device, blocked) = from_memory(StoreKind::Directory, blocked_directory);
     let killed = Instant::now();
     stage.hub.stop(Signal::Kill);
     drop(blocked);
@@ -112,8 +117,21 @@ fn another_node_leads_within_five_seconds_of_a_killed_one_and_goes_on_from_its_m
 }
 
 #[test]
+fn another_node_leads_on_s3_and_what_a_killed_one_had_sent_does_no_harm() {
+    let (mut stage, second, device, frozen) = from_memory(StoreKind::Moto, |_| Frozen::begin());
+    stage.hub.stop(Signal::Kill);
+    // What the first had on its way is stored now.
+    drop(frozen);
+    leads_in_time(&second, Instant::now());
+    goes_on(&stage, &device, &second);
+    stage.play(&["hub: start", "late: sync"]);
+    stage.settle();
+    stage.all_equal();
+}
+
+#[test]
 fn another_node_leads_within_five_seconds_of_one_that_vanished_and_a_late_write_does_no_harm() {
-    let (mut stage, second, device, blocked) = from_memory();
+    let (mut stage, second, device, blocked) = from_memory(StoreKind::Directory, blocked_directory);
     let of_first = fences(&stage);
     let vanished = Instant::now();
     stage.hub.signal(Signal::Stop);
