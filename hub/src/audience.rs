@@ -106,6 +106,12 @@ impl Readership {
         Readership { kind, held: Some(held) }
     }
 
+    /// How it showed who it is.
+    #[must_use]
+    pub const fn kind(&self) -> CallerKind {
+        self.kind
+    }
+
     /// Whether it is known which scopes it holds.
     #[must_use]
     pub const fn is_known(&self) -> bool {

@@ -151,6 +151,13 @@ create table if not exists main.cloudsync_rebase (
   hashes blob not null
 );
 
+-- What came of a part of a snapshot whose body broke off: what was asked for, and the server's name of it.
+create table if not exists main.cloudsync_broken_off (
+  place text not null,
+  tag text not null,
+  body blob not null
+);
+
 -- Rows that the server said to forget and that wait for the answer to changes of this file.
 create table if not exists main.cloudsync_evictions (
   tbl integer not null,

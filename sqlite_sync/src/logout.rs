@@ -12,7 +12,8 @@ use crate::settings::{self, Setting, Sites};
 use crate::sql::Unit;
 
 /// Tables that hold what belongs to a user.
-const OF_A_USER: [&str; 11] = [
+const OF_A_USER: [&str; 12] = [
+    "cloudsync_broken_off",
     "cloudsync_evictions",
     "cloudsync_dead",
     "cloudsync_rebase",

@@ -192,6 +192,11 @@ impl Hub {
         format!("{}/{}", self.base(), self.database)
     }
 
+    /// Returns the port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Returns the hub's address without a database.
     pub fn base(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -11,6 +11,7 @@ pub mod places;
 pub mod postgres;
 pub mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod sql;
 pub mod stage;
 pub mod tokens;

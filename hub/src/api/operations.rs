@@ -121,6 +121,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 "At most 32 tables, by their numbers in payloads, to take anew as they are at the cursor or later.",
             ),
             query("wait_ms", Holds::Number(0, 60_000), "Longest wait for something new, in milliseconds."),
+            header(
+                "Range",
+                false,
+                Holds::Any(64),
+                "The bytes that are wanted of a part of a snapshot: `bytes=4096-`.",
+            ),
+            header(
+                "If-Range",
+                false,
+                Holds::Any(160),
+                "The `ETag` of the answer that broke off; else all comes anew.",
+            ),
         ],
         answers: &[
             Answer {
@@ -132,12 +144,20 @@ pub(super) const OPERATIONS: &[Operation] = &[
                     ),
                     ("Cloudsync-Source", "`log` or `snapshot`."),
                     ("Cloudsync-Tables", "The tables that the answer is of, where some were asked for."),
+                    ("ETag", "Of parts of a snapshot: the name of these bytes."),
                 ],
                 ..answer(200, "Payload frames", Content::Frames)
             },
+            Answer {
+                headers: &[
+                    ("Content-Range", "Which bytes these are, and how many there are."),
+                    ("ETag", "The name of all these bytes."),
+                ],
+                ..answer(206, "The bytes of a part of a snapshot that were wanted", Content::Frames)
+            },
             answer(204, "Nothing new", Content::Nothing),
         ],
-        problems: &[ProblemKind::BadRequest, ProblemKind::CursorExpired],
+        problems: &[ProblemKind::BadRequest, ProblemKind::CursorExpired, ProblemKind::RangeNotSatisfiable],
         ..PLAIN
     },
     Operation {

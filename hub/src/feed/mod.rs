@@ -34,6 +34,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::position::{Lsn, Position};
 use crate::segment::{Compacted, Expired, compact, expire};
+use crate::snapshot::name::{PartsName, ReaderName, TablesName};
 use crate::snapshot::{Build, Extent, PartRead, Snapshots};
 use crate::store::Store;
 use crate::weigh::Weights;
@@ -77,6 +78,8 @@ pub struct ChangesAnswer {
     pub complete: bool,
     /// The frames are this part of a snapshot, counted from 0; None when they are of the log.
     pub part: Option<u32>,
+    /// What the frames are called if they are of a snapshot.
+    pub name: Option<PartsName>,
     /// Whether the client's place was in another epoch.
     pub moved: Moved,
     /// The frames are of the tables that were asked for, and the client's place in the log is not moved by them.
@@ -92,6 +95,18 @@ pub struct Wanted<'a> {
     pub tables: &'a [u32],
     /// How long it waits.
     pub wait: Duration,
+    /// An answer that it has in part.
+    pub broken_off: Option<PartsName>,
+}
+
+/// What is to be answered, and to whom.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    reader: &'a Arc<Readership>,
+    cursor: Option<Cursor>,
+    tables: &'a [u32],
+    deadline: Instant,
+    broken_off: Option<PartsName>,
 }
 
 impl ChangesAnswer {
@@ -335,9 +350,9 @@ impl Feed {
         let epoch = self.await_epoch(deadline).await?;
         loop {
             let reader = self.reader_of(caller, cursor).await?;
-            if let Some(answer) =
-                self.changes_for(caller, &reader, &epoch, cursor, wanted.tables, deadline).await?
-            {
+            let (tables, broken_off) = (wanted.tables, wanted.broken_off);
+            let asked = Asked { reader: &reader, cursor, tables, deadline, broken_off };
+            if let Some(answer) = self.changes_for(caller, &epoch, asked).await? {
                 return Ok(answer);
             }
             // What it may read is not, or no more, what was thought.
@@ -359,40 +374,38 @@ impl Feed {
     async fn changes_for(
         &self,
         caller: &Caller,
-        reader: &Arc<Readership>,
         epoch: &Epoch,
-        cursor: Option<Cursor>,
-        tables: &[u32],
-        deadline: Instant,
+        asked: Asked<'_>,
     ) -> Result<Option<ChangesAnswer>> {
+        let Asked { reader, cursor, tables, deadline, broken_off: _ } = asked;
         match cursor {
             Some(cursor) if cursor.epoch() != epoch.id => {
                 let restored = self.was_restored_since(cursor.epoch(), epoch).await?;
                 let moved = if restored { Moved::Restored } else { Moved::On };
-                let answer = self.snapshot(reader, None, Extent::WHOLE).await?;
+                let answer = self.snapshot(asked, None, Extent::WHOLE).await?;
                 Ok(answer.map(|answer| ChangesAnswer { moved, ..answer }))
             }
             // It gained or lost scopes: a snapshot of what it may read now, and it forgets the rest.
             Some(cursor) if cursor.scopes() != reader.mark() => {
-                self.snapshot(reader, None, Extent::WHOLE).await
+                self.snapshot(asked, None, Extent::WHOLE).await
             }
             Some(Cursor::Log { position, .. }) if !tables.is_empty() => {
                 let extent = Extent { tables, not_before: position.commit_end };
-                self.snapshot(reader, None, extent).await
+                self.snapshot(asked, None, extent).await
             }
             Some(Cursor::Log { position, transaction_end, .. }) => {
                 match self.await_log(caller, reader, epoch, position, transaction_end, deadline).await? {
                     Waited::Answer(answer) => Ok(Some(answer)),
                     Waited::ReaderWanted => Ok(None),
-                    Waited::TooOld => self.snapshot(reader, None, Extent::WHOLE).await,
+                    Waited::TooOld => self.snapshot(asked, None, Extent::WHOLE).await,
                 }
             }
             Some(Cursor::Snapshot { snapshot, part, .. }) => {
                 // Another one that takes its place is no older.
                 let not_before = if tables.is_empty() { Lsn::ZERO } else { snapshot.lsn };
-                self.snapshot(reader, Some((snapshot, part)), Extent { tables, not_before }).await
+                self.snapshot(asked, Some((snapshot, part)), Extent { tables, not_before }).await
             }
-            None => self.snapshot(reader, None, Extent::WHOLE).await,
+            None => self.snapshot(asked, None, Extent::WHOLE).await,
         }
     }
 
@@ -447,6 +460,7 @@ impl Feed {
                     cursor: cursor.to_string(),
                     complete: transaction_end && !more,
                     part: None,
+                    name: None,
                     moved: Moved::No,
                     is_by_table: false,
                 }));
@@ -473,15 +487,24 @@ impl Feed {
     /// reader's scopes have to be asked for.
     async fn snapshot(
         &self,
-        reader: &Readership,
+        asked: Asked<'_>,
         place: Option<(SnapshotId, u32)>,
         extent: Extent<'_>,
     ) -> Result<Option<ChangesAnswer>> {
         let epoch = self.await_epoch(Instant::now()).await?;
-        if let Some((id, part)) = place
+        let (reader, tables) = (asked.reader, extent.tables);
+        let names = (TablesName::of(tables), ReaderName::of(reader));
+        let broken_off = asked.broken_off.filter(|name| {
+            name.epoch == epoch.id
+                && (name.tables, name.reader) == names
+                && name.snapshot.lsn >= extent.not_before
+        });
+        let begun = || broken_off.filter(|name| name.first == 0).map(|name| (name.snapshot, 0));
+        if let Some((id, part)) = place.or_else(begun)
             && let Some(build) = self.snapshots.find(epoch.id, id).await?
         {
-            match self.parts(&epoch, &build, part, extent.tables, reader).await? {
+            let same = broken_off.filter(|name| name.snapshot == id && name.first == part);
+            match self.parts(&epoch, &build, part, extent.tables, reader, same.map(|name| name.next)).await? {
                 Taken::Answer(answer) => return Ok(Some(answer)),
                 Taken::ReaderWanted => return Ok(None),
                 Taken::Failed(_) => {}
@@ -490,7 +513,7 @@ impl Feed {
         let mut reason = "the snapshot was removed while it was read".to_owned();
         for _ in 0..SNAPSHOT_TRIES {
             let build = self.snapshots.obtain(&epoch, extent.not_before).await?;
-            match self.parts(&epoch, &build, 0, extent.tables, reader).await? {
+            match self.parts(&epoch, &build, 0, extent.tables, reader, None).await? {
                 Taken::Answer(answer) => return Ok(Some(answer)),
                 Taken::ReaderWanted => return Ok(None),
                 Taken::Failed(why) => reason = why.unwrap_or(reason),
@@ -499,7 +522,8 @@ impl Feed {
         Err(Error::Unavailable { reason })
     }
 
-    /// The answer with a part, and with those behind it while they hold little for this reader.
+    /// The answer with a part, and with those behind it while they hold little for this reader: as many as there are
+    /// now, or as there were, up to the part `same_next`, when the same answer was given before.
     async fn parts(
         &self,
         epoch: &Epoch,
@@ -507,6 +531,7 @@ impl Feed {
         part: u32,
         tables: &[u32],
         reader: &Readership,
+        same_next: Option<u32>,
     ) -> Result<Taken> {
         let id = build.id;
         let mut frames: Vec<Bytes> = Vec::new();
@@ -524,7 +549,8 @@ impl Feed {
             };
             next = next.saturating_add(1);
             let length: usize = frames.iter().map(Bytes::len).sum();
-            if is_last || length >= PART_BYTES_MIN || !self.snapshots.has_part(build, next) {
+            let are_all = same_next.map_or(!self.snapshots.has_part(build, next), |same| next >= same);
+            if is_last || length >= PART_BYTES_MIN || are_all {
                 break is_last;
             }
         };
@@ -534,11 +560,14 @@ impl Feed {
         } else {
             Cursor::Snapshot { epoch: epoch.id, snapshot: id, part: next, scopes }
         };
+        let (names, reader) = (TablesName::of(tables), ReaderName::of(reader));
+        let name = PartsName { epoch: epoch.id, snapshot: id, first: part, next, tables: names, reader };
         Ok(Taken::Answer(ChangesAnswer {
             frames,
             cursor: cursor.to_string(),
             complete: ended && (!tables.is_empty() || self.is_end(id.lsn)),
             part: Some(part),
+            name: Some(name),
             moved: Moved::No,
             is_by_table: !tables.is_empty(),
         }))

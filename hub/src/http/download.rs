@@ -3,6 +3,7 @@
 //! What is new is the feed's to know; this speaks HTTP about it. A wait ends early when the hub ends, so that
 //! clients move to another node at once.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use warp::reply::Response;
 
 use super::app::Database;
 use super::problem::{Problem, ProblemKind};
+use super::range;
 use crate::auth::Caller;
 use crate::cursor::Cursor;
 use crate::error::Error;
@@ -118,7 +120,12 @@ pub(super) async fn answer(
     // Without room to wait, what is new is told all the same.
     let wait = if waiting.is_some() { query.wait } else { Duration::ZERO };
     let mut ending = database.ending();
-    let wanted = Wanted { cursor: query.cursor.as_deref(), tables: &query.tables, wait };
+    let wanted = Wanted {
+        cursor: query.cursor.as_deref(),
+        tables: &query.tables,
+        wait,
+        broken_off: range::broken_off(headers),
+    };
     let found = tokio::select! {
         found = database.feed.changes(caller, wanted) => found.map_err(Problem::from)?,
         () = shutdown::asked(&mut ending) => {
@@ -126,7 +133,8 @@ pub(super) async fn answer(
                 Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })
             })?;
             let (frames, moved) = (Vec::new(), Moved::No);
-            ChangesAnswer { frames, cursor, complete: true, part: None, moved, is_by_table: false }
+            let (part, name) = (None, None);
+            ChangesAnswer { frames, cursor, complete: true, part, name, moved, is_by_table: false }
         }
     };
     drop(waiting);
@@ -149,7 +157,7 @@ pub(super) async fn answer(
         Moved::On | Moved::Restored | Moved::No => None,
     };
     let tables = query.tables.iter().filter(|_| found.is_by_table).map(u32::to_string).collect::<Vec<_>>();
-    let mut response = respond(database, found, acked)?;
+    let mut response = respond(database, headers, found, acked)?;
     if !tables.is_empty() {
         let tables = HeaderValue::from_str(&tables.join(".")).map_err(|_| Problem::from(Error::Cursor))?;
         response.headers_mut().insert(TABLES, tables);
@@ -157,12 +165,21 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-fn respond(database: &Database, found: ChangesAnswer, acked: Option<i64>) -> Result<Response, Problem> {
+fn respond(
+    database: &Database,
+    asked: &HeaderMap,
+    found: ChangesAnswer,
+    acked: Option<i64>,
+) -> Result<Response, Problem> {
     let cursor = HeaderValue::from_str(&found.cursor).map_err(|_| Problem::from(Error::Cursor))?;
     let nothing = found.is_nothing();
     let source = if found.part.is_some() { "snapshot" } else { "log" };
     database.metrics.count_download(if nothing { "nothing" } else { source });
-    let mut response = if nothing { Response::default() } else { frames(database, found.frames)? };
+    let mut response = match found.name {
+        _ if nothing => Response::default(),
+        Some(name) => parts(database, asked, &format!("\"{name}\""), found.frames)?,
+        None => frames(database, found.frames)?,
+    };
     if nothing {
         *response.status_mut() = StatusCode::NO_CONTENT;
     }
@@ -180,6 +197,55 @@ fn respond(database: &Database, found: ChangesAnswer, acked: Option<i64>) -> Res
         headers.insert(RESTORED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// A body of parts of a snapshot, or what is wanted of it.
+fn parts(
+    database: &Database,
+    asked: &HeaderMap,
+    tag: &str,
+    mut found: Vec<Bytes>,
+) -> Result<Response, Problem> {
+    let length = found.iter().map(Bytes::len).fold(0_usize, usize::saturating_add);
+    let (status, place) = match range::wanted(asked, tag, length) {
+        range::Wanted::Whole => (StatusCode::OK, None),
+        range::Wanted::Part(bytes) => {
+            found = cut(found, &bytes);
+            let last = bytes.end.saturating_sub(1);
+            (StatusCode::PARTIAL_CONTENT, Some(format!("bytes {}-{last}/{length}", bytes.start)))
+        }
+        range::Wanted::Nothing => (StatusCode::RANGE_NOT_SATISFIABLE, Some(format!("bytes */{length}"))),
+    };
+    let mut response = if status == StatusCode::RANGE_NOT_SATISFIABLE {
+        let detail = format!("header Range: found none of the {length} bytes, wanted some");
+        Problem::new(ProblemKind::RangeNotSatisfiable, detail).response()
+    } else {
+        frames(database, found)?
+    };
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    for (name, text) in [(header::ETAG, Some(tag.to_owned())), (header::CONTENT_RANGE, place)] {
+        if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    Ok(response)
+}
+
+/// The bytes at these places, counted through all frames.
+fn cut(frames: Vec<Bytes>, wanted: &Range<usize>) -> Vec<Bytes> {
+    let mut begin = 0_usize;
+    let mut found = Vec::with_capacity(frames.len());
+    for frame in frames {
+        let from = wanted.start.saturating_sub(begin).min(frame.len());
+        let to = wanted.end.saturating_sub(begin).min(frame.len());
+        begin = begin.saturating_add(frame.len());
+        if from < to {
+            found.push(frame.slice(from..to));
+        }
+    }
+    found
 }
 
 /// A body of frames, sent from where they are without joining them first.
@@ -216,6 +282,18 @@ mod tests {
         check("cursor=a.b-1&wait_ms=60000", Some("a.b-1"), &[], 60_000);
         check("cursor=a%2Fb&later=1", Some("a/b"), &[], 0);
         check("tables=7.12&cursor=a", Some("a"), &[7, 12], 0);
+    }
+
+    #[test]
+    fn a_cut_goes_through_all_frames() {
+        let frames = || ["abc", "", "de", "f"].map(Bytes::from).to_vec();
+        for from in 0..6 {
+            for to in from + 1..=6 {
+                let found = cut(frames(), &(from..to));
+                assert_eq!(found.concat(), "abcdef".as_bytes()[from..to], "{from} {to}");
+                assert!(found.iter().all(|frame| !frame.is_empty()));
+            }
+        }
     }
 
     #[test]

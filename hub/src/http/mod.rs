@@ -23,6 +23,7 @@ mod guest;
 mod health;
 mod pace;
 pub mod problem;
+mod range;
 mod room;
 mod server;
 mod tls;

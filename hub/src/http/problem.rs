@@ -47,6 +47,8 @@ pub enum ProblemKind {
     CursorExpired,
     /// A body beyond its limits.
     TooLarge,
+    /// Bytes of an answer that it does not have.
+    RangeNotSatisfiable,
     /// A body that is not a payload.
     InvalidPayload,
     /// There is nothing of this name, below a path of the hub's.
@@ -65,7 +67,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [ProblemKind; 22] = [
+    pub const ALL: [ProblemKind; 23] = [
         ProblemKind::BadRequest,
         ProblemKind::Unauthorized,
         ProblemKind::TokenExpired,
@@ -81,6 +83,7 @@ impl ProblemKind {
         ProblemKind::ClockAhead,
         ProblemKind::CursorExpired,
         ProblemKind::TooLarge,
+        ProblemKind::RangeNotSatisfiable,
         ProblemKind::InvalidPayload,
         ProblemKind::UnknownName,
         ProblemKind::NameTaken,
@@ -110,6 +113,7 @@ impl ProblemKind {
             | ProblemKind::ReadOnly => StatusCode::CONFLICT,
             ProblemKind::CursorExpired => StatusCode::GONE,
             ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ProblemKind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
             ProblemKind::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
             ProblemKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -136,6 +140,7 @@ impl ProblemKind {
             ProblemKind::ClockAhead => "clock_ahead",
             ProblemKind::CursorExpired => "cursor_expired",
             ProblemKind::TooLarge => "too_large",
+            ProblemKind::RangeNotSatisfiable => "range_not_satisfiable",
             ProblemKind::InvalidPayload => "invalid_payload",
             ProblemKind::UnknownName => "unknown_name",
             ProblemKind::NameTaken => "name_taken",
@@ -174,6 +179,7 @@ impl ProblemKind {
             ProblemKind::ClockAhead => "The clock of the device is ahead",
             ProblemKind::CursorExpired => "The site was away for too long and needs a snapshot first",
             ProblemKind::TooLarge => "The body is too large",
+            ProblemKind::RangeNotSatisfiable => "The answer does not have these bytes",
             ProblemKind::InvalidPayload => "The body is not a valid payload",
             ProblemKind::UnknownName => "There is nothing of this name",
             ProblemKind::NameTaken => "The name is taken",
@@ -311,6 +317,7 @@ impl From<Error> for Problem {
             | ProblemKind::ClockAhead
             | ProblemKind::CursorExpired
             | ProblemKind::TooLarge
+            | ProblemKind::RangeNotSatisfiable
             | ProblemKind::InvalidPayload
             | ProblemKind::UnknownName
             | ProblemKind::NameTaken

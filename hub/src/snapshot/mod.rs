@@ -6,6 +6,7 @@
 mod build;
 pub(crate) mod expire;
 mod manifest;
+pub(crate) mod name;
 pub(crate) mod part;
 pub(crate) mod visibility;
 

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use serde_json::Value as Json;
 use shared_format::{Hlc, Value};
 
-use super::transport::{Cancelled, Method, Request, Response};
+use super::transport::{Cancelled, Method, Request, Response, TransportError};
 use super::{Network, Server};
 use crate::apply::rebase;
 use crate::catalog::Replica;
@@ -69,6 +69,16 @@ pub(super) struct Ask<'a> {
 }
 
 impl Ask<'_> {
+    /// The error that says why no answer came.
+    pub(super) fn unreachable(&self, error: TransportError) -> Error {
+        Error::Unreachable {
+            method: self.method.name(),
+            url: self.url.clone(),
+            reason: error.reason,
+            wanted: self.wanted,
+        }
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
@@ -95,6 +105,15 @@ impl Network {
 
     /// Sends a request, again as long as the server takes no more for now and says when it will.
     pub(super) fn ask(&self, connection: &Connection, ask: &Ask<'_>) -> Result<Answer> {
+        let mut answer = self.ask_in_part(connection, ask)?;
+        match answer.response.broken.take() {
+            Some(error) => Err(ask.unreachable(error)),
+            None => Ok(answer),
+        }
+    }
+
+    /// The same, where the body of the answer may have broken off.
+    pub(super) fn ask_in_part(&self, connection: &Connection, ask: &Ask<'_>) -> Result<Answer> {
         let mut patience = THROTTLED_MAX;
         loop {
             let answer = self.ask_once(connection, ask)?;
@@ -121,12 +140,7 @@ impl Network {
         let sent_ms = wall_ms(connection)?;
         let response = self.transport.send(&request);
         check_interrupt(connection)?;
-        let response = response.map_err(|error| Error::Unreachable {
-            method: ask.method.name(),
-            url: ask.url.clone(),
-            reason: error.reason,
-            wanted: ask.wanted,
-        })?;
+        let response = response.map_err(|error| ask.unreachable(error))?;
         let received_ms = wall_ms(connection)?;
         let server_ms = response.header("cloudsync-time").and_then(|time| time.parse().ok());
         let offset_ms = server_ms.map(|server_ms| offset_ms(sent_ms, received_ms, server_ms));

@@ -9,6 +9,7 @@ use shared_format::Value;
 
 use super::Network;
 use super::answer::{Answer, Ask, Concessions};
+use super::broken_off::{self, BrokenOff, Next};
 use super::progress::Progress;
 use super::transport::Method;
 use crate::apply::reload::{self, Reload};
@@ -28,6 +29,9 @@ const GATHERED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Bytes of a snapshot that are applied in one step.
 const STEP_BYTES: usize = 8 * 1024 * 1024;
+
+/// Times that the rest of one answer is asked for at once; what came is kept for the next sync.
+const RESUMED_MAX: usize = 8;
 
 /// Longest wait that the hub grants: see DESIGN section 15.
 const WAIT_MS_MAX: i64 = 60_000;
@@ -118,9 +122,18 @@ impl Gathered {
     /// Bytes after which a part is applied. A snapshot is no transaction of the server, so it comes in small
     /// steps, each with its cursor, unless a step could end between a row and its parent.
     fn bytes_max(&self, connection: &Connection) -> Result<usize> {
+        Ok(if self.is_in_steps(connection)? { STEP_BYTES } else { GATHERED_BYTES_MAX })
+    }
+
+    /// Whether what is here may be applied without what comes after it.
+    fn is_in_steps(&self, connection: &Connection) -> Result<bool> {
         let is_snapshot = self.parts.iter().all(|part| part.source == Source::Snapshot);
-        let in_steps = is_snapshot && !foreign_keys::can_open(connection)?;
-        Ok(if in_steps { STEP_BYTES } else { GATHERED_BYTES_MAX })
+        Ok(is_snapshot && !foreign_keys::can_open(connection)?)
+    }
+
+    /// What is asked for next: the tables, and from where.
+    fn place(&self) -> String {
+        format!("{}/{}", self.reload.names(), self.cursor.as_deref().unwrap_or_default())
     }
 
     /// Adds frames; of one source they lie together.
@@ -193,10 +206,17 @@ impl Network {
         let mut gathered = Gathered::begin(connection)?;
         let mut wait_ms = wait_ms;
         let progress = Progress::new(connection);
+        let mut broken_off = BrokenOff::load(connection)?;
         loop {
-            check_interrupt(connection)?;
-            let ask = self.download_ask(connection, &gathered, wait_ms)?;
-            let answer = self.ask(connection, &ask)?;
+            let fetched = self.fetch(connection, &gathered, wait_ms, &mut broken_off);
+            if let Err(Error::Unreachable { .. }) = fetched
+                && !gathered.parts.is_empty()
+                && gathered.is_in_steps(connection)?
+            {
+                // What came before goes in, so that the next sync goes on where this one ended.
+                take_in(connection, applying, &mut gathered, None, received)?;
+            }
+            let (ask, answer) = fetched?;
             if matches!(answer.response.status, 200 | 204) {
                 gathered.give_up_tables(&answer, &ask)?;
             }
@@ -228,7 +248,7 @@ impl Network {
             let bytes_max = gathered.bytes_max(connection)?;
             let is_enough = chunks_max.is_some_and(|max| received.chunks >= max);
             if received.complete || is_enough || gathered.bytes() > bytes_max {
-                take_in(connection, applying, &mut gathered, &answer, received)?;
+                take_in(connection, applying, &mut gathered, Some(&answer), received)?;
                 progress.tell("receive", received.rows, received.chunks, received.bytes)?;
             }
             if received.complete && !gathered.reload.is_empty() && !is_enough {
@@ -236,6 +256,32 @@ impl Network {
                 gathered = Gathered::begin(connection)?;
             } else if received.complete || is_enough {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Asks for what comes next. Of a part of a snapshot that breaks off only the rest is asked for again.
+    fn fetch(
+        &self,
+        connection: &Connection,
+        gathered: &Gathered,
+        wait_ms: i64,
+        broken_off: &mut BrokenOff<'_>,
+    ) -> Result<(Ask<'static>, Answer)> {
+        let place = gathered.place();
+        let mut resumed = 0;
+        loop {
+            check_interrupt(connection)?;
+            let mut ask = self.download_ask(connection, gathered, wait_ms)?;
+            ask.headers.extend(broken_off.headers(&place));
+            let mut answer = self.ask_in_part(connection, &ask)?;
+            let broken = answer.response.broken.take();
+            let next = broken_off.take(&place, &mut answer.response, broken.is_some())?;
+            match (next, broken) {
+                (Next::AskAgain, _) => {}
+                (Next::AskForRest, Some(_)) if resumed < RESUMED_MAX => resumed += 1,
+                (_, Some(error)) => return Err(ask.unreachable(error)),
+                (_, None) => return Ok((ask, answer)),
             }
         }
     }
@@ -301,7 +347,7 @@ fn take_in(
     connection: &Connection,
     applying: &Applying,
     gathered: &mut Gathered,
-    answer: &Answer,
+    answer: Option<&Answer>,
     received: &mut Received,
 ) -> Result<()> {
     let known = settings_cursor(connection)?;
@@ -314,7 +360,7 @@ fn take_in(
     }
     let unit = Unit::begin(connection)?;
     let mut replica = Replica::current(connection)?;
-    answer.keep_clock(connection)?;
+    answer.map_or(Ok(()), |answer| answer.keep_clock(connection))?;
     for part in gathered.parts.drain(..) {
         if part.begins {
             part.loss.take_in(&mut replica)?;
@@ -341,6 +387,9 @@ fn take_in(
         Some(cursor) if !gathered.reload.is_empty() => reload::go_on(connection, cursor)?,
         Some(cursor) => settings::store(connection, Setting::Cursor, &Value::Text(cursor.clone()))?,
         None => {}
+    }
+    if answer.is_some() {
+        broken_off::forget(connection)?;
     }
     unit.commit()
 }

@@ -1,6 +1,7 @@
 //! HTTP and HTTPS by ureq, TLS by rustls with the trust store of the system.
 
 use std::cell::OnceCell;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -91,9 +92,14 @@ fn read(mut answer: ureq::http::Response<Body>, bytes_max: u64) -> Result<Respon
         .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
         .collect();
     let status = answer.status().as_u16();
-    let body =
-        answer.body_mut().with_config().limit(bytes_max).read_to_vec().map_err(|error| failed(&error))?;
-    Ok(Response { status, headers, body })
+    let mut body = Vec::new();
+    let read = answer.body_mut().with_config().limit(bytes_max).reader().read_to_end(&mut body);
+    let broken = match read.map_err(ureq::Error::from) {
+        Ok(_length) => None,
+        Err(error @ ureq::Error::BodyExceedsLimit(_)) => return Err(failed(&error)),
+        Err(error) => Some(failed(&error)),
+    };
+    Ok(Response { status, headers, body, broken })
 }
 
 fn failed(error: &ureq::Error) -> TransportError {

@@ -4,6 +4,7 @@
 //! in by one transaction of its own.
 
 mod answer;
+mod broken_off;
 mod download;
 #[cfg(feature = "http")]
 mod http;

@@ -73,6 +73,8 @@ pub struct Response {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// Why the body ends before its end, if it does.
+    pub broken: Option<TransportError>,
 }
 
 impl Response {
@@ -96,7 +98,7 @@ pub trait Transport: Send {
     /// Sends one request. Any HTTP status is an answer, not an error; redirects are not followed.
     ///
     /// # Errors
-    /// When no whole answer came.
+    /// When no answer came. Of one that broke off, what came is an answer.
     fn send(&self, request: &Request<'_>) -> Result<Response, TransportError>;
 
     /// Waits because the server asked for it, or until nobody wants the answer any more. A build that cannot wait on its

@@ -75,7 +75,7 @@ impl Transport for Hub {
                     uploads.len(),
                     rejected
                 );
-                Ok(Response { status: 200, headers: Vec::new(), body: body.into_bytes() })
+                Ok(Response { status: 200, body: body.into_bytes(), ..Response::default() })
             }
             // Asked for its time only.
             Method::Get if request.url.ends_with("/uploads") => {
@@ -85,7 +85,7 @@ impl Transport for Hub {
                 let next = self.downloads.lock().expect("no panic held it").pop_front();
                 let cursor = header("cloudsync-cursor", "here");
                 let Some((source, body)) = next else {
-                    return Ok(Response { status: 204, headers: vec![cursor], body: Vec::new() });
+                    return Ok(Response { status: 204, headers: vec![cursor], ..Response::default() });
                 };
                 let mut headers = vec![cursor, header("cloudsync-complete", "true")];
                 match source {
@@ -95,7 +95,7 @@ impl Transport for Hub {
                     }
                     source => headers.push(header("cloudsync-source", source)),
                 }
-                Ok(Response { status: 200, headers, body })
+                Ok(Response { status: 200, headers, body, broken: None })
             }
         }
     }

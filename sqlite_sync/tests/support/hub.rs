@@ -141,7 +141,7 @@ impl Hub {
             r#"{{"status":"{status}","acked":{acked},"token":"{token}","accepted_hlc":1,"server_time_ms":{},"rejected":[]}}"#,
             now_ms()
         );
-        Response { status: 200, headers: headers(&[]), body: body.into_bytes() }
+        Response { status: 200, headers: headers(&[]), body: body.into_bytes(), broken: None }
     }
 
     fn give(&self, url: &str) -> Response {
@@ -151,17 +151,22 @@ impl Hub {
         let end = state.log.len().min(cursor + FRAMES_MAX);
         let place = ("cloudsync-cursor", end.to_string());
         if cursor == end {
-            return Response { status: 204, headers: headers(&[place]), body: Vec::new() };
+            return Response { status: 204, headers: headers(&[place]), ..Response::default() };
         }
         let complete = ("cloudsync-complete", (end == state.log.len()).to_string());
         let source = ("cloudsync-source", String::from("log"));
         let body = state.log[cursor..end].concat();
-        Response { status: 200, headers: headers(&[place, complete, source]), body }
+        Response { status: 200, headers: headers(&[place, complete, source]), body, broken: None }
     }
 }
 
 fn problem(status: u16, code: &str) -> Response {
-    Response { status, headers: headers(&[]), body: format!(r#"{{"code":"{code}"}}"#).into_bytes() }
+    Response {
+        status,
+        headers: headers(&[]),
+        body: format!(r#"{{"code":"{code}"}}"#).into_bytes(),
+        broken: None,
+    }
 }
 
 fn headers(own: &[(&str, String)]) -> Vec<(String, String)> {

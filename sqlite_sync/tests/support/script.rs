@@ -64,7 +64,16 @@ impl Script {
             status,
             headers,
             body: body.into(),
+            broken: None,
         }));
+    }
+
+    /// Lets an answer break off after this part of its body.
+    pub(crate) fn break_off(&self, status: u16, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) {
+        self.answer(status, headers, body);
+        let mut answers = self.answers.lock().expect("no panic held it");
+        let Some(Ok(answer)) = answers.back_mut() else { panic!("an answer was prepared") };
+        answer.broken = Some(TransportError { reason: String::from("the connection broke") });
     }
 
     pub(crate) fn fail(&self, reason: &str) {

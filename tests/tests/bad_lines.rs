@@ -1,0 +1,109 @@
+//! First syncs over a line that breaks off: a client goes on where it was, and ends with every row.
+
+use tests::client::Client;
+use tests::hub::API_KEY;
+use tests::object_store::StoreKind;
+use tests::process::Signal;
+use tests::proxy::Proxy;
+use tests::stage::{Setting, Stage, Table};
+use tests::wait;
+
+const PHOTO: Table = Table {
+    name: "photo",
+    postgres: "create table photo (id integer primary key, content bytea not null)",
+    sqlite: "create table photo (id integer primary key, content blob not null)",
+    show: "select id, length(content) from photo order by id",
+};
+
+/// Rows that compression does nothing about: more than two parts of a snapshot.
+const PHOTOS: u64 = 3_000;
+const PHOTO_BYTES: u64 = 4_000;
+
+fn stage(store: StoreKind) -> Stage {
+    let mut stage = Stage::new(Setting { tables: &[PHOTO], store, ..Setting::PLAIN });
+    stage.play(&["near: sync"]);
+    stage.postgres.run(&format!(
+        "insert into photo select n, content from generate_series(1, {PHOTOS}) as n, lateral (
+           select string_agg(uuid_send(gen_random_uuid()), ''::bytea) as content
+           from generate_series(1, {PHOTO_BYTES} / 16) where n > 0) as made"
+    ));
+    // From here on the rows are in a snapshot, and not in the log behind it.
+    stage.play(&["all: settle"]);
+    stage
+}
+
+/// The address of the hub at the end of a line.
+fn address(stage: &Stage, line: &Proxy) -> String {
+    stage.hub.address().replace(&stage.hub.port().to_string(), &line.port().to_string())
+}
+
+fn check_rows(stage: &Stage, client: &Client) {
+    let sum = "select count(*), sum(length(content)) from photo";
+    assert_eq!(client.rows(sum), [format!("{PHOTOS}|{}", PHOTOS * PHOTO_BYTES)]);
+    let some = "select id, hex(content) from photo where id % 500 = 1 order by id";
+    let wanted = "select id, upper(encode(content, 'hex')) from photo where id % 500 = 1 order by id";
+    assert!(client.rows(some) == stage.postgres.rows(wanted), "the rows are those of the server");
+    assert_eq!(client.value("select count(*) from cloudsync_broken_off"), "0");
+}
+
+/// Bytes that a whole snapshot has at least, and what the headers around it and its pieces may take.
+const CONTENT: u64 = PHOTOS * PHOTO_BYTES;
+const AROUND: u64 = CONTENT / 20;
+
+fn check_that_it_ends(store: StoreKind) {
+    let stage = stage(store);
+    let line = Proxy::to(stage.hub.port());
+    // Less than a part: who begins anew each time never ends.
+    line.break_after(1_500_000);
+    let client = stage.stranger("far");
+    client.join(&address(&stage, &line), API_KEY);
+    // A question that meets the break instead of a part fails, as over any bad line.
+    wait::until_ok("a sync goes through", || client.try_sync());
+    check_rows(&stage, &client);
+    assert!(line.breaks() >= CONTENT / 1_500_000, "{} breaks", line.breaks());
+    assert!(line.passed() < CONTENT + AROUND, "{} bytes for {CONTENT}", line.passed());
+}
+
+#[test]
+fn a_line_that_breaks_within_each_part_takes_no_byte_twice() {
+    check_that_it_ends(StoreKind::Directory);
+}
+
+#[test]
+fn parts_in_s3_are_resumed_too() {
+    check_that_it_ends(StoreKind::Moto);
+}
+
+#[test]
+fn a_program_that_is_started_again_goes_on_at_a_hub_that_was_started_again() {
+    let mut stage = stage(StoreKind::Directory);
+    let line = Proxy::to(stage.hub.port());
+    let client = stage.stranger("far");
+    client.join(&address(&stage, &line), API_KEY);
+    let mut held = 0;
+    for bytes in [3_000_000, 4_000_000] {
+        line.wear_out_after(bytes);
+        client.try_sync().expect_err("the line is cut");
+        let kept = "select (select max(length(body)) from cloudsync_broken_off)
+            + (select coalesce(sum(length(content)), 0) from photo)";
+        let kept: u64 = client.value(kept).parse().expect("it is kept");
+        assert!(kept > held + bytes * 9 / 10, "{kept} bytes are here after {held}, and {bytes} that came");
+        held = kept;
+        line.mend();
+        // One that is still being made ends with its hub.
+        wait::until("the snapshot is whole", || {
+            let log = stage.hub.whole_log();
+            let count = |what: &str| log.matches(what).count();
+            (count("snapshot made") == count("snapshot begun")).then_some(())
+        });
+        stage.hub.stop(Signal::Kill);
+        stage.hub.start_again();
+    }
+    let path = client.path().to_owned();
+    drop(client);
+    let client = Client::open(&path);
+    client.join(&address(&stage, &line), API_KEY);
+    client.sync();
+    check_rows(&stage, &client);
+    assert!(line.passed() < CONTENT + AROUND, "{} bytes for {CONTENT}", line.passed());
+}
