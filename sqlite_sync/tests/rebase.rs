@@ -61,6 +61,28 @@ fn rows_that_a_snapshot_lacks_go_and_unsent_ones_stay() {
 }
 
 #[test]
+fn a_row_that_a_snapshot_lacks_goes_when_what_is_unsent_of_it_is_answered() {
+    let (a, script, server) = synced();
+    run(
+        &a,
+        "insert into todos values ('4', 'mine', 0); update todos set done = 5 where id <> '1' and id <> '4'",
+    );
+    hand(&script, "snapshot", "0", true, snapshot(&server, "id = '1'"));
+    rows(&a, RECEIVE, []);
+    assert_eq!(rows(&a, "select id from todos order by id", []), "1; 2; 3; 4");
+    hand(&script, "log", "-", true, None);
+    rows(&a, RECEIVE, []);
+    assert_eq!(rows(&a, "select id from todos order by id", []), "1; 2; 3; 4", "nothing is answered");
+    script.accept(6, 2, "");
+    rows(&a, "select cloudsync_network_send_changes()", []);
+    hand(&script, "log", "-", true, snapshot(&server, "id = '2'"));
+    rows(&a, RECEIVE, []);
+    assert_eq!(rows(&a, "select id from todos order by id", []), "1; 2; 4", "one may be read again");
+    assert_eq!(rows(&a, "select pk from todos_cloudsync order by pk", []), "1; 2; 4", "no tombstone stays");
+    assert_eq!(rows(&a, "select count(*) from cloudsync_evictions", []), "0");
+}
+
+#[test]
 fn a_snapshot_in_parts_is_one_truth_and_the_log_after_it_counts_too() {
     let (a, script, server) = synced();
     hand(&script, "snapshot", "0", false, snapshot(&server, "id = '1'"));

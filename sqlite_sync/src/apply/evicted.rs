@@ -21,12 +21,8 @@ impl Session<'_, '_> {
     pub(super) fn evict(&mut self, payload: &Payload<'_>, mappings: &Mappings) -> Result<()> {
         for eviction in payload.evictions() {
             let Some(evicted) = mappings.evicted(&eviction)? else { continue };
-            let connection = self.replica.connection;
-            let sql = "insert or ignore into main.cloudsync_evictions (tbl, pk) values (?1, ?2)";
-            let mut statement = connection.prepare_cached(sql)?;
             for key in &evicted.keys {
-                let row = params![evicted.table.id, encode_key(refs(key))];
-                statement.execute(row).doing("note an eviction")?;
+                note(self.replica.connection, evicted.table.id, &encode_key(refs(key)))?;
             }
             self.has_evictions = true;
         }
@@ -66,6 +62,13 @@ impl Session<'_, '_> {
         self.applied.rows += rebase::evict(replica, gone, &Edits::new())?;
         tables.into_iter().try_for_each(|table| forget_done(replica.connection, table))
     }
+}
+
+/// Remembers that a row has to be forgotten as soon as nothing of it is unsent.
+pub(super) fn note(connection: &Connection, table: u32, pk: &[u8]) -> Result<()> {
+    let sql = "insert or ignore into main.cloudsync_evictions (tbl, pk) values (?1, ?2)";
+    connection.prepare_cached(sql)?.execute(params![table, pk]).doing("note an eviction")?;
+    Ok(())
 }
 
 /// Whether rows wait to be forgotten.

@@ -14,6 +14,7 @@ use shared_format::payload::{Payload, decode_frame};
 use shared_format::{RowKind, Stamp, Value, encode_key};
 
 use super::buried::{self, Edited, Edits};
+use super::evicted;
 use super::incoming::{Change, Mappings};
 use super::{FRAME, Source, TriggersOff, foreign_keys, reload};
 use crate::catalog::Replica;
@@ -200,12 +201,17 @@ pub(crate) fn finish(replica: &mut Replica<'_>) -> Result<usize> {
         let mut named = replica.tables.clone();
         named.retain(|table| table.enabled && tables.contains(&table.id));
         let mut edits = Edits::new();
+        for table in &named {
+            edits.extend(buried::edited(replica, table, &held)?);
+        }
         if is_expired(connection)? {
             outbox::discard(connection)?;
-            for table in &named {
-                edits.extend(buried::edited(replica, table, &held)?);
-            }
             settings::store(connection, Setting::Expired, &Value::Null)?;
+        } else {
+            // The server has an answer to what is unsent of them, and none of them for us after that.
+            for (table, pk) in std::mem::take(&mut edits).keys() {
+                evicted::note(connection, *table, pk)?;
+            }
         }
         let mut gone = Vec::new();
         for table in &named {
