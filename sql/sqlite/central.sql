@@ -33,3 +33,15 @@ create table if not exists main.cloudsync_refusals (
   last integer not null,
   unique (site, tbl, pk)
 );
+
+-- What each site has received, as the hub was told: all that was committed before.
+create table if not exists main.cloudsync_site_places (
+  site blob not null primary key,
+  received_until_ms integer not null
+) without rowid;
+
+-- Where the feed stood at a time: whoever has it up to there has all that was committed before.
+create table if not exists main.cloudsync_log_marks (
+  place integer primary key,
+  at_ms integer not null
+);

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use shared_format::Value;
 
 use crate::algorithms;
-use crate::apply::HORIZON;
+use crate::apply::{HORIZON, RESUME};
 use crate::capture;
 use crate::catalog::Replica;
 use crate::error::{Doing, Error, Result};
@@ -20,7 +20,13 @@ use crate::tracked_table::{Shape, TrackedTable, log_key};
 use crate::trigger_text::filter_of;
 
 /// Keys of a table that users do not set like this.
-const OWN: [&str; 3] = ["enabled", "filter", HORIZON];
+const OWN: [&str; 4] = ["enabled", "filter", HORIZON, RESUME];
+
+/// Key of the file's setting that says how long tombstones of a centre wait for sites that were not heard of.
+pub(crate) const RETENTION: &str = "tombstone_retention";
+
+/// Least retention that may be set, in seconds: as in Postgres.
+const RETENTION_MIN: i64 = 60;
 
 /// Stands for the whole file where a table's number is; tables are numbered from 1.
 const FILE: u32 = 0;
@@ -64,18 +70,41 @@ pub(crate) fn set_file(connection: &Connection, key: &str, value: &Value) -> Res
     if !settings::is_set_up(connection)? {
         return Err(Error::NothingTracked);
     }
+    if key.eq_ignore_ascii_case(RETENTION) {
+        let seconds = match value {
+            Value::Null => Some(RETENTION_MIN),
+            Value::Text(retention) => retention_seconds(connection, retention)?,
+            _other => None,
+        };
+        if seconds.is_none_or(|seconds| seconds < RETENTION_MIN) {
+            let (function, found) = ("cloudsync_set", "no such time".to_owned());
+            let wanted = "a time of at least a minute, like '30 days' or '12 hours'";
+            return Err(Error::Argument { function, index: 2, found, wanted });
+        }
+    }
     store(connection, FILE, "", key, value)
+}
+
+/// How many seconds a time has, like `30 days`; None when it is none.
+pub(crate) fn retention_seconds(connection: &Connection, retention: &str) -> Result<Option<i64>> {
+    let sql = "select unixepoch('2001-01-01', '+' || ?1) - unixepoch('2001-01-01')";
+    connection.prepare_cached(sql)?.query_row([retention], |row| row.get(0)).doing("read a time")
+}
+
+/// Reads a setting of a table.
+pub(crate) fn of_table(connection: &Connection, table: u32, key: &str) -> Result<Option<Value>> {
+    let sql = "select value from main.cloudsync_table_settings where tbl = ?1 and col = '' and key = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![table, key])?;
+    match rows.next().doing("read a setting of a table")? {
+        Some(row) => Ok(Some(column(row, 0)?.to_owned_value())),
+        None => Ok(None),
+    }
 }
 
 /// Reads a setting of the whole file.
 pub(crate) fn file(connection: &Connection, key: &str) -> Result<Option<Value>> {
-    let sql = "select value from main.cloudsync_table_settings where tbl = ?1 and col = '' and key = ?2";
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params![FILE, key])?;
-    match rows.next().doing("read a setting of the file")? {
-        Some(row) => Ok(Some(column(row, 0)?.to_owned_value())),
-        None => Ok(None),
-    }
+    of_table(connection, FILE, key)
 }
 
 pub(crate) fn store(

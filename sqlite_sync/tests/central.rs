@@ -219,9 +219,45 @@ fn a_write_under_the_name_of_another_site_becomes_one_of_the_centre() {
 }
 
 #[test]
+fn a_tombstone_goes_once_every_known_site_has_it() {
+    let centre = centre(TODOS);
+    let mut client = Client::new();
+    run(&client.connection, "insert into todos values ('a', 'one', 1), ('b', 'two', 2)");
+    client.upload(&centre);
+    run(&centre, "delete from todos where id = 'a'");
+    let collect = "select cloudsync_central_collect()";
+    let left = "select count(*) from todos_cloudsync where not alive";
+    assert_eq!(rows(&centre, collect, []), "0", "nothing is known of the site");
+    let place = rows(&centre, "select cloudsync_central_feed()", []);
+    let noted = |site: &[u8], place: &str| {
+        let hex: String = site.iter().map(|byte| format!("{byte:02x}")).collect();
+        rows(&centre, &format!("select cloudsync_central_note_site(x'{hex}', {place})"), [])
+    };
+    assert_eq!(noted(&client.site(), &place), "0");
+    // The site has what was written before it was heard of: of the same millisecond that is not known.
+    let went = (0..1_000_000).any(|_| {
+        noted(&client.site(), &place);
+        rows(&centre, collect, []);
+        rows(&centre, left, []) == "0"
+    });
+    assert!(went, "the tombstone stays");
+    assert_eq!(rows(&centre, collect, []), "0", "there is nothing more");
+    assert_eq!(noted(&[1; 16], "0"), "1", "who has nothing lacks the deletion");
+    client.receive(&centre);
+    assert_eq!(rows(&client.connection, SHOW, []), "b | two | 2");
+}
+
+#[test]
 fn a_file_that_is_no_centre_says_so() {
     let connection = tracked(TODOS);
-    for sql in ["feed()", "definitions()", "lost()", "acked(zeroblob(16))"] {
+    for sql in [
+        "feed()",
+        "definitions()",
+        "lost()",
+        "collect()",
+        "acked(zeroblob(16))",
+        "note_site(zeroblob(16), 1)",
+    ] {
         let error = connection
             .prepare(&format!("select cloudsync_central_{sql}"))
             .and_then(|mut statement| statement.query_row([], |_row| Ok(())));

@@ -31,6 +31,9 @@ const PAGE: usize = 10_000;
 /// Key of the table's setting that holds its horizon.
 pub(crate) const HORIZON: &str = "horizon";
 
+/// Key of a centre's table that holds the row key at which its collection goes on.
+pub(crate) const RESUME: &str = "collected_up_to";
+
 /// A row that is not alive, with its parked cells.
 struct Tombstone {
     key: Vec<Value>,
@@ -87,65 +90,84 @@ impl Session<'_, '_> {
         if table.rules.table == TableAlgorithm::Dws || horizon <= table.horizon {
             return Ok(());
         }
-        let connection = self.replica.connection;
         let unsent = unsent(self.replica, table)?;
         let mut after = None;
         loop {
-            let tombstones = page(self.replica, table, after.as_deref())?;
-            for tombstone in tombstones.iter().filter(|tombstone| tombstone.is_below(horizon)) {
-                self.drop_tombstone(table, tombstone, &unsent)?;
-            }
-            if tombstones.len() < PAGE {
+            after = drop_tombstones(self.replica, table, horizon, after.as_deref(), &unsent)?;
+            if after.is_none() {
                 break;
             }
-            after = tombstones.into_iter().last().map(|tombstone| tombstone.key);
         }
         let horizon = Value::Integer(horizon.to_sql());
-        table_settings::store(connection, table.id, "", HORIZON, &horizon)
+        table_settings::store(self.replica.connection, table.id, "", HORIZON, &horizon)
     }
+}
 
-    /// Drops one tombstone, unless the server does not know it yet or a parked change waits for its row.
-    fn drop_tombstone(
-        &self,
-        table: &TrackedTable,
-        tombstone: &Tombstone,
-        unsent: &HashSet<Vec<u8>>,
-    ) -> Result<()> {
-        let connection = self.replica.connection;
-        let pk = encode_key(refs(&tombstone.key));
-        if unsent.contains(&pk) || !parked::refused_of_row(connection, table, &pk)?.is_empty() {
-            return Ok(());
-        }
-        if !tombstone.state.cells.is_empty() {
-            self.report_parked(table, tombstone, &pk)?;
-            parked::forget_cells(connection, table, &pk)?;
-        }
-        metadata::forget(connection, table, &tombstone.key)
+/// Drops tombstones below a horizon, but those of `unsent` rows, as far as one call goes; the row key behind which the
+/// next one goes on.
+pub(crate) fn drop_tombstones(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    horizon: Hlc,
+    after: Option<&[Value]>,
+    unsent: &HashSet<Vec<u8>>,
+) -> Result<Option<Vec<Value>>> {
+    let tombstones = page(replica, table, after)?;
+    for tombstone in tombstones.iter().filter(|tombstone| tombstone.is_below(horizon)) {
+        drop_tombstone(replica, table, tombstone, unsent)?;
     }
+    if tombstones.len() < PAGE {
+        return Ok(None);
+    }
+    Ok(tombstones.into_iter().last().map(|tombstone| tombstone.key))
+}
 
-    /// Keeps the parked cells of this site as conflicts and counts those of others.
-    fn report_parked(&self, table: &TrackedTable, tombstone: &Tombstone, pk: &[u8]) -> Result<()> {
-        let connection = self.replica.connection;
-        let own = self.replica.own();
-        let mut others: i64 = 0;
-        for (id, value) in parked::cells(connection, table, pk)? {
-            let stamp = tombstone.state.stamp_of(id);
-            let Some(at) = table.position(id).filter(|_| stamp.site == own) else {
-                others += 1;
-                continue;
-            };
-            let value = visible(table.rules.of(id), value, table.default_of(id))?;
-            let conflict = Conflict {
-                column: &table.columns[at].name,
-                lost: (value.as_ref(), stamp),
-                won: (ValueRef::Null, tombstone.state.life_stamp()),
-                reason: Reason::Collected,
-            };
-            record(connection, table, &tombstone.key, &[conflict], self.corrected_ms)?;
-        }
-        let before = settings::integer(connection, Setting::ParkedCollected)?.unwrap_or(0);
-        settings::store(connection, Setting::ParkedCollected, &Value::Integer(before.saturating_add(others)))
+/// Drops one tombstone, unless the server does not know it yet or a parked change waits for its row.
+fn drop_tombstone(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    tombstone: &Tombstone,
+    unsent: &HashSet<Vec<u8>>,
+) -> Result<()> {
+    let connection = replica.connection;
+    let pk = encode_key(refs(&tombstone.key));
+    if unsent.contains(&pk) || !parked::refused_of_row(connection, table, &pk)?.is_empty() {
+        return Ok(());
     }
+    if !tombstone.state.cells.is_empty() {
+        report_parked(replica, table, tombstone, &pk)?;
+        parked::forget_cells(connection, table, &pk)?;
+    }
+    metadata::forget(connection, table, &tombstone.key)
+}
+
+/// Keeps the parked cells of this site as conflicts and counts those of others.
+fn report_parked(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    tombstone: &Tombstone,
+    pk: &[u8],
+) -> Result<()> {
+    let connection = replica.connection;
+    let own = replica.own();
+    let mut others: i64 = 0;
+    for (id, value) in parked::cells(connection, table, pk)? {
+        let stamp = tombstone.state.stamp_of(id);
+        let Some(at) = table.position(id).filter(|_| stamp.site == own) else {
+            others += 1;
+            continue;
+        };
+        let value = visible(table.rules.of(id), value, table.default_of(id))?;
+        let conflict = Conflict {
+            column: &table.columns[at].name,
+            lost: (value.as_ref(), stamp),
+            won: (ValueRef::Null, tombstone.state.life_stamp()),
+            reason: Reason::Collected,
+        };
+        record(connection, table, &tombstone.key, &[conflict], replica.corrected_ms()?)?;
+    }
+    let before = settings::integer(connection, Setting::ParkedCollected)?.unwrap_or(0);
+    settings::store(connection, Setting::ParkedCollected, &Value::Integer(before.saturating_add(others)))
 }
 
 /// What a user would see of a parked cell.

@@ -29,7 +29,7 @@ use std::rc::Rc;
 use shared_format::payload::{Collection, Limits, Payload, decode_frame};
 use shared_format::{Hlc, RowKind, SiteId, Value};
 
-pub(crate) use self::collected::HORIZON;
+pub(crate) use self::collected::{HORIZON, RESUME, drop_tombstones};
 use self::incoming::{BatchRows, Change, Mappings};
 use self::intake::Gathering;
 pub(crate) use self::intake::{Intake, LostCell};

@@ -3,6 +3,7 @@
 //! Everything that changes here, by uploads or by plain SQL of any program, goes into `cloudsync_feed` in the
 //! order of its numbers, as frames that clients can apply. What is written without us is taken in by the next call.
 
+mod horizon;
 mod restored;
 mod upload;
 
@@ -11,6 +12,7 @@ use serde_json::{Value as Json, json};
 use shared_format::Value;
 use shared_format::payload::{PayloadBuilder, encode_frame};
 
+pub(crate) use horizon::{collect, note_site};
 pub(crate) use restored::{acked, note_lost, note_restored};
 pub(crate) use upload::{Request, take};
 

@@ -13,6 +13,7 @@ use crate::error::Result;
 
 const UPLOAD: &str = "cloudsync_central_upload";
 const ACKED: &str = "cloudsync_central_acked";
+const NOTE_SITE: &str = "cloudsync_central_note_site";
 
 pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Result<()> {
     connection.create_scalar_function("cloudsync_central_begin", 0, DIRECT, |context| {
@@ -32,18 +33,34 @@ pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Re
         central::note_restored(&*reach(context)?)?;
         Ok(SqlValue::Null)
     })?;
+    connection.create_scalar_function("cloudsync_central_collect", 0, DIRECT, |context| {
+        Ok(central::collect(&*reach(context)?)?)
+    })?;
+    connection.create_scalar_function(NOTE_SITE, 2, DIRECT, |context| Ok(note_site(context)?))?;
     connection.create_scalar_function(ACKED, 1, DIRECT, |context| Ok(acked(context)?))?;
     let applying = shared.applying.clone();
     connection.create_scalar_function(UPLOAD, 7, DIRECT, move |context| Ok(upload(context, &applying)?))
 }
 
 fn acked(context: &Context<'_>) -> Result<Option<i64>> {
-    let wanted = "a blob of 16 bytes";
+    let site = site(context, ACKED)?;
+    central::acked(&*reach(context)?, site)
+}
+
+fn note_site(context: &Context<'_>) -> Result<bool> {
+    let site = site(context, NOTE_SITE)?;
+    let place = number(context, NOTE_SITE, 1)?;
+    let place = place.ok_or_else(|| wrong(context, NOTE_SITE, 1, "a number of the feed"))?;
+    central::note_site(&*reach(context)?, site, place)
+}
+
+/// The site that is the first argument.
+fn site(context: &Context<'_>, function: &'static str) -> Result<SiteId> {
     let site = match context.get_raw(0) {
         Argument::Blob(bytes) => SiteId::try_from(bytes).ok(),
         _other => None,
     };
-    central::acked(&*reach(context)?, site.ok_or_else(|| wrong(context, ACKED, 0, wanted))?)
+    site.ok_or_else(|| wrong(context, function, 0, "a blob of 16 bytes"))
 }
 
 fn upload(context: &Context<'_>, applying: &Applying) -> Result<String> {

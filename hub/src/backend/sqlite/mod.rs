@@ -81,13 +81,25 @@ impl Backend for Sqlite {
         async move { self.file()?.call(acked).await }.boxed()
     }
 
-    /// A file keeps its tombstones, so no site is ever behind.
-    fn note_site(&self, _site: SiteId, _place: Lsn) -> BoxFuture<'_, Result<bool>> {
-        async { Ok(false) }.boxed()
+    fn note_site(&self, site: SiteId, place: Lsn) -> BoxFuture<'_, Result<bool>> {
+        let place = i64::try_from(place.raw()).unwrap_or(i64::MAX);
+        let noted = move |connection: &mut Connection| {
+            in_transaction(connection, "note the place of a site", |connection| {
+                let sql = "select cloudsync_central_note_site(?1, ?2)";
+                let row = params![site.as_bytes().as_slice(), place];
+                connection.prepare_cached(sql)?.query_row(row, |row| row.get(0))
+            })
+        };
+        async move { self.file()?.call(noted).await }.boxed()
     }
 
     fn collect_tombstones(&self) -> BoxFuture<'_, Result<bool>> {
-        async { Ok(false) }.boxed()
+        let collected = |connection: &mut Connection| {
+            in_transaction(connection, "drop tombstones", |connection| {
+                connection.query_row("select cloudsync_central_collect()", [], |row| row.get(0))
+            })
+        };
+        async move { self.file()?.call(collected).await }.boxed()
     }
 
     /// A file has no scopes: its tables are read by everybody who is let in.
