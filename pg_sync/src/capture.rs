@@ -9,6 +9,7 @@ use crate::audience::Audience;
 use crate::direct::{self, Outcome};
 use crate::edge::codec;
 use crate::edge::command::{self, Dropped};
+use crate::edge::heap::{self, Layout, MetadataTable};
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::trigger::{Firing, Operation};
@@ -45,6 +46,9 @@ macro_rules! server_functions {
 server_functions! {
     capture_statement, pg_finfo_capture_statement, statement;
     registry_changed, pg_finfo_registry_changed, registry;
+    registered, pg_finfo_registered, registered_table;
+    settle, pg_finfo_settle, settled;
+    is_standing, pg_finfo_is_standing, standing;
     emit_step, pg_finfo_emit_step, step;
     emit_scoped_step, pg_finfo_emit_scoped_step, scoped_step;
     emit_finish, pg_finfo_emit_finish, finish;
@@ -155,6 +159,32 @@ fn general_function(operation: Operation, table_id: i32) -> String {
 fn registry(_call: &Call) -> Datum {
     session::announce_registry();
     Datum::null()
+}
+
+/// The registry's row of a table as it is now: a transaction that began before it sees an older one, or none.
+fn registered_table(call: &Call) -> Datum {
+    let table = Argument::integer(call.integer(0, "table_id"));
+    let sql = "select t from cloudsync.tables as t where t.table_id operator(pg_catalog.=) $1";
+    query::look(sql, &[table]).first().unwrap_or_else(|| call.null())
+}
+
+/// Takes over the metadata of a row from whoever wrote it last, in a transaction that would not see it.
+fn settled(call: &Call) -> Datum {
+    let table = call.integer(0, "table_id");
+    let key = call.record(1, "row_key");
+    let parts: Vec<Datum> = key.values.iter().copied().flatten().collect();
+    if let Some(layout) = Layout::of_any(&format!("meta_{table}"), &key.types)
+        && parts.len() == key.values.len()
+    {
+        MetadataTable::open(&layout).settle(&parts);
+    }
+    call.null()
+}
+
+/// Whether nobody has deleted or replaced a version of a row.
+fn standing(call: &Call) -> Datum {
+    let relation = pg_sys::Oid::from(call.integer(0, "relation").cast_unsigned());
+    Datum::from(heap::is_standing(relation, required(call.argument(1), "place")))
 }
 
 fn step(call: &Call) -> Datum {

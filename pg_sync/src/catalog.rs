@@ -191,6 +191,11 @@ pub(crate) fn of_relation(relation: pg_sys::Oid) -> Result<Tracked, SyncError> {
     table(found.ok_or_else(|| SyncError::Untracked(session::relation_name(relation)))?)
 }
 
+/// Reads one table as it is now, also for a transaction that sees an older registry. Runs as the owner.
+pub(crate) fn table_now(table_id: i32) -> Result<Tracked, SyncError> {
+    session::with_newest_snapshot(|| table_in_snapshot(table_id))
+}
+
 /// Reads all tables, by number. Runs as the owner.
 pub(crate) fn tables() -> Vec<Tracked> {
     read(None, query::run)

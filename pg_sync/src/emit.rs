@@ -18,7 +18,7 @@ use crate::edge::session;
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::sites;
-use crate::too_large::{self, Cell as SentCell, LeftOut};
+use crate::too_large::{self, Cell as SentCell, LeftOut, Reported};
 use crate::version;
 
 /// Bytes of rows in one message: see DESIGN section 6.
@@ -37,6 +37,8 @@ pub(crate) struct Emitter {
     sites: Vec<(i32, SiteId)>,
     /// Made at the first row, which shows how many columns the key has.
     builder: Option<ChangesBuilder>,
+    /// Looked up at the first row.
+    reported: Option<Reported>,
     rows: i64,
 }
 
@@ -72,6 +74,7 @@ impl Emitter {
             column_codecs: Vec::new(),
             sites: Vec::new(),
             builder: None,
+            reported: None,
             rows: 0,
         }
     }
@@ -118,6 +121,8 @@ impl Emitter {
             }
         }
         let (cells, left) = too_large::read(stored.into_iter());
+        let reported = self.reported.get_or_insert_with(|| Reported::of(self.table));
+        reported.clear((self.table, &self.ids), row.kind, &key, &cells);
         if !left.is_empty() {
             too_large::report(self.table, &self.ids, &key, &left);
         }
@@ -149,6 +154,8 @@ impl Emitter {
         audience: Option<&Audience>,
     ) {
         self.rows += 1;
+        let reported = self.reported.get_or_insert_with(|| Reported::of(self.table));
+        reported.clear((self.table, &self.ids), kind, key, cells);
         if !left.is_empty() {
             too_large::report(self.table, &self.ids, key, left);
             if kind == RowKind::Cells && cells.is_empty() && audience.is_none() {
@@ -236,7 +243,7 @@ fn secret() -> [u8; 32] {
     {
         return known;
     }
-    let found = query::run("select s.key from cloudsync.secret as s", &[]);
+    let found = query::look("select s.key from cloudsync.secret as s", &[]);
     let bytes = found.first().map(codec::to_bytes).unwrap_or_default();
     let key: [u8; 32] = bytes.try_into().expect("the secret has 32 bytes: its table checks it");
     SECRET.set(Some((installation, key)));

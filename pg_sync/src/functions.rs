@@ -6,7 +6,9 @@ use pgrx::{JsonB, Uuid, pg_sys};
 use crate::edge::expression::Kind;
 use crate::edge::session::{self, as_owner};
 use crate::error::{SyncError, or_raise};
-use crate::{apply, collect, emit, expressions, restore, settings, sites, snapshot, stage, tracking, upload};
+use crate::{
+    apply, collect, emit, expressions, plan, restore, settings, sites, snapshot, stage, tracking, upload,
+};
 
 #[pg_extern]
 fn self_ordinal() -> i32 {
@@ -21,6 +23,11 @@ fn is_restored() -> bool {
 #[pg_extern]
 fn hold_relation(relation: pg_sys::Oid, schema_name: &str, table_name: &str) -> bool {
     session::hold(relation, schema_name, table_name)
+}
+
+#[pg_extern]
+fn is_behind(table_id: i32) -> bool {
+    plan::is_behind(table_id)
 }
 
 #[pg_extern]

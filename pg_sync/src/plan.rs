@@ -17,6 +17,7 @@ use crate::edge::heap::Layout;
 use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::trigger::Firing;
+use crate::edge::tuple;
 use crate::{emit, expressions, sites, version};
 
 /// How rows of one table are captured directly.
@@ -43,12 +44,15 @@ thread_local! {
     /// Counts what the server said: a plan made of what was read before is not kept.
     static CHANGES: Cell<u64> = const { Cell::new(0) };
     static REGISTRY: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    /// What the registry says of tables, by their numbers.
+    static KNOWN: RefCell<HashMap<(i32, Question), bool>> = RefCell::new(HashMap::new());
 }
 
 /// Forgets what is known of a relation that has changed; of all for the invalid oid. The server calls it at any
 /// time, so it asks the server for nothing.
 pub(crate) fn relation_changed(relation: pg_sys::Oid) {
     CHANGES.set(CHANGES.get().wrapping_add(1));
+    KNOWN.with_borrow_mut(HashMap::clear);
     PLANS.with_borrow_mut(|plans| {
         if relation == pg_sys::InvalidOid || relation == REGISTRY.get() {
             plans.clear();
@@ -75,6 +79,51 @@ pub(crate) fn of(firing: &Firing, table_id: i32) -> Option<Rc<Plan>> {
     made
 }
 
+/// Whether the columns, the key or the name of a table are not those of the registry: nobody told of the command that
+/// changed them. What was written for the table before does not fit it.
+pub(crate) fn is_behind(table_id: i32) -> bool {
+    answer(table_id, Question::IsBehind)
+}
+
+/// Whether values of a table are known to be too large to travel.
+pub(crate) fn has_too_large(table_id: i32) -> bool {
+    answer(table_id, Question::HasTooLarge)
+}
+
+/// What a session asks about a table once, until it is told that something has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Question {
+    IsBehind,
+    HasTooLarge,
+}
+
+impl Question {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::IsBehind => include_str!("../../sql/postgres/library/is_behind.sql"),
+            Self::HasTooLarge => include_str!("../../sql/postgres/library/has_too_large.sql"),
+        }
+    }
+}
+
+fn answer(table_id: i32, question: Question) -> bool {
+    if let Some(known) = KNOWN.with_borrow(|known| known.get(&(table_id, question)).copied()) {
+        return known;
+    }
+    let before = CHANGES.get();
+    let arguments = [Argument::integer(table_id)];
+    let found = session::as_owner(|| {
+        // Older tables do not know.
+        version::is_current().then(|| query::look(question.sql(), &arguments).first())
+    });
+    let answer = found.flatten().is_some_and(codec::to_bool);
+    if CHANGES.get() == before {
+        REGISTRY.set(session::cloudsync_relation(c"tables"));
+        KNOWN.with_borrow_mut(|known| known.insert((table_id, question), answer));
+    }
+    answer
+}
+
 /// Makes a plan. Runs as the owner.
 fn make(firing: &Firing, table_id: i32) -> Option<Plan> {
     // The first call for it in a restored database changes the registry.
@@ -94,7 +143,13 @@ fn read(firing: &Firing, table_id: i32, ordinal: i32, site: SiteId) -> Option<Pl
     // A partition may have its columns in other places.
     let attributes = firing.attributes();
     let count = i32::try_from(attributes.len()).unwrap_or(i32::MAX);
-    let arguments = [Argument::integer(table_id), Argument::oid(firing.relation()), Argument::integer(count)];
+    let key: Vec<i16> = table.key.iter().map(|column| column.id).collect();
+    let arguments = [
+        Argument::integer(table_id),
+        Argument::oid(firing.relation()),
+        Argument::integer(count),
+        Argument::of(pg_sys::INT2ARRAYOID, Some(tuple::smallints(&key))),
+    ];
     let is_captured = query::read(include_str!("../../sql/postgres/library/is_captured.sql"), &arguments);
     if !is_captured.first().is_some_and(codec::to_bool)
         || !table.is_plain()
@@ -107,7 +162,8 @@ fn read(firing: &Firing, table_id: i32, ordinal: i32, site: SiteId) -> Option<Pl
         let found = at.and_then(|at| attributes.get(at)).and_then(Option::as_ref);
         found.is_some_and(|(name, kind)| *name == column.name && *kind == column.codec.type_oid())
     };
-    if !table.key.iter().chain(&table.columns).all(as_registered) {
+    let is_partition = table.relation != firing.relation();
+    if !table.key.iter().chain(&table.columns).all(as_registered) || is_partition && is_behind(table_id) {
         return None;
     }
     let evaluator = if table.has_audience() {

@@ -78,7 +78,7 @@ impl Drop for PuttingBack {
 impl Capture {
     /// Starts with a statement's first row.
     pub(crate) fn new(table_id: i32) -> Result<Self, SyncError> {
-        let table = catalog::table(table_id)?;
+        let table = catalog::table_now(table_id)?;
         let site = sites::site(sites::self_ordinal()).unwrap_or(SiteId::ZERO);
         Ok(Self { table, site, changes: None, put_back: Vec::new(), moved: 0 })
     }
@@ -484,7 +484,7 @@ fn key_values<'t>(table: &'t Tracked, key: &'t Tuple) -> Vec<ValueRef<'t>> {
 
 /// The registers of a row that nobody wrote since the table is tracked, packed.
 pub(crate) fn first_registers(table_id: i32, image: &Tuple) -> Result<Vec<u8>, SyncError> {
-    let table = catalog::table(table_id)?;
+    let table = catalog::table_now(table_id)?;
     let site = sites::site(sites::self_ordinal()).unwrap_or(SiteId::ZERO);
     let columns = table.columns.iter().map(|column| (column.id, column.column_id(), &column.codec));
     let values = ruled::values(&table.ruled, columns, image);

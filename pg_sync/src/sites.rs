@@ -40,7 +40,7 @@ pub(crate) fn site(ordinal: i32) -> Option<SiteId> {
     if let Some(known) = BY_ORDINAL.with_borrow(|sites| sites.get(&ordinal).copied()) {
         return Some(known);
     }
-    let found = query::run(
+    let found = query::look(
         "select d.site from cloudsync.site_dictionary as d where d.ordinal operator(pg_catalog.=) $1",
         &[Argument::integer(ordinal)],
     );
@@ -62,11 +62,11 @@ fn ordinal(site: SiteId) -> Option<i32> {
     const FIND: &str =
         "select d.ordinal from cloudsync.site_dictionary as d where d.site operator(pg_catalog.=) $1";
     let argument = [Argument::bytea(site.as_bytes())];
-    if let Some(found) = query::run(FIND, &argument).first() {
+    if let Some(found) = query::look(FIND, &argument).first() {
         return Some(codec::to_i32(found));
     }
     query::run(include_str!("../../sql/postgres/library/add_site.sql"), &argument);
-    query::run(FIND, &argument).first().map(codec::to_i32)
+    query::look(FIND, &argument).first().map(codec::to_i32)
 }
 
 /// Whether this is another database than the one that the registry was made in. Runs as the owner.
@@ -76,7 +76,7 @@ pub(crate) fn is_restored() -> bool {
     }
     let (system, _, database) = session::identity();
     let identity = [Argument::text(&system.to_string()), Argument::oid(database)];
-    query::run(include_str!("../../sql/postgres/library/find_database.sql"), &identity).first().is_none()
+    query::look(include_str!("../../sql/postgres/library/find_database.sql"), &identity).first().is_none()
 }
 
 /// Ordinal of this database's own site, if this session has read it before.
@@ -101,9 +101,20 @@ pub(crate) fn self_ordinal() -> i32 {
         Argument::integer(timeline.cast_signed()),
         Argument::oid(database),
     ];
-    let found = query::run(include_str!("../../sql/postgres/library/find_self.sql"), &identity);
-    if let Some(found) = found.first() {
-        let ordinal = codec::to_i32(found);
+    let find = || {
+        let found = query::look(include_str!("../../sql/postgres/library/find_self.sql"), &identity);
+        found.first().map(codec::to_i32)
+    };
+    let mut found = find();
+    if found.is_none() {
+        // Whoever is making the site id right now is waited for: where all of a transaction sees what was there at
+        // its beginning, writing the same row would fail.
+        const LOCK_REGISTRY: &str = "select pg_catalog.pg_advisory_xact_lock(
+            pg_catalog.hashtextextended('cloudsync registry', 0))";
+        query::run(LOCK_REGISTRY, &[]);
+        found = find();
+    }
+    if let Some(ordinal) = found {
         SELF_ORDINAL.set(Some(ordinal));
         return ordinal;
     }
@@ -120,6 +131,5 @@ pub(crate) fn self_ordinal() -> i32 {
             query::run("select cloudsync.adopt_registry()", &[]);
         }
     }
-    let found = query::run(include_str!("../../sql/postgres/library/find_self.sql"), &identity);
-    found.first().map_or(0, codec::to_i32)
+    find().unwrap_or(0)
 }

@@ -1,14 +1,18 @@
 //! Values that are too large to travel: the write stands, the value is left out of what is sent, and that is told to
-//! the writer and kept in `cloudsync.too_large`. The rest of the row travels.
+//! the writer and kept in `cloudsync.too_large`, until the value is smaller or gone. The rest of the row travels.
 
-use pgrx::pg_sys::Datum;
+use std::collections::HashSet;
+
+use pgrx::pg_sys::{self, Datum};
 use pgrx::warning;
-use shared_format::{ColumnId, Stamp, ValueRef};
+use shared_format::{ColumnId, RowKind, Stamp, ValueRef};
 
 use crate::apply::key_json;
-use crate::edge::codec::Codec;
+use crate::edge::codec::{self, Codec};
 use crate::edge::query::{self, Argument};
-use crate::edge::session::as_owner;
+use crate::edge::session::{self, as_owner};
+use crate::edge::tuple;
+use crate::plan;
 
 /// Bytes of one cell: see DESIGN section 15.
 const CELL_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -80,8 +84,63 @@ fn byte_len(value: ValueRef<'_>) -> usize {
     }
 }
 
+/// Rows of a table with cells that were too large, as they are known when a statement begins.
+#[derive(Debug, Default)]
+pub(crate) struct Reported {
+    keys: HashSet<String>,
+}
+
+impl Reported {
+    /// Looks them up, if the table has any.
+    pub(crate) fn of(table: u32) -> Self {
+        let table = table.cast_signed();
+        if !plan::has_too_large(table) {
+            return Self::default();
+        }
+        let sql = "select distinct l.row_key::pg_catalog.text from cloudsync.too_large as l
+            where l.table_id operator(pg_catalog.=) $1";
+        let found = as_owner(|| query::look(sql, &[Argument::integer(table)]));
+        let spelled = |text: String| Some(serde_json::from_str::<serde_json::Value>(&text).ok()?.to_string());
+        let keys = found.rows.iter().filter_map(|row| row.attribute(1)).map(codec::to_text);
+        Self { keys: keys.filter_map(spelled).collect() }
+    }
+
+    /// Takes back what is not true any more of a row that was written: cells that travel now, or all of it.
+    pub(crate) fn clear(
+        &self,
+        (table, columns): (u32, &[ColumnId]),
+        kind: RowKind,
+        key: &[ValueRef<'_>],
+        cells: &[Cell<'_>],
+    ) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let key = key_json(key).to_string();
+        if !self.keys.contains(&key) {
+            return;
+        }
+        let ids: Vec<i16> =
+            cells.iter().filter_map(|cell| columns.get(cell.0)).map(|id| id.get().cast_signed()).collect();
+        let ids = (kind != RowKind::Deleted).then(|| tuple::smallints(&ids));
+        let arguments = [
+            Argument::integer(table.cast_signed()),
+            Argument::text(&key),
+            Argument::of(pg_sys::INT2ARRAYOID, ids),
+        ];
+        let sql = include_str!("../../sql/postgres/library/clear_too_large.sql");
+        if as_owner(|| query::run(sql, &arguments)).count > 0 {
+            session::announce_registry();
+        }
+    }
+}
+
 /// Tells the writer, and keeps it.
 pub(crate) fn report(table: u32, columns: &[ColumnId], key: &[ValueRef<'_>], left: &[LeftOut]) {
+    if !plan::has_too_large(table.cast_signed()) {
+        // Sessions look for what they may take back from now on.
+        session::announce_registry();
+    }
     let key = key_json(key).to_string();
     for LeftOut { place, bytes } in left {
         let column = columns.get(*place).map_or(0, |column| i32::from(column.get()));
@@ -95,7 +154,7 @@ pub(crate) fn report(table: u32, columns: &[ColumnId], key: &[ValueRef<'_>], lef
         let names = as_owner(|| query::run(sql, &arguments));
         let name = |number| {
             let row = names.rows.first();
-            row.and_then(|row| row.attribute(number)).map(crate::edge::codec::to_text).unwrap_or_default()
+            row.and_then(|row| row.attribute(number)).map(codec::to_text).unwrap_or_default()
         };
         warning!(
             "a value of column {} of table {} is too large to be synced: {bytes} bytes, limits are {CELL_BYTES_MAX} and \

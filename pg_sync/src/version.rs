@@ -32,7 +32,7 @@ pub(crate) fn check() -> Result<(), SyncError> {
     }
     let sql = "select e.extversion from pg_catalog.pg_extension as e \
                where e.extname operator(pg_catalog.=) 'pg_sync'";
-    let installed = query::run(sql, &[]).first().map(codec::to_text).unwrap_or_default();
+    let installed = query::look(sql, &[]).first().map(codec::to_text).unwrap_or_default();
     if installed != LIBRARY {
         return Err(SyncError::Outdated { installed, library: LIBRARY });
     }

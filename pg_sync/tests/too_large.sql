@@ -41,10 +41,30 @@ select told();
 select row_key, column_id, bytes from cloudsync.too_large where row_key = '[3]';
 \echo == a snapshot leaves out the same
 select length(payload) between 20000000 and 42000000, row_count from cloudsync.snapshot_part(1, false, null, 10);
-\echo == small again, it travels; gone, nobody is told of it
+\echo == small again, it travels; gone, nobody is told of it; neither is reported any more
+insert into t values (4, 'stays', decode(repeat('06', 33554433), 'hex'), 'rest');
 update t set data = '\x00' where id = 1;
+update t set note = 'still', more = 'small' where id = 2;
+select row_key, column_id from cloudsync.too_large order by 1, 2;
+begin;
+insert into t values (5, 'once', decode(repeat('07', 33554433), 'hex'), 'rest');
+update t set data = null where id = 5;
 delete from t where id = 2;
+commit;
+set session_replication_role = replica;
+update t set data = null where id = 3;
+reset session_replication_role;
 select told();
+select row_key, column_id from cloudsync.too_large order by 1, 2;
+delete from t where id = 1;
+truncate t;
+select count(*) from cloudsync.too_large;
+insert into t values (6, 'again', decode(repeat('08', 33554433), 'hex'), 'rest');
+alter table t drop column data;
+select count(*) from cloudsync.too_large;
+alter table t add column data bytea;
+insert into t (id, data) values (7, decode(repeat('09', 33554433), 'hex'));
+select count(*) from cloudsync.too_large;
 select cloudsync_cleanup('t');
 select count(*) from cloudsync.too_large;
 select pg_drop_replication_slot(:'slot');

@@ -100,6 +100,12 @@ create table cloudsync.too_large (
   primary key (table_id, row_key, column_id)
 );
 
+-- Transactions whose writes were not captured: the table had changed, and the registry not yet.
+create table cloudsync.uncaptured (
+  table_id integer not null,
+  written_by xid8 not null default pg_catalog.pg_current_xact_id()
+);
+
 -- What is served: clients keep what they have of a table that is not in a snapshot.
 create view cloudsync.tracked_tables as
 select t.table_id, t.schema_name as schema, t.table_name as name

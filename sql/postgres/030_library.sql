@@ -20,6 +20,27 @@ create function cloudsync.retyped_columns(command pg_ddl_command, computed boole
 language c volatile strict parallel unsafe
 as 'MODULE_PATHNAME', 'retyped_columns';
 
+-- The registry's row of a table as it is now, also for a transaction that sees what was there at its beginning.
+create function cloudsync.registered(table_id integer) returns cloudsync.tables
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'registered';
+
+-- Whether a table has changed without the registry, because event triggers were off.
+create function cloudsync.is_behind(table_id integer) returns boolean
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'is_behind_wrapper';
+
+-- In a transaction that sees what was there at its beginning: makes metadata which others have written since a row of
+-- its own, unchanged, so that it can be written.
+create function cloudsync.settle(table_id integer, row_key record) returns void
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'settle';
+
+-- Whether a version of a row is the present one, also for a transaction that sees what was there at its beginning.
+create function cloudsync.is_standing(relation oid, place tid) returns boolean
+language c volatile strict parallel unsafe
+as 'MODULE_PATHNAME', 'is_standing';
+
 -- Locks a relation against being changed or renamed until the transaction ends, and tells whether it has the name.
 create function cloudsync.hold_relation(relation oid, schema_name text, table_name text) returns boolean
 language c volatile strict parallel unsafe

@@ -280,7 +280,8 @@ end;
 
 -- The common start of the slow path and of the staged path: each key once, with the row as
 -- it stands now. Transition tables are not the order of writes: nested statements, CTEs and
--- cascades have written since, so the current row decides existence and values. The source is
+-- cascades have written since, so the current row decides existence and values. A transaction that sees what was there
+-- at its beginning also sees rows that others have deleted since, whose keys it may have written anew. The source is
 -- a step of its own: joined below the aggregates, the columns of both rows would be more than a
 -- row may have.
 create function cloudsync.spell_current(table_id integer, operation text, unchanged boolean)
@@ -299,7 +300,7 @@ begin atomic
       left join lateral (
         select true as present, coalesce(d.*) as image%8$s
         from %4$s as d
-        where %5$s
+        where %5$s and (v_sees_now or cloudsync.is_standing(d.tableoid, d.ctid))
         offset 0
       ) as t on true
     )$statement$,

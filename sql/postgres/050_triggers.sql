@@ -1,9 +1,9 @@
 -- The trigger functions of a tracked table: written anew when its definition changes.
 
--- Raises where a name in a capture function could mean something else than at its writing, because a view of that
--- name would then run its functions as our owner: a table whose renaming was not followed, or a trigger without
--- transition tables while temporary relations have their names. Whoever writes to a partition has not locked the
--- table that it belongs to, so that is held here.
+-- Whether a capture function still fits its table: not, after a command that was not followed because event triggers
+-- were off. A name in the function could then mean something else than at its writing, and a view of that name would run
+-- its functions as our owner. Whoever writes to a partition has not locked the table that it belongs to, so that is held
+-- here. Raises for a trigger without transition tables while temporary relations have their names.
 create function cloudsync.check_trigger(
   tracked cloudsync.tables,
   written regclass,
@@ -12,8 +12,8 @@ create function cloudsync.check_trigger(
   trigger_name name,
   operation text
 )
-returns void
-language plpgsql stable
+returns boolean
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $check$
 begin
@@ -21,9 +21,9 @@ begin
       and (tracked.schema_name, tracked.table_name) <> (table_schema::text, check_trigger.table_name::text))
      or (written <> tracked.relation
          and not cloudsync.hold_relation(tracked.relation, tracked.schema_name, tracked.table_name))
+     or cloudsync.is_behind(tracked.table_id)
   then
-    raise exception 'table % was renamed while event triggers were off, call cloudsync_init again', tracked.relation
-      using errcode = 'object_not_in_prerequisite_state';
+    return false;
   end if;
   if operation in ('insert', 'update', 'delete')
      and (to_regclass('pg_temp.cloudsync_old') is not null or to_regclass('pg_temp.cloudsync_new') is not null)
@@ -36,20 +36,57 @@ begin
     raise exception 'trigger % of table % has no transition tables', trigger_name, written
       using errcode = 'wrong_object_type';
   end if;
+  return true;
 end
 $check$;
 
+-- Takes over the metadata of the rows of a statement, in a transaction that sees what was there at its beginning.
+create function cloudsync.spell_settle(table_id integer, operation text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select $settle$if not v_sees_now then$settle$
+    || string_agg(
+      format(
+        case when spell_settle.operation = 'row'
+          then $row$
+    if tg_op <> '%4$s' then
+      perform cloudsync.settle(%1$s, row(%2$s));
+    end if;$row$
+          else $rows$
+    perform cloudsync.settle(%1$s, row(%2$s)) from %3$s as %5$s;$rows$
+        end,
+        spell_settle.table_id,
+        cloudsync.spell(spell_settle.table_id, true, s.name || '.{name}', ', '),
+        s.source, s.without, s.name),
+      '' order by s.name)
+    || $settle$
+  end if;$settle$
+  from (
+    values
+      ('insert', 'n', 'cloudsync_new', null),
+      ('update', 'n', 'cloudsync_new', null),
+      ('update', 'o', 'cloudsync_old', null),
+      ('delete', 'o', 'cloudsync_old', null),
+      ('row', 'new', null, 'DELETE'),
+      ('row', 'old', null, 'INSERT'),
+      ('truncate', 'd', cloudsync.table_scan(spell_settle.table_id), null)
+  ) as s (operation, name, source, without)
+  where s.operation = spell_settle.operation;
+end;
+
 -- The beginning of a capture function: finds the table in the registry, and checks that it is the one which the
--- function was written for. The definition is the one that the function was written for, too: a transaction that began
--- before it sees an older one in the registry. A newer one was made by the call for our own site, a moment ago.
+-- function was written for. A newer definition was made by the call for our own site, a moment ago. Where the table has
+-- changed unnoticed, that this transaction wrote to it is all that is kept.
 create function cloudsync.spell_check(table_id integer, operation text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select format(
-    $check$select t.* into v_table from cloudsync.tables as t where t.table_id = %1$s and t.relation = %3$s;
-  if not found then
+    $check$v_table := cloudsync.registered(%1$s);
+  if v_table.relation is distinct from %3$s then
     raise exception 'function %% captures another table than %%', 'cloudsync.capture_%2$s_%1$s', tg_relid::regclass
       using errcode = 'wrong_object_type';
   end if;
@@ -57,18 +94,16 @@ begin atomic
     perform cloudsync.capture_late(%1$s);
     return null;
   end if;
-  v_table.version := %4$s;
-  v_table.incarnation := %5$s;
-  v_table.schema_name := %6$L;
-  v_table.table_name := %7$L;
-  perform cloudsync.check_trigger(v_table, tg_relid, tg_table_schema, tg_table_name, tg_name, '%2$s');$check$,
+  if not cloudsync.check_trigger(v_table, tg_relid, tg_table_schema, tg_table_name, tg_name, '%2$s') then
+    insert into cloudsync.uncaptured (table_id) values (%1$s);
+    return null;
+  end if;
+  %5$s$check$,
     t.table_id,
     spell_check.operation,
     case when c.relkind = 'p' then 'coalesce(pg_partition_root(tg_relid), tg_relid)' else 'tg_relid' end,
     t.version,
-    t.incarnation,
-    t.schema_name,
-    t.table_name)
+    cloudsync.spell_settle(t.table_id, spell_check.operation))
   from cloudsync.tables as t
   join pg_class as c on c.oid = t.relation
   where t.table_id = spell_check.table_id;
@@ -105,6 +140,7 @@ declare
   v_site integer := cloudsync.self_ordinal();
   v_start bigint := floor(extract(epoch from transaction_timestamp()) * 1000)::bigint << 16;
   v_wall bigint := floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16;
+  v_sees_now boolean := current_setting('transaction_isolation') not in ('repeatable read', 'serializable');
   v_emitted bigint;
   v_left bigint := 1;
 begin
@@ -178,6 +214,7 @@ declare
   v_table cloudsync.tables;
   v_site integer := cloudsync.self_ordinal();
   v_rows text := format('only %%I.%%I as d', tg_table_schema, tg_table_name);
+  v_sees_now boolean := current_setting('transaction_isolation') not in ('repeatable read', 'serializable');
   v_few boolean;
 begin
   %2$s
@@ -187,6 +224,9 @@ begin
   using v_site, floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16,
     v_table.incarnation, v_table.version, v_few;
   if not v_few then
+    if tg_relid = v_table.relation then
+      delete from cloudsync.too_large as l where l.table_id = %1$s;
+    end if;
     perform cloudsync.emit_reload(%1$s, 'truncate');
   end if;
   return null;

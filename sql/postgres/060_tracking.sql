@@ -195,6 +195,7 @@ begin
   delete from cloudsync.table_settings as s where s.table_id = forget_table.table_id;
   delete from cloudsync.too_large as l where l.table_id = forget_table.table_id;
   delete from cloudsync.horizons as h where h.table_id = forget_table.table_id;
+  delete from cloudsync.uncaptured as u where u.table_id = forget_table.table_id;
   for v_function in select f from cloudsync.capture_functions(forget_table.table_id) as f loop
     execute format('drop function %s', v_function);
   end loop;
@@ -281,8 +282,9 @@ begin
       select t.* into v_table from cloudsync.tables as t where t.table_id = v_table.table_id;
     end if;
     if cloudsync.is_changed(v_table) then
-      perform cloudsync.follow_definition(v_table.table_id, 0, '{}', '{}');
+      perform cloudsync.follow_late(v_table.table_id);
     end if;
+    perform cloudsync.catch_up();
     return v_table.table_id;
   end if;
   insert into cloudsync.tables (relation, schema_name, table_name, client_name, incarnation, version, algorithm)

@@ -1,6 +1,50 @@
 -- Follows changes of tracked tables: the registry, metadata and the capture functions are brought to the new
 -- definition by the command that changes it, so that no write fails later for a column or a name that is gone.
 
+-- Whether a relation has another name than the registry says.
+create function cloudsync.is_renamed(relation oid, tracked cloudsync.tables)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select (n.nspname::text, c.relname::text) <> ((is_renamed.tracked).schema_name, (is_renamed.tracked).table_name)
+  from pg_class as c
+  join pg_namespace as n on n.oid = c.relnamespace
+  where c.oid = is_renamed.relation;
+end;
+
+-- Whether the columns or the key of a relation are others than the registry says.
+create function cloudsync.has_other_columns(relation oid, tracked cloudsync.tables)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select exists (
+    select
+    from (
+      select a.attnum, a.attname::text as name, a.atttypid, format_type(a.atttypid, a.atttypmod) as type_name,
+        a.attcollation, k.key_position, k.equality
+      from pg_attribute as a
+      left join cloudsync.key_columns(has_other_columns.relation) as k on k.attnum = a.attnum
+      where a.attrelid = has_other_columns.relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    ) as found
+    full join (
+      select k.* from cloudsync.columns as k where k.table_id = (has_other_columns.tracked).table_id
+    ) as known on known.column_id = found.attnum
+    where (found.name, found.atttypid, found.type_name, found.key_position, found.equality)
+      is distinct from (known.name, known.type_oid::oid, known.type_name, known.key_position, known.equality));
+end;
+
+-- Whether capture functions do not fit a table any more.
+create function cloudsync.is_reshaped(tracked cloudsync.tables)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select cloudsync.is_renamed((is_reshaped.tracked).relation, is_reshaped.tracked)
+    or cloudsync.has_other_columns((is_reshaped.tracked).relation, is_reshaped.tracked);
+end;
+
 -- Whether a table may differ from what the registry has.
 create function cloudsync.is_changed(tracked cloudsync.tables)
 returns boolean
@@ -8,7 +52,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select
-    (n.nspname::text, c.relname::text) <> ((is_changed.tracked).schema_name, (is_changed.tracked).table_name)
+    cloudsync.is_renamed(c.oid, is_changed.tracked)
     or c.relnatts <> (is_changed.tracked).attributes
     or c.relrowsecurity <> (is_changed.tracked).row_security
     or (is_changed.tracked).suspended is null and (
@@ -16,22 +60,8 @@ begin atomic
       cloudsync.renamed_expression(c.oid, (is_changed.tracked).filter_tree)
     ) is distinct from ((is_changed.tracked).scope_expression, (is_changed.tracked).filter_expression)
     or cloudsync.refusal(c.oid) is distinct from (is_changed.tracked).suspended
-    or (is_changed.tracked).suspended is null and exists (
-      select
-      from (
-        select a.attnum, a.attname::text as name, a.atttypid, format_type(a.atttypid, a.atttypmod) as type_name,
-          a.attcollation, k.key_position, k.equality
-        from pg_attribute as a
-        left join cloudsync.key_columns(c.oid) as k on k.attnum = a.attnum
-        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-      ) as found
-      full join (select k.* from cloudsync.columns as k where k.table_id = (is_changed.tracked).table_id) as known
-        on known.column_id = found.attnum
-      where (found.name, found.atttypid, found.type_name, found.key_position, found.equality)
-        is distinct from (known.name, known.type_oid::oid, known.type_name, known.key_position, known.equality)
-    )
+    or (is_changed.tracked).suspended is null and cloudsync.has_other_columns(c.oid, is_changed.tracked)
   from pg_class as c
-  join pg_namespace as n on n.oid = c.relnamespace
   where c.oid = (is_changed.tracked).relation;
 end;
 
@@ -49,6 +79,9 @@ begin
     and not exists (select from pg_attribute as a
                     where a.attrelid = t.relation and a.attnum = k.column_id and not a.attisdropped
                       and a.attgenerated = '');
+  delete from cloudsync.too_large as l
+  where l.table_id = refresh_columns.table_id
+    and not exists (select from cloudsync.columns as k where k.table_id = l.table_id and k.column_id = l.column_id);
   update cloudsync.table_settings as s
   set column_name = a.attname
   from cloudsync.columns as k
@@ -101,6 +134,37 @@ begin
 end
 $reach$;
 
+-- Takes the notes of transactions whose writes to a table were not captured: the oldest of them. Those that are still
+-- running made theirs for the next time.
+create function cloudsync.uncaptured_since(table_id integer)
+returns xid8
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with noted as (
+    delete from cloudsync.uncaptured as u where u.table_id = uncaptured_since.table_id returning u.written_by
+  )
+  select n.written_by from noted as n order by n.written_by limit 1;
+end;
+
+-- Makes up for them. A suspended table is looked at when it is back.
+create function cloudsync.make_up(table_id integer, since xid8)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $make$
+begin
+  if since is null or exists (
+    select from cloudsync.tables as t where t.table_id = make_up.table_id and t.suspended is not null
+  ) then
+    return;
+  end if;
+  perform cloudsync.resync_table(make_up.table_id, since);
+  perform cloudsync.emit_reload(t.table_id, 'capture was suspended')
+  from cloudsync.tables as t where t.table_id = make_up.table_id and t.enabled;
+end
+$make$;
+
 -- Brings one table's registration to its present definition. `rewritten` says why the table was rewritten (0: it was
 -- not), `cast` and `computed` which columns were given another type, by a cast or by an expression.
 create function cloudsync.follow_definition(table_id integer, rewritten integer, "cast" smallint[], computed smallint[])
@@ -117,6 +181,7 @@ declare
   v_operators text[];
   v_stamped smallint[];
   v_reason text;
+  v_since xid8 := cloudsync.uncaptured_since(follow_definition.table_id);
 begin
   select t.* into strict v_table from cloudsync.tables as t where t.table_id = follow_definition.table_id;
   perform cloudsync.check_reach(v_table.relation);
@@ -125,7 +190,7 @@ begin
   update cloudsync.tables as t
   set version = t.version + 1, schema_name = n.nspname, table_name = c.relname,
     client_name = cloudsync.client_name(n.nspname, c.relname),
-    suspended = v_refusal, suspended_since = case when v_refusal is not null then t.suspended_since end
+    suspended = v_refusal, suspended_since = case when v_refusal is not null then coalesce(t.suspended_since, v_since) end
   from pg_class as c
   join pg_namespace as n on n.oid = c.relnamespace
   where t.table_id = v_table.table_id and c.oid = v_table.relation;
@@ -175,7 +240,9 @@ begin
   ) then
     v_reason := 'row security';
   end if;
-  if v_reason is not null and v_table.enabled and cloudsync.has_rows(v_table.table_id) then
+  if v_since is not null then
+    perform cloudsync.make_up(v_table.table_id, v_since);
+  elsif v_reason is not null and v_table.enabled and cloudsync.has_rows(v_table.table_id) then
     perform cloudsync.emit_reload(v_table.table_id, v_reason);
   end if;
 exception when unique_violation then
@@ -183,6 +250,62 @@ exception when unique_violation then
     using errcode = 'duplicate_table';
 end
 $follow$;
+
+-- The same for a change that no event trigger told of: what it did to values is told from the types.
+create function cloudsync.follow_late(table_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $follow$
+declare
+  v_cast smallint[] := (
+    select coalesce(array_agg(k.column_id order by k.column_id), '{}')
+    from cloudsync.columns as k
+    join cloudsync.tables as t on t.table_id = k.table_id
+    join pg_attribute as a on a.attrelid = t.relation and a.attnum = k.column_id and not a.attisdropped
+    where k.table_id = follow_late.table_id
+      and (
+        a.atttypid <> k.type_oid::oid
+        -- Another length or precision, and not another name of the type.
+        or format_type(a.atttypid, a.atttypmod) <> k.type_name
+          and format_type(a.atttypid, null) = regexp_replace(k.type_name, '\([^)]*\)', '')
+      ));
+begin
+  perform cloudsync.follow_definition(
+    follow_late.table_id, 2 | case when cardinality(v_cast) > 0 then 4 else 0 end, v_cast, '{}');
+end
+$follow$;
+
+-- Follows the tables whose writes were not captured, and makes up for those. Returns how many there were.
+create function cloudsync.catch_up()
+returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $catch$
+declare
+  v_table cloudsync.tables;
+  v_count integer := 0;
+begin
+  if not exists (select from cloudsync.uncaptured) then
+    return 0;
+  end if;
+  perform cloudsync.lock_registry();
+  for v_table in
+    select t.* from cloudsync.tables as t
+    where exists (select from cloudsync.uncaptured as u where u.table_id = t.table_id)
+      and exists (select from pg_class as c where c.oid = t.relation)
+    order by t.table_id
+  loop
+    if cloudsync.is_changed(v_table) then
+      perform cloudsync.follow_late(v_table.table_id);
+    else
+      perform cloudsync.make_up(v_table.table_id, cloudsync.uncaptured_since(v_table.table_id));
+    end if;
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end
+$catch$;
 
 -- Columns beside the key whose values a command computed anew. Wider integers are the same values; a rewrite without
 -- a column that has another type is one that we know nothing of.
@@ -265,7 +388,9 @@ begin
   loop
     select t.table_id, coalesce((v_rewritten ->> t.table_id::text)::integer, 0) as rewritten,
       coalesce(array_agg(c.number) filter (where not c.computed), '{}') as "cast",
-      coalesce(array_agg(c.number) filter (where c.computed), '{}') as computed
+      coalesce(array_agg(c.number) filter (where c.computed), '{}') as computed,
+      v_rewritten ? t.table_id::text or t.relation in (
+        select d.objid from pg_event_trigger_ddl_commands() as d where d.command_tag = 'ALTER TABLE') as is_named
     into v_table
     from cloudsync.tables as t
     left join (
@@ -283,7 +408,12 @@ begin
     exit when not found;
     v_done := v_done || v_table.table_id;
     perform cloudsync.lock_registry();
-    perform cloudsync.follow_definition(v_table.table_id, v_table.rewritten, v_table."cast", v_table.computed);
+    if v_table.is_named then
+      perform cloudsync.follow_definition(v_table.table_id, v_table.rewritten, v_table."cast", v_table.computed);
+    else
+      perform cloudsync.follow_late(v_table.table_id);
+    end if;
   end loop;
+  perform cloudsync.catch_up();
 end
 $follow$;

@@ -201,6 +201,7 @@ begin
     'site_acked(bytea)',
     'note_site(bytea, pg_lsn)',
     'collect_tombstones(integer)',
+    'catch_up()',
     'scopes_of(jsonb)',
     'make_job(text, text, text, jsonb, interval, interval)',
     'claim_job(text[], text, interval)',

@@ -31,6 +31,16 @@ pub(crate) struct Layout {
 impl Layout {
     /// Looks a metadata table up; None when it is not of the usual kind.
     pub(crate) fn of(name: &str, key: &[pg_sys::Oid]) -> Option<Self> {
+        let is_usual = |after: &[pg_sys::Oid]| after.is_empty() || after == [pg_sys::TEXTARRAYOID];
+        Self::look_up(name, key, is_usual)
+    }
+
+    /// The same of any kind: good for `MetadataTable::settle`, which writes what it has read.
+    pub(crate) fn of_any(name: &str, key: &[pg_sys::Oid]) -> Option<Self> {
+        Self::look_up(name, key, |_| true)
+    }
+
+    fn look_up(name: &str, key: &[pg_sys::Oid], is_usual: impl Fn(&[pg_sys::Oid]) -> bool) -> Option<Self> {
         let oid = session::cloudsync_relation(&CString::new(name).ok()?);
         if oid == pg_sys::InvalidOid || key.len() > KEY_COLUMNS {
             return None;
@@ -44,7 +54,7 @@ impl Layout {
         let types: Vec<pg_sys::Oid> = shape.iter().take(key.len()).map(|a| a.atttypid).collect();
         let after: Vec<pg_sys::Oid> = shape.iter().skip(key.len() + AFTER_KEY).map(|a| a.atttypid).collect();
         let has_scopes = after == [pg_sys::TEXTARRAYOID];
-        if access != heap || !(after.is_empty() || has_scopes) || types != key {
+        if access != heap || !is_usual(&after) || types != key {
             return None;
         }
         let index = open.primary_key();
@@ -127,6 +137,34 @@ fn place(tuple: pg_sys::HeapTuple) -> pg_sys::ItemPointer {
 fn header(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTupleHeader {
     // SAFETY: callers pass tuples that they hold.
     unsafe { (*tuple).t_data }
+}
+
+/// Whether the version of a row at a place, a tid, is there for everybody who looks now, or is this transaction's own.
+/// Of tables that are stored in another way it is taken for granted.
+pub(crate) fn is_standing(relation: pg_sys::Oid, place: Datum) -> bool {
+    let relation = Opened::table(relation, pg_sys::AccessShareLock);
+    // SAFETY: returns a static of the server.
+    let heap = unsafe { pg_sys::GetHeapamTableAmRoutine() };
+    if relation.data().rd_tableam != heap {
+        return true;
+    }
+    let place: *mut pg_sys::ItemPointerData = place.cast_mut_ptr();
+    // SAFETY: callers pass a tid, which is never null.
+    let place = unsafe { *place };
+    let mut tuple = pg_sys::HeapTupleData { t_self: place, ..Default::default() };
+    let mut buffer = pg_sys::Buffer::default();
+    let newest = &raw mut pg_sys::SnapshotSelfData;
+    #[cfg(feature = "pg14")]
+    // SAFETY: the relation is open; the tuple and the buffer are valid for writing.
+    let found = unsafe { pg_sys::heap_fetch(relation.0, newest, &raw mut tuple, &raw mut buffer) };
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: as above.
+    let found = unsafe { pg_sys::heap_fetch(relation.0, newest, &raw mut tuple, &raw mut buffer, false) };
+    if found {
+        // SAFETY: the buffer of a tuple that was found is pinned for us.
+        unsafe { pg_sys::ReleaseBuffer(buffer) };
+    }
+    found
 }
 
 /// Stamps of one row, as they are stored.
@@ -258,10 +296,8 @@ impl MetadataTable {
             cols: tuple::in_slot(self.slot, first + 3).map(tuple::to_i64s).unwrap_or_default(),
             scopes: None,
         };
-        // SAFETY: a row in a slot of this kind is a heap tuple.
-        let row = unsafe { (*self.slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple };
         // SAFETY: the slot holds a row.
-        let choice = unsafe { &*header(row) }.t_choice;
+        let choice = unsafe { &*header(self.row()) }.t_choice;
         // SAFETY: a stored row has its transactions in the header; a frozen one is no current transaction's.
         let transactions = unsafe { choice.t_heap };
         // SAFETY: reads session state.
@@ -269,6 +305,45 @@ impl MetadataTable {
         // SAFETY: the slot holds a row.
         let place = unsafe { (*self.slot).tts_tid };
         Some(Found { place, own, stored })
+    }
+
+    /// The row in the slot.
+    fn row(&self) -> pg_sys::HeapTuple {
+        // SAFETY: a row in a slot of this kind is a heap tuple.
+        unsafe { (*self.slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple }
+    }
+
+    /// Makes the newest version of a row one of this transaction, if others committed it after the moment that all of
+    /// this transaction sees: statements of SQL would fail on it. Nothing of the row changes.
+    pub(crate) fn settle(&mut self, key: &[Datum]) {
+        while let Some(found) = self.find(key) {
+            if found.own || self.is_seen_by_transaction() {
+                return;
+            }
+            // SAFETY: the slot holds a row.
+            let copy = unsafe { pg_sys::heap_copytuple(self.row()) };
+            if self.replace(key, &found, copy) == Written::Done {
+                // SAFETY: what comes next sees the version.
+                unsafe { pg_sys::CommandCounterIncrement() };
+                return;
+            }
+        }
+    }
+
+    /// Whether the row in the slot, which is committed, was so for this transaction's own snapshot.
+    fn is_seen_by_transaction(&self) -> bool {
+        // SAFETY: the slot holds a row.
+        let header = unsafe { &*header(self.row()) };
+        let frozen = u16::try_from(pg_sys::HEAP_XMIN_FROZEN).expect("flags have 16 bits");
+        if header.t_infomask & frozen == frozen {
+            return true;
+        }
+        // SAFETY: a stored row has its transactions in the header.
+        let transactions = unsafe { header.t_choice.t_heap };
+        // SAFETY: we run inside a transaction, which has a snapshot.
+        let snapshot = unsafe { pg_sys::GetTransactionSnapshot() };
+        // SAFETY: the snapshot is valid until the transaction ends.
+        !unsafe { pg_sys::XidInMVCCSnapshot(transactions.t_xmin, snapshot) }
     }
 
     fn form(&self, key: &[Datum], stored: &Stored) -> pg_sys::HeapTuple {
@@ -344,7 +419,10 @@ impl MetadataTable {
 
     /// Puts a new version in the place of the one that was found.
     pub(crate) fn update(&self, key: &[Datum], found: &Found, stored: &Stored) -> Written {
-        let tuple = self.form(key, stored);
+        self.replace(key, found, self.form(key, stored))
+    }
+
+    fn replace(&self, key: &[Datum], found: &Found, tuple: pg_sys::HeapTuple) -> Written {
         let mut place = found.place;
         let mut failure = pg_sys::TM_FailureData::default();
         let mut lock = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 
 use super::tuple::{self, Tuple};
-use super::{codec, plans};
+use super::{codec, plans, session};
 
 /// A parameter of a statement.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +103,12 @@ pub(crate) fn run(sql: &str, arguments: &[Argument]) -> Output {
 /// Runs a statement that reads rows of ours.
 pub(crate) fn run_with_rows(sql: &str, arguments: &[Argument], input: &Input) -> Output {
     execute(sql, arguments, Some(input), false)
+}
+
+/// Runs a statement that only reads: what is committed now, and what this transaction has done. A transaction that is
+/// repeatable or serializable would else see what was there at its beginning.
+pub(crate) fn look(sql: &str, arguments: &[Argument]) -> Output {
+    session::with_newest_snapshot(|| execute(sql, arguments, None, true))
 }
 
 /// Runs a statement that only reads, in the snapshot of the calling statement.

@@ -24,7 +24,7 @@ begin
     select t.* into strict v_table from cloudsync.tables as t where t.table_id = v_table.table_id;
     if cloudsync.is_changed(v_table) then
       -- A command that was not followed while the library was newer than its functions.
-      perform cloudsync.follow_definition(v_table.table_id, 0, '{}', '{}');
+      perform cloudsync.follow_late(v_table.table_id);
     else
       perform cloudsync.announce_table(v_table.table_id);
     end if;
