@@ -78,6 +78,8 @@ pub struct DatabaseMetrics {
     pub ingest_seconds: Histogram,
     /// WAL that Postgres keeps for the slot.
     pub slot_retained_bytes: IntGauge,
+    /// Bytes of the log that synchronous standbys lack, and clients therefore too.
+    pub standby_held_bytes: IntGauge,
     /// Bytes of upload bodies as received, compressed.
     pub received_bytes: IntCounter,
     /// Bytes of download bodies as sent, compressed.
@@ -205,6 +207,7 @@ impl Metrics {
             ingested_rows: log.ingested_rows.with_label_values(&label),
             ingest_seconds: log.ingest_seconds.with_label_values(&label),
             slot_retained_bytes: log.slot_retained_bytes.with_label_values(&label),
+            standby_held_bytes: log.standby_held_bytes.with_label_values(&label),
             key_set_fetches: self.auth.key_set_fetches.clone(),
             uploads: clients.uploads.clone(),
             downloads: clients.downloads.clone(),

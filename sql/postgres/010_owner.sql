@@ -12,6 +12,18 @@ exception
 end
 $owner$;
 
+-- Only who may read it is told by pg_stat_replication how far standbys are: see cloudsync.standbys_flushed.
+do $stats$
+begin
+  if not pg_catalog.pg_has_role('cloudsync_owner', 'pg_read_all_stats', 'usage') then
+    grant pg_read_all_stats to cloudsync_owner;
+  end if;
+exception
+  when unique_violation then
+    null;
+end
+$stats$;
+
 create schema cloudsync;
 
 -- Trigger functions live here: whoever creates a table must be able to name them.

@@ -198,6 +198,7 @@ begin
     'replay(bytea)',
     'begin_generation(text)',
     'restored()',
+    'standbys_flushed()',
     'site_acked(bytea)',
     'note_site(bytea, pg_lsn)',
     'collect_tombstones(integer)',

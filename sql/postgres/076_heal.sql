@@ -56,3 +56,51 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select cloudsync.begin_generation('restore');
 end;
+
+-- Up to where the synchronous standbys have the log on their disks, so that whichever of them takes our place has it:
+-- as many of them as synchronous_standby_names asks for. Null where Postgres waits for no standby, 0/0 where it waits
+-- for one that is not there. Readers of logical slots, among them the hub, cannot take our place and are left out of
+-- both numbers, though a pattern like * makes them synchronous too.
+create function cloudsync.standbys_flushed() returns pg_lsn
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $flushed$
+declare
+  v_names constant text := current_setting('synchronous_standby_names');
+  -- FIRST 2 (a, b), ANY 2 (a, b), 2 (a, b); or a, b, which asks for one.
+  v_number integer;
+begin
+  if v_names = '' then
+    return null;
+  end if;
+  if not pg_has_role(current_user, 'pg_read_all_stats', 'usage') then
+    raise insufficient_privilege using
+      message = format('%I may not see how far synchronous standbys are', current_user),
+      hint = format('grant pg_read_all_stats to %I', current_user);
+  end if;
+  v_number := coalesce((regexp_match(v_names, '^\s*(?:(?:any|first)\s+)?(\d+)\s*\(', 'i'))[1]::integer, 1);
+  return (
+    with walsenders as (
+      select
+        r.flush_lsn,
+        exists (
+          select from pg_replication_slots as s where s.active_pid = r.pid and s.slot_type = 'logical') as is_logical
+      from pg_stat_replication as r
+      where r.sync_state in ('sync', 'quorum')
+    ), wanted as (
+      select v_number - count(*) filter (where w.is_logical) as number
+      from walsenders as w
+    )
+    select case
+      when n.number > 0 then coalesce((
+        select w.flush_lsn
+        from walsenders as w
+        where not w.is_logical
+        order by w.flush_lsn desc
+        offset n.number - 1
+        limit 1), '0/0')
+      end
+    from wanted as n
+  );
+end
+$flushed$;

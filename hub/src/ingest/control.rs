@@ -144,6 +144,11 @@ impl Control {
         Ok(self.one(sql, &[&name]).await?.get(0))
     }
 
+    /// Up to where the synchronous standbys have the log; none where Postgres waits for no standby.
+    pub(super) async fn standbys_flushed(&self) -> Result<Option<Lsn>> {
+        standbys_flushed(&self.client).await
+    }
+
     /// Removes a slot, ending whoever reads from it; true once there is none.
     pub(crate) async fn drop_slot(&self, name: &str) -> Result<bool> {
         let sql = include_str!("../../../sql/hub/drop_slot.sql");
@@ -197,6 +202,13 @@ impl Control {
     pub(crate) async fn snapshot(&self) -> Result<PgSnapshot> {
         read_snapshot(self.one("select pg_catalog.pg_current_snapshot()::text", &[]).await?.get(0))
     }
+}
+
+/// Up to where the synchronous standbys have the log; none where Postgres waits for no standby.
+pub(crate) async fn standbys_flushed(client: &Client) -> Result<Option<Lsn>> {
+    let sql = "select cloudsync.standbys_flushed()::text";
+    let flushed: Option<String> = answered(client.query_one(sql, &[])).await?.get(0);
+    flushed.map(|flushed| flushed.parse()).transpose()
 }
 
 /// Drives the connection until it ends, and keeps the notifications that come on it.

@@ -1,7 +1,8 @@
 //! One reign: from the lock to the end of the connection.
 //!
 //! Everything is compared with the store before anything is skipped. Then frames of the plugin become payload
-//! frames: they go to the tail at once and to the store behind it, and the slot follows the store.
+//! frames: they go to the tail at once and to the store behind it, and the slot follows the store. Only synchronous
+//! standbys are waited for.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,7 @@ use super::lag::{Unstored, postgres_time};
 use super::news::{News, SEGMENTS_MAX};
 use super::outbox::{Destination, Outbox, Stored};
 use super::slice::Slice;
+use super::standby::HeldBack;
 use super::verify::{Skip, Verifier};
 use super::{Ingest, IngestStatus, RETRY_MIN};
 use crate::definitions::Definitions;
@@ -73,6 +75,7 @@ struct Leader<'a> {
     stream: ReplicationStream,
     gatherer: Gatherer,
     slice: Slice,
+    held: HeldBack,
     unstored: Unstored,
     transaction: Option<OpenTransaction>,
     /// Messages up to here are in the store already.
@@ -138,6 +141,7 @@ impl Ingest {
             slot,
             self.metrics.slot_retained_bytes.clone(),
         ));
+        let held = HeldBack::follow(control, &mut heartbeat).await?;
         let mut leader = Leader {
             ingest: self,
             control,
@@ -149,6 +153,7 @@ impl Ingest {
             stream,
             gatherer: Gatherer::default(),
             slice: Slice::default(),
+            held,
             unstored: Unstored::default(),
             transaction: None,
             skip_up_to: end,
@@ -159,6 +164,7 @@ impl Ingest {
             next_epoch: None,
         };
         let outcome = leader.run(&mut heartbeat).await;
+        self.metrics.standby_held_bytes.set(0);
         if let Err(error) = &outcome {
             // What clients were given from memory must not be lost with a server that does not come back.
             leader.keep_what_was_given().await;
@@ -212,7 +218,9 @@ impl Leader<'_> {
                         return Ok(Ended::NewEpoch);
                     }
                 }
+                () = self.held.changed() => self.release(),
                 _ = status.tick() => {
+                    self.held.complain(self.ingest.database.as_str());
                     if may_read && self.heard.elapsed() > SILENCE_MAX {
                         return Err(Error::ReplicationClosed(std::io::ErrorKind::TimedOut.into()));
                     }
@@ -366,21 +374,32 @@ impl Leader<'_> {
 
     /// Whether more may be read before the store has taken what waits.
     fn has_room(&self) -> bool {
-        self.outbox.waiting_bytes() < self.ingest.log.waiting_bytes_max()
+        let waiting = self.outbox.waiting_bytes().saturating_add(self.held.bytes());
+        waiting < self.ingest.log.waiting_bytes_max()
     }
 
     fn cut(&mut self) -> bool {
         let Some(gathered) = self.gatherer.cut() else { return false };
-        self.ingest.log.push(gathered.frame.clone(), &gathered.transactions);
-        self.outbox.push(gathered);
-        self.note_memory();
+        self.held.push(gathered);
+        self.release();
         true
+    }
+
+    /// Gives clients and the store what nothing holds back any more.
+    fn release(&mut self) {
+        while let Some(gathered) = self.held.next() {
+            self.ingest.log.push(gathered.frame.clone(), &gathered.transactions);
+            self.outbox.push(gathered);
+        }
+        self.note_visible();
+        self.note_memory();
     }
 
     /// Whether everything that arrived is in the store.
     fn is_all_stored(&self) -> bool {
         self.transaction.is_none()
             && self.gatherer.is_empty()
+            && self.held.is_empty()
             && self.ingest.log.end().is_none_or(|(end, _)| end <= self.stored.borrow().position)
     }
 
@@ -403,20 +422,30 @@ impl Leader<'_> {
         }
     }
 
-    /// Measures how late a transaction is that clients can have now.
+    /// Takes note of a transaction that was decoded.
     fn note_decoded(&mut self, frame: &TransactionFrame) {
         let again = frame.commit_end <= self.skip_up_to.commit_end;
         let Some(committed) = postgres_time(frame.commit_time_us).filter(|_| !again) else { return };
-        // The server's clock may be ahead of this one.
-        let late = SystemTime::now().duration_since(committed).unwrap_or_default();
-        self.ingest.metrics.ingest_seconds.observe(late.as_secs_f64());
         self.unstored.push(frame.commit_end, committed);
+        self.held.push_commit(frame.commit_end, committed);
+        self.note_visible();
         self.note_stored();
+    }
+
+    /// Measures how late the transactions are that clients can have now.
+    fn note_visible(&mut self) {
+        while let Some(committed) = self.held.next_commit() {
+            // The server's clock may be ahead of this one.
+            let late = SystemTime::now().duration_since(committed).unwrap_or_default();
+            self.ingest.metrics.ingest_seconds.observe(late.as_secs_f64());
+        }
     }
 
     fn note_memory(&self) {
         let bytes = i64::try_from(self.ingest.log.memory_bytes()).unwrap_or(i64::MAX);
         self.ingest.metrics.log_memory_bytes.set(bytes);
+        let held = i64::try_from(self.held.bytes()).unwrap_or(i64::MAX);
+        self.ingest.metrics.standby_held_bytes.set(held);
     }
 
     /// Measures how far the store is behind.

@@ -16,6 +16,7 @@ mod outbox;
 mod replay;
 mod slice;
 pub(crate) mod split;
+mod standby;
 mod verify;
 
 use std::sync::{Arc, Mutex};
@@ -26,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use control::Control;
-pub(crate) use control::read_snapshot;
+pub(crate) use control::{read_snapshot, standbys_flushed};
 pub(crate) use gather::Gatherer;
 pub(crate) use ground::random_tag;
 use leader::Ended;

@@ -224,6 +224,7 @@ pub(super) struct LogFamilies {
     pub(super) ingest_lag_bytes: IntGaugeVec,
     pub(super) ingest_lag_seconds: GaugeVec,
     pub(super) slot_retained_bytes: IntGaugeVec,
+    pub(super) standby_held_bytes: IntGaugeVec,
     pub(super) segments_written: IntCounterVec,
     pub(super) messages_skipped: IntCounterVec,
     pub(super) epochs_opened: IntCounterVec,
@@ -262,6 +263,10 @@ impl LogFamilies {
             slot_retained_bytes: gauge(
                 "cloudsync_slot_retained_bytes",
                 "WAL that Postgres keeps for the slot of the leader.",
+            )?,
+            standby_held_bytes: gauge(
+                "cloudsync_standby_held_bytes",
+                "Changes that clients do not get yet, because synchronous standbys lack them.",
             )?,
             segments_written: counter("cloudsync_segments_written_total", "Segments written to the store.")?,
             messages_skipped: counter_by(

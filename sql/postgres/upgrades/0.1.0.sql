@@ -26,3 +26,5 @@ drop function @extschema@.cloudsync_init(text, text);
 drop function @extschema@.cloudsync_init(regclass, text);
 
 alter table cloudsync.sites add column generation integer not null default 0;
+
+grant pg_read_all_stats to cloudsync_owner;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::{Cluster, Database, Place, SUPERUSER, Tree, as_server_user, other_user, run};
 use crate::places;
 use crate::process::{Signal, new_log};
+use crate::sql::Session;
 use crate::wait;
 
 /// A base backup; it goes with this.
@@ -51,6 +52,37 @@ impl Cluster {
         wait::until("the standby receives no more", || {
             (session.value("select count(*) from pg_stat_wal_receiver") == "0").then_some(())
         });
+    }
+
+    /// Lets commits of this server wait for its standby, and returns when they do.
+    pub fn wait_for_standbys(&self) {
+        let session = self.session(SUPERUSER, "postgres");
+        session.run("alter system set synchronous_standby_names = 'walreceiver'");
+        session.run("select pg_reload_conf()");
+        let sql =
+            "select count(*) from pg_stat_replication where sync_state = 'sync' and state = 'streaming'";
+        wait::until("the standby is synchronous", || (session.value(sql) == "1").then_some(()));
+    }
+
+    /// Stops the process of a standby that receives, so that it stays connected and gets no further; returns its pid.
+    pub fn pause(&self) -> String {
+        let session = self.session(SUPERUSER, "postgres");
+        let pid = session.value("select pid from pg_stat_wal_receiver");
+        run(&["kill".into(), "-s".into(), "STOP".into(), pid.clone().into()]);
+        pid
+    }
+
+    /// Promotes a standby whose receiving process is stopped and whose primary has ended: what that process had not
+    /// taken yet is lost with it.
+    pub fn promote_without(&self, receiver: &str) {
+        run(&["kill".into(), "-s".into(), "KILL".into(), receiver.into()]);
+        wait::until("the standby has restarted its processes", || {
+            let session = Session::try_connect(&self.url(SUPERUSER, "postgres")).ok()?;
+            let sql = "select count(*) from pg_stat_activity where backend_type = 'walreceiver'";
+            let left = session.try_rows(sql).ok()?.concat();
+            (left == "0").then_some(())
+        });
+        self.promote();
     }
 
     /// Waits until a standby has all that this server has written.

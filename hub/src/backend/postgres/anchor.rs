@@ -1,7 +1,8 @@
 //! Opens a transaction in Postgres whose snapshot stands for a known place in the log.
 //!
 //! The leader knows the place by the transactions that it decoded. Where nobody knows, a temporary slot is made:
-//! the snapshot that it exports stands for the place where the slot begins.
+//! the snapshot that it exports stands for the place where the slot begins. Clients get nothing of it before the
+//! synchronous standbys have what it shows.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::epoch::{Epoch, ServerIdentity};
 use crate::error::{Error, Result};
 use crate::feed::log::Log;
 use crate::ground::PLUGIN;
-use crate::ingest::read_snapshot;
+use crate::ingest::{read_snapshot, standbys_flushed};
 use crate::position::Lsn;
 use crate::postgres::{PostgresUrl, TlsConnector, connect};
 use crate::replication::{ReplicationConnection, SlotKind};
@@ -28,6 +29,13 @@ const PLACE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the making of a temporary slot may wait for running transactions to end.
 const SLOT_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long synchronous standbys may take to have what the transaction shows.
+const STANDBYS_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Writes something, so that the end of this transaction puts the WAL on the disk up to there.
+const FLUSH: &str = "begin; set local synchronous_commit = local; set local role cloudsync_owner; \
+    select from cloudsync.secret for key share; commit";
 
 /// Not read only: the database may have to name itself as a site first.
 const BEGIN: &str = "begin isolation level repeatable read";
@@ -105,9 +113,33 @@ pub(super) async fn open(url: &PostgresUrl, log: &Log, epoch: &Epoch) -> Result<
         Some(lsn) => lsn,
         None => by_slot(url, epoch, &anchored.client).await?,
     };
+    wait_for_standbys(url, &tls, &anchored.client).await?;
     let owner = "set local role cloudsync_owner; set local row_security = off";
     anchored.client.batch_execute(owner).await.map_err(Error::Postgres)?;
     Ok(anchored)
+}
+
+/// Waits until the synchronous standbys, where there are any, have all that the transaction shows. It also shows what
+/// was committed without waiting for them, or for the disk.
+async fn wait_for_standbys(url: &PostgresUrl, tls: &TlsConnector, shows: &Client) -> Result<()> {
+    if standbys_flushed(shows).await?.is_none() {
+        return Ok(());
+    }
+    let (client, connection) = connect(url, tls).await?;
+    // It ends with the client.
+    tokio::spawn(async move { drop(connection.await) });
+    client.batch_execute(FLUSH).await.map_err(Error::Postgres)?;
+    let sql = "select pg_catalog.pg_current_wal_flush_lsn()::text";
+    let end: Lsn = client.query_one(sql, &[]).await.map_err(Error::Postgres)?.get::<_, &str>(0).parse()?;
+    let deadline = Instant::now() + STANDBYS_WAIT_MAX;
+    while standbys_flushed(&client).await?.is_some_and(|flushed| flushed < end) {
+        if Instant::now() >= deadline {
+            let reason = "synchronous standbys lack what a snapshot would show".to_owned();
+            return Err(Error::Unavailable { reason });
+        }
+        tokio::time::sleep(PLACE_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// Asks the leader's list of decoded transactions; None if this node does not lead.
