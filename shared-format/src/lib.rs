@@ -26,6 +26,7 @@ pub use error::FormatError;
 pub use merge::{
     CellOutcome, Incoming, KeptRegister, Local, LogPlace, MergedRegister, Plan, RowKind, RowRegisters,
     RowValues, RowWrite, Rules, RulesPlan, merge, merge_unseen, merge_with, merges_into_nothing,
+    names_others, restamp,
 };
 pub use message::{MESSAGE_PREFIX, Message, encode_message, signed_parts};
 pub use register::{ColumnRule, LostEntry, OwnEntries, Register, Written};

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use schema_mapping::to_postgres_text;
 use shared_format::{
-    CellOutcome, ColumnId, Incoming as Merged, Plan, Register, RowState, RowWrite, SiteId, Stamp, merge,
-    merge_unseen,
+    CellOutcome, ColumnId, Plan, Register, RowState, RowWrite, SiteId, Stamp, merge, merge_unseen,
 };
 
 use super::author::Author;
@@ -133,8 +132,7 @@ fn decide_unseen(
     if !is_unseen || !author.speaks_for(change.stamp.site) {
         return None;
     }
-    let (kind, stamp) = (change.kind, change.stamp);
-    let state = merge_unseen(&Merged { kind, stamp, cells: &change.cells, uncarried: &change.uncarried })?;
+    let state = merge_unseen(&change.as_merged())?;
     Some(Decision {
         write: Write::Insert,
         state,
@@ -167,12 +165,7 @@ impl Draft<'_> {
     }
 
     fn merge(&mut self, change: &Change) -> Result<(), SyncError> {
-        let incoming = Merged {
-            kind: change.kind,
-            stamp: change.stamp,
-            cells: &change.cells,
-            uncarried: &change.uncarried,
-        };
+        let incoming = change.as_merged();
         let mut tie = |at: usize| Ok::<_, SyncError>(self.tie(change, at));
         let plan = merge(&self.state, &incoming, &mut tie)?;
         self.note_lost(change, &plan);

@@ -4,8 +4,8 @@ use pgrx::pg_sys::Datum;
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Collection, Payload, TableDefinition};
 use shared_format::{
-    CellStamp, ColumnId, ColumnRule, FormatError, Hlc, Register, RowKind, SiteId, Stamp, Value, ValueRef,
-    decode_key, encode_key,
+    CellStamp, ColumnId, ColumnRule, FormatError, Hlc, Incoming as Merged, Register, RowKind, SiteId, Stamp,
+    Value, ValueRef, decode_key, encode_key,
 };
 
 use super::author::Author;
@@ -31,6 +31,11 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// The change as merge takes it.
+    pub(super) fn as_merged(&self) -> Merged<'_> {
+        Merged { kind: self.kind, stamp: self.stamp, cells: &self.cells, uncarried: &self.uncarried }
+    }
+
     /// The register that the cell of an index holds; None for a plain value, which a creation carries too.
     pub(super) fn register(&self, index: usize, table: &Tracked) -> Result<Option<Register>, FormatError> {
         let Some((cell, (_, value))) = self.cells.get(index).zip(self.values.get(index)) else {

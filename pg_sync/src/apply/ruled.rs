@@ -3,8 +3,7 @@
 use std::cmp::Ordering;
 
 use shared_format::{
-    Incoming as Merged, KeptRegister, OwnEntries, Register, RowState, RowValues, RulesPlan, Stamp, Value,
-    ValueRef, merge_with,
+    KeptRegister, OwnEntries, Register, RowState, RowValues, RulesPlan, Stamp, Value, ValueRef, merge_with,
 };
 
 use super::author::Author;
@@ -20,12 +19,7 @@ impl Draft<'_> {
     pub(super) fn merge_by_rules(&mut self, change: &Change) -> Result<(), SyncError> {
         let own = self.without_foreign_entries(change)?;
         let change = own.as_ref().unwrap_or(change);
-        let incoming = Merged {
-            kind: change.kind,
-            stamp: change.stamp,
-            cells: &change.cells,
-            uncarried: &change.uncarried,
-        };
+        let incoming = change.as_merged();
         let state: RowState = self.state.clone();
         let mut asked = Asked { draft: self, change, scratch: Value::Null };
         let merged = merge_with(&state, &incoming, &self.table.ruled.rules, &mut asked)?;

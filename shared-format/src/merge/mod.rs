@@ -4,6 +4,7 @@
 //! the base are void, cells newer than the life of a row that is not alive are parked. Pure: it decides and
 //! changes nothing; the shell carries the [`Plan`] out.
 
+mod author;
 mod cls;
 #[cfg(test)]
 mod laws;
@@ -12,6 +13,7 @@ mod rules;
 #[cfg(test)]
 mod rules_laws;
 
+pub use author::{names_others, restamp};
 pub use local::{KeptRegister, Local, LogPlace, RowRegisters};
 pub use rules::{MergedRegister, RowValues, Rules, RulesPlan, merge_with};
 

@@ -1,9 +1,4 @@
-//! What a centre notes of an upload beside the merge: what to pass on, what it refused, which cells lost, and under
-//! whose name a change may stand.
-//!
-//! A site writes its own stamps; those of others it only repeats. A repeated stamp that would win here was never seen
-//! by this file: it is taken as a write of this file just above it, since the site that it names would drop it as its
-//! own echo.
+//! What a centre notes of an upload beside the merge: what to pass on, what it refused, which cells lost.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -11,10 +6,10 @@ use std::mem;
 use schema_mapping::{SqliteValue, to_sqlite};
 use serde_json::Value as Json;
 use shared_format::payload::{Changes, ChangesBuilder, PayloadBuilder, encode_frame};
-use shared_format::{CellStamp, Life, RowKind, RowState, SiteId, Stamp, Value, ValueRef, encode_key};
+use shared_format::{CellStamp, RowState, SiteId, Stamp, Value, ValueRef, encode_key, names_others, restamp};
 
 use super::incoming::{Change, Unmapped};
-use super::row::{Held, aside_of};
+use super::row::{Held, aside_of, incoming};
 use super::waiting::Refusal;
 use super::{Session, Source};
 use crate::emit::TableRows;
@@ -190,43 +185,14 @@ impl Session<'_, '_> {
     /// The change as the uploading site may make it, if not as it is.
     pub(super) fn restamped<'a>(&mut self, change: &Change<'a>) -> Result<Option<Change<'a>>> {
         let Source::Upload(site) = self.source else { return Ok(None) };
-        let is_cells = change.kind == RowKind::Cells;
-        let is_own = |stamp: Stamp| stamp.site == site;
-        if (is_cells || is_own(change.stamp)) && change.stamps.iter().all(|cell| is_own(cell.stamp)) {
+        let uncarried = change.uncarried();
+        let merged = incoming(change, &uncarried);
+        let is_own = |named: SiteId| named == site;
+        if !names_others(&merged, is_own) {
             return Ok(None);
         }
         let (held, _is_known) = self.local_state(change)?;
-        Ok(Some(restamp(change, &held, site, self.replica.own())))
+        let (stamp, stamps) = restamp(&merged, &held, self.replica.own(), is_own);
+        Ok(Some(Change { stamp, stamps, ..change.clone() }))
     }
-}
-
-fn restamp<'a>(change: &Change<'a>, held: &RowState, site: SiteId, here: SiteId) -> Change<'a> {
-    let raised = |stamp: Stamp| Stamp { hlc: stamp.hlc.next(), site: here };
-    let is_borrowed = |stamp: Stamp| stamp.site != site;
-    let life =
-        if is_borrowed(change.stamp) && begins(change, held) { raised(change.stamp) } else { change.stamp };
-    let least = if change.kind == RowKind::Created { life } else { Stamp::ZERO };
-    let cell = |cell: &CellStamp| {
-        let is_base = change.kind == RowKind::Created && cell.stamp == change.stamp;
-        let stamp = if is_base {
-            life
-        } else if is_borrowed(cell.stamp) && cell.stamp > held.stamp_of(cell.column) {
-            raised(cell.stamp)
-        } else {
-            cell.stamp
-        };
-        CellStamp { column: cell.column, stamp: stamp.max(least) }
-    };
-    Change { stamp: life, stamps: change.stamps.iter().map(cell).collect(), ..change.clone() }
-}
-
-/// Whether the life that a change speaks of stands above the one that is held.
-fn begins(change: &Change<'_>, held: &RowState) -> bool {
-    let alive = match change.kind {
-        RowKind::Cells => return false,
-        RowKind::Created => true,
-        RowKind::Deleted => false,
-    };
-    let order = |life: Life| (life.stamp, !life.alive);
-    held.life.is_none_or(|held| order(held) < order(Life { alive, stamp: change.stamp }))
 }
