@@ -41,7 +41,7 @@ pub use backend::{BackendLocation, SqliteLocation};
 pub use control::ControlConfig;
 pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
 pub use limits::LimitsConfig;
-pub use location::{S3Credentials, S3Encryption, S3Location, StoreLocation};
+pub use location::{S3Credentials, S3Encryption, S3Location, S3Presigned, StoreLocation};
 pub use memory::MemoryConfig;
 
 use crate::auth::api_key::{ApiKey, ApiKeys};

@@ -1,4 +1,5 @@
-//! Parts of a snapshot that break off on their way: the rest is asked for, in the same call or by the next program.
+//! Parts of a snapshot that break off on their way: the rest is asked for, in the same call or by the next program,
+//! also of an object store that the server refers to.
 
 mod support;
 
@@ -196,4 +197,75 @@ fn another_user_gets_nothing_of_it() {
     fails(&a);
     rows(&a, "select cloudsync_network_logout()", []);
     assert_eq!(kept(&a), "");
+}
+
+const URL: &str = "http://store/part?signature=hidden";
+
+/// Says where the only part is.
+fn refer(script: &Script, url: &str) {
+    let mut headers = first(TAG);
+    headers.push(("location", url));
+    script.answer(307, &headers, "");
+}
+
+#[test]
+fn a_part_is_fetched_from_the_store_without_what_is_for_the_server() {
+    let (a, script) = client();
+    let frames = frames();
+    refer(&script, URL);
+    script.break_off(200, &[("etag", "\"of the store\"")], &frames[..10]);
+    refer(&script, URL);
+    script.answer(206, &[("content-range", "bytes 10-99/100")], &frames[10..]);
+    rows(&a, RECEIVE, []);
+    assert_eq!(rows(&a, ALL, []), ROWS);
+    let seen = script.seen();
+    assert_eq!(seen.len(), 4);
+    for (asked, range) in [(&seen[1], ""), (&seen[3], "bytes=10-")] {
+        assert_eq!(asked.line, format!("GET {URL}"));
+        assert!(asked.headers.iter().all(|(name, _)| name == "Range"), "{:?}", asked.headers);
+        assert_eq!(asked.header("Range"), range);
+    }
+    assert_eq!(seen[2].header("Cloudsync-Redirects"), "follow");
+}
+
+#[test]
+fn what_the_store_does_not_give_the_server_gives() {
+    for url in [URL, "ftp://store/part", ""] {
+        for status in [403, 404, 206, 500] {
+            let (a, script) = client();
+            refer(&script, url);
+            if url == URL {
+                script.answer(status, &[], "no");
+            }
+            script.answer(200, &first(TAG), frames());
+            rows(&a, RECEIVE, []);
+            assert_eq!(rows(&a, ALL, []), ROWS, "{url} {status}");
+            let seen = script.seen();
+            let last = seen.last().expect("it was asked");
+            assert!(
+                last.line.starts_with("GET http://hub/") && last.header("Cloudsync-Redirects").is_empty()
+            );
+        }
+    }
+    let (a, script) = client();
+    refer(&script, URL);
+    script.fail("no way to the store");
+    script.answer(204, &[("cloudsync-cursor", "c")], "");
+    rows(&a, RECEIVE, []);
+    script.seen();
+    refer(&script, URL);
+    let error = fails(&a);
+    assert!(error.contains("307") && !error.contains("hidden"), "it did not ask for that: {error}");
+    assert_eq!(script.seen().len(), 1, "the store is not tried again");
+}
+
+#[test]
+fn no_error_tells_where_the_store_is() {
+    let (a, script) = client();
+    for _ in 0..9 {
+        refer(&script, URL);
+        script.break_off(200, &[], &frames()[..10]);
+    }
+    let error = fails(&a);
+    assert!(error.contains("store broke off") && !error.contains("hidden"), "{error}");
 }

@@ -197,6 +197,11 @@ impl Hub {
         self.port
     }
 
+    /// Returns where it keeps its objects, as its configuration has it.
+    pub fn store_url(&self) -> &str {
+        &self.store.url
+    }
+
     /// Returns the hub's address without a database.
     pub fn base(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

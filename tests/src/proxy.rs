@@ -71,6 +71,11 @@ impl Proxy {
         self.break_after(bytes);
     }
 
+    /// Cuts the line.
+    pub fn cut(&self) {
+        self.line.is_cut.store(true, Ordering::Release);
+    }
+
     /// Mends the line.
     pub fn mend(&self) {
         self.break_after(u64::MAX);
@@ -100,7 +105,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.line.is_cut.store(true, Ordering::Release);
+        self.cut();
     }
 }
 

@@ -1,11 +1,13 @@
 //! First syncs over a line that breaks off: a client goes on where it was, and ends with every row.
 
+use serde_json::json;
 use tests::client::Client;
 use tests::hub::API_KEY;
 use tests::object_store::StoreKind;
 use tests::process::Signal;
 use tests::proxy::Proxy;
 use tests::stage::{Setting, Stage, Table};
+use tests::tokens::{SECRET, Signer, seconds_from_now};
 use tests::wait;
 
 const PHOTO: Table = Table {
@@ -21,6 +23,11 @@ const PHOTO_BYTES: u64 = 4_000;
 
 fn stage(store: StoreKind) -> Stage {
     let mut stage = Stage::new(Setting { tables: &[PHOTO], store, ..Setting::PLAIN });
+    fill(&mut stage);
+    stage
+}
+
+fn fill(stage: &mut Stage) {
     stage.play(&["near: sync"]);
     stage.postgres.run(&format!(
         "insert into photo select n, content from generate_series(1, {PHOTOS}) as n, lateral (
@@ -29,7 +36,21 @@ fn stage(store: StoreKind) -> Stage {
     ));
     // From here on the rows are in a snapshot, and not in the log behind it.
     stage.play(&["all: settle"]);
-    stage
+}
+
+/// A stage on an S3 service, and the line over which clients reach that.
+fn stage_of_store(store: StoreKind, of_database: &str) -> (Stage, Proxy) {
+    let mut stage = Stage::new(Setting { tables: &[PHOTO], store, ..Setting::PLAIN });
+    let url = stage.hub.store_url().to_owned();
+    let (_, port) = url.split_once("endpoint=http://127.0.0.1:").expect("it has an endpoint");
+    let port = port.split('&').next().and_then(|port| port.parse().ok()).expect("it has a port");
+    let line = Proxy::to(port);
+    let read = format!("presigned_s=600&presigned_endpoint=http://127.0.0.1:{}", line.port());
+    stage.hub.set_environment("CLOUDSYNC_STORE", &format!("{url}&{read}"));
+    stage.hub.set_environment("CLOUDSYNC_LOG", "trace");
+    stage.hub.configure(&stage.database, "", of_database);
+    stage.play(&["hub: terminate", "hub: start"]);
+    (stage, line)
 }
 
 /// The address of the hub at the end of a line.
@@ -106,4 +127,64 @@ fn a_program_that_is_started_again_goes_on_at_a_hub_that_was_started_again() {
     client.sync();
     check_rows(&stage, &client);
     assert!(line.passed() < CONTENT + AROUND, "{} bytes for {CONTENT}", line.passed());
+}
+
+fn check_store(store: StoreKind) {
+    let (mut stage, line) = stage_of_store(store, "");
+    fill(&mut stage);
+    line.break_after(1_500_000);
+    let client = stage.stranger("far");
+    client.join(&stage.hub.address(), API_KEY);
+    client.sync();
+    check_rows(&stage, &client);
+    // The last part comes from the hub.
+    assert!(line.passed() > CONTENT / 2 && line.passed() < CONTENT + AROUND, "{} bytes", line.passed());
+    assert!(line.breaks() >= CONTENT / 2 / 1_500_000, "{} breaks", line.breaks());
+    let asked = line.asked();
+    assert!(asked.contains("/snap/") && asked.contains("X-Amz-Signature="), "{asked}");
+    assert!(!asked.contains(API_KEY) && !asked.to_lowercase().contains("cloudsync-"), "{asked}");
+    let log = stage.hub.whole_log();
+    let signature =
+        asked.split("X-Amz-Signature=").nth(1).and_then(|rest| rest.get(..64)).expect("a signature");
+    assert!(log.contains("snapshot made") && !log.contains(signature), "the log shows no address");
+}
+
+#[test]
+fn parts_are_fetched_from_s3_without_what_is_for_the_hub() {
+    check_store(StoreKind::Moto);
+}
+
+#[test]
+fn a_service_that_checks_signatures_gives_the_parts() {
+    check_store(StoreKind::S3sFs);
+}
+
+#[test]
+fn where_the_store_cannot_be_reached_the_hub_gives_the_parts() {
+    let (mut stage, line) = stage_of_store(StoreKind::Moto, "");
+    fill(&mut stage);
+    line.cut();
+    let client = stage.stranger("far");
+    client.join(&stage.hub.address(), API_KEY);
+    client.sync();
+    check_rows(&stage, &client);
+}
+
+#[test]
+fn rows_that_are_not_for_everybody_never_come_from_the_store() {
+    let jwt = format!("[database.jwt]\nsecret = \"{SECRET}\"\nroles = [\"app\"]");
+    let (mut stage, line) = stage_of_store(StoreKind::Moto, &jwt);
+    stage.postgres.run("select cloudsync_set_scope('photo', '(id % 2)::text')");
+    fill(&mut stage);
+    let client = stage.stranger("odd");
+    // By default a token holds the scope that its subject names.
+    let claims = json!({ "sub": "1", "role": "app", "exp": seconds_from_now(3_600) });
+    client.run(&format!("select cloudsync_network_init('{}')", stage.hub.address()));
+    let token = Signer::secret().token("HS256", &claims);
+    client.run(&format!("select cloudsync_network_set_token('{token}')"));
+    client.sync();
+    assert_eq!(client.rows("select count(*), min(id % 2) from photo"), [format!("{}|1", PHOTOS / 2)]);
+    assert_eq!(line.passed(), 0, "{}", line.asked());
+    let manifests = stage.hub.whole_log().matches("snapshot made").count();
+    assert!(manifests > 0 && stage.hub.whole_log().contains("parts=2"), "not all of it is in the last part");
 }

@@ -230,3 +230,36 @@ fn a_service_that_takes_requests_and_never_answers_is_given_up() {
         assert!(begun.elapsed() < Duration::from_secs(15), "{error} after {:?}", begun.elapsed());
     });
 }
+
+#[test]
+fn an_address_lets_anybody_read_one_object() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime can be built");
+    for kind in [StoreKind::Moto, StoreKind::S3sFs] {
+        let mut place = ObjectStore::new(kind);
+        let plain = runtime.block_on(open(&place));
+        place.url.push_str("&presigned_s=600");
+        let store = runtime.block_on(open(&place));
+        let url_of = |store: &Arc<dyn Store>, key: &str| {
+            runtime.block_on(store.url_of(key)).expect("an address can be made")
+        };
+        runtime.block_on(store.put("v1/demo/a", "0123456789".into())).expect("it can be written");
+        assert_eq!(url_of(&plain, "v1/demo/a"), None, "{kind:?}: nobody asked for addresses");
+        let url = url_of(&store, "v1/demo/a").expect("an address");
+        assert!(!format!("{url:?}").contains("http"), "{kind:?}: it is not shown");
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let read = |url: &str, range: &str| {
+            let mut answer = agent.get(url).header("Range", range).call().expect("the service answers");
+            (answer.status().as_u16(), answer.body_mut().read_to_string().expect("it is text"))
+        };
+        assert_eq!(read(url.reveal(), "bytes=0-"), (206, "0123456789".to_owned()), "{kind:?}");
+        assert_eq!(read(url.reveal(), "bytes=7-"), (206, "789".to_owned()), "{kind:?}");
+        if kind == StoreKind::S3sFs {
+            runtime.block_on(store.put("v1/demo/b", "another".into())).expect("it can be written");
+            let (status, body) = read(&url.reveal().replace("v1/demo/a", "v1/demo/b"), "bytes=0-");
+            assert!(status == 403 && !body.contains("another"), "{status} {body}");
+        }
+    }
+    let directory = runtime.block_on(open(&ObjectStore::new(StoreKind::Directory)));
+    assert_eq!(runtime.block_on(directory.url_of("v1/demo/a")).expect("it answers"), None);
+}

@@ -133,6 +133,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 Holds::Any(160),
                 "The `ETag` of the answer that broke off; else all comes anew.",
             ),
+            header(
+                "Cloudsync-Redirects",
+                false,
+                Holds::Text("^follow$"),
+                "`follow`: parts of a snapshot may be fetched from the store, where 307 says.",
+            ),
         ],
         answers: &[
             Answer {
@@ -156,6 +162,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 ..answer(206, "The bytes of a part of a snapshot that were wanted", Content::Frames)
             },
             answer(204, "Nothing new", Content::Nothing),
+            Answer {
+                headers: &[
+                    (
+                        "Location",
+                        "Where the bytes are, for a while. Whoever has it can read them; show no key there.",
+                    ),
+                    ("ETag", "The name of these bytes."),
+                ],
+                ..answer(307, "A part of a snapshot is to be fetched from the store", Content::Nothing)
+            },
         ],
         problems: &[ProblemKind::BadRequest, ProblemKind::CursorExpired, ProblemKind::RangeNotSatisfiable],
         ..PLAIN

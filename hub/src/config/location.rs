@@ -1,7 +1,9 @@
 //! Where the object store is: a directory or a bucket, as one URL.
 //!
 //! Parameters of a bucket: `endpoint`, `region`, `path_style`; `sse`, which is `AES256` or `aws:kms`, and `sse_kms_key`
-//! with it; `attempts` of one operation, and `timeout_ms` of each.
+//! with it; `attempts` of one operation, and `timeout_ms` of each; `presigned_s`, for how long an address is good at
+//! which clients read parts of snapshots from the service themselves, and `presigned_endpoint`, the service's address as
+//! clients reach it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,7 +31,7 @@ pub enum StoreLocation {
     /// A local directory, for one machine.
     Directory(PathBuf),
     /// A bucket of an S3 service.
-    S3(S3Location),
+    S3(Box<S3Location>),
 }
 
 /// A bucket of an S3 service, and how to reach it.
@@ -51,8 +53,19 @@ pub struct S3Location {
     pub attempts: u32,
     /// Longest wait for one try.
     pub timeout: Duration,
+    /// Whether clients read parts of snapshots from the service themselves, and how.
+    pub presigned: Option<S3Presigned>,
     /// The credentials.
     pub credentials: S3Credentials,
+}
+
+/// How clients read from a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Presigned {
+    /// For how long an address is good.
+    pub valid: Duration,
+    /// The service's address as clients reach it, if that is another.
+    pub endpoint: Option<String>,
 }
 
 /// How a service encrypts objects at rest.
@@ -91,7 +104,7 @@ impl StoreLocation {
             return parse_directory(key, rest);
         }
         match text.strip_prefix("s3://") {
-            Some(rest) => parse_s3(key, rest, environment).map(StoreLocation::S3),
+            Some(rest) => parse_s3(key, rest, environment).map(|found| StoreLocation::S3(Box::new(found))),
             None => Err(wrong(key, "neither file:// nor s3://", WANTED)),
         }
     }
@@ -138,6 +151,7 @@ fn parse_s3(key: &str, rest: &str, environment: &Environment) -> Result<S3Locati
         encryption: None,
         attempts: ATTEMPTS,
         timeout: TIMEOUT,
+        presigned: None,
         credentials: credentials(environment)?,
     };
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -156,6 +170,9 @@ fn set_parameter(key: &str, location: &mut S3Location, name: &str, value: String
             location.endpoint = Some(value);
         }
         "endpoint" => return Err(wrong(key, "an endpoint that is no http or https URL", WANTED)),
+        "presigned_s" | "presigned_endpoint" => {
+            location.presigned = Some(presigned(key, location.presigned.take(), name, value)?);
+        }
         "region" => location.region = value,
         "path_style" => {
             location.path_style = value.parse().map_err(|_| {
@@ -179,6 +196,28 @@ fn set_parameter(key: &str, location: &mut S3Location, name: &str, value: String
         unknown => return Err(wrong(key, format!("the parameter {unknown:?}"), WANTED)),
     }
     Ok(())
+}
+
+/// Adds a parameter to what is known of how clients read.
+fn presigned(key: &str, known: Option<S3Presigned>, name: &str, value: String) -> Result<S3Presigned> {
+    match (name, known) {
+        ("presigned_s", None) => {
+            // A week is the most that the signature allows.
+            let valid_s = value.parse().ok().filter(|valid_s| (1..=604_800).contains(valid_s));
+            let found = format!("presigned_s={value:?}");
+            let valid_s = valid_s.ok_or_else(|| wrong(key, found, "presigned_s from 1 to 604800"))?;
+            Ok(S3Presigned { valid: Duration::from_secs(valid_s), endpoint: None })
+        }
+        ("presigned_endpoint", Some(known))
+            if value.starts_with("http://") || value.starts_with("https://") =>
+        {
+            Ok(S3Presigned { endpoint: Some(value), ..known })
+        }
+        (name, _known) => {
+            let wanted = "presigned_s=600, and after it presigned_endpoint=https://host";
+            Err(wrong(key, format!("{name}={value:?}"), wanted))
+        }
+    }
 }
 
 /// Adds a parameter to what is known of the encryption.
@@ -230,7 +269,7 @@ mod tests {
 
     fn s3(text: &str) -> S3Location {
         match StoreLocation::parse("store", text, &environment()).unwrap() {
-            StoreLocation::S3(location) => location,
+            StoreLocation::S3(location) => *location,
             StoreLocation::Directory(path) => panic!("{path:?} is no bucket"),
         }
     }
@@ -262,6 +301,17 @@ mod tests {
     }
 
     #[test]
+    fn how_clients_read_is_read() {
+        assert_eq!(s3("s3://bucket?region=eu").presigned, None);
+        let found = |text| s3(text).presigned.map(|found| (found.valid.as_secs(), found.endpoint));
+        assert_eq!(found("s3://bucket?region=eu&presigned_s=600"), Some((600, None)));
+        assert_eq!(
+            found("s3://bucket?region=eu&presigned_s=1&presigned_endpoint=https://files.example"),
+            Some((1, Some("https://files.example".to_owned())))
+        );
+    }
+
+    #[test]
     fn a_service_of_its_own_needs_no_region() {
         assert_eq!(s3("s3://bucket?endpoint=https%3A%2F%2Fs3.example").region, "us-east-1");
     }
@@ -282,6 +332,14 @@ mod tests {
         check_refused("s3://bucket?region=eu&attempts=0", &environment, "attempts");
         check_refused("s3://bucket?region=eu&timeout_ms=99", &environment, "timeout_ms");
         check_refused("s3://bucket?region=eu&endpoint=there", &environment, "endpoint");
+        check_refused("s3://bucket?region=eu&presigned_s=0", &environment, "presigned_s");
+        check_refused("s3://bucket?region=eu&presigned_s=604801", &environment, "presigned_s");
+        check_refused("s3://bucket?region=eu&presigned_endpoint=https://x", &environment, "presigned_s");
+        check_refused(
+            "s3://bucket?region=eu&presigned_s=1&presigned_endpoint=x",
+            &environment,
+            "presigned_endpoint",
+        );
         check_refused("s3://bucket?region=eu", &Environment::new(), "AWS_ACCESS_KEY_ID");
     }
 }

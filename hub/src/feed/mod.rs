@@ -36,7 +36,7 @@ use crate::position::{Lsn, Position};
 use crate::segment::{Compacted, Expired, compact, expire};
 use crate::snapshot::name::{PartsName, ReaderName, TablesName};
 use crate::snapshot::{Build, Extent, PartRead, Snapshots};
-use crate::store::Store;
+use crate::store::{ObjectUrl, Store};
 use crate::weigh::Weights;
 use log::Log;
 use reader::Reader;
@@ -80,6 +80,8 @@ pub struct ChangesAnswer {
     pub part: Option<u32>,
     /// What the frames are called if they are of a snapshot.
     pub name: Option<PartsName>,
+    /// Where the client fetches the frames of `name` itself; then there are none here.
+    pub url: Option<ObjectUrl>,
     /// Whether the client's place was in another epoch.
     pub moved: Moved,
     /// The frames are of the tables that were asked for, and the client's place in the log is not moved by them.
@@ -97,6 +99,8 @@ pub struct Wanted<'a> {
     pub wait: Duration,
     /// An answer that it has in part.
     pub broken_off: Option<PartsName>,
+    /// It fetches parts of snapshots from the store if it is told where.
+    pub takes_urls: bool,
 }
 
 /// What is to be answered, and to whom.
@@ -107,6 +111,18 @@ struct Asked<'a> {
     tables: &'a [u32],
     deadline: Instant,
     broken_off: Option<PartsName>,
+    takes_urls: bool,
+}
+
+/// Which parts of a snapshot are wanted, and for whom.
+#[derive(Clone, Copy)]
+struct PartsWanted<'a> {
+    first: u32,
+    /// The part behind the last of the same answer, when that was given before.
+    same_next: Option<u32>,
+    tables: &'a [u32],
+    reader: &'a Readership,
+    takes_urls: bool,
 }
 
 impl ChangesAnswer {
@@ -350,8 +366,8 @@ impl Feed {
         let epoch = self.await_epoch(deadline).await?;
         loop {
             let reader = self.reader_of(caller, cursor).await?;
-            let (tables, broken_off) = (wanted.tables, wanted.broken_off);
-            let asked = Asked { reader: &reader, cursor, tables, deadline, broken_off };
+            let Wanted { tables, broken_off, takes_urls, .. } = wanted;
+            let asked = Asked { reader: &reader, cursor, tables, deadline, broken_off, takes_urls };
             if let Some(answer) = self.changes_for(caller, &epoch, asked).await? {
                 return Ok(answer);
             }
@@ -377,7 +393,7 @@ impl Feed {
         epoch: &Epoch,
         asked: Asked<'_>,
     ) -> Result<Option<ChangesAnswer>> {
-        let Asked { reader, cursor, tables, deadline, broken_off: _ } = asked;
+        let Asked { reader, cursor, tables, deadline, broken_off: _, takes_urls: _ } = asked;
         match cursor {
             Some(cursor) if cursor.epoch() != epoch.id => {
                 let restored = self.was_restored_since(cursor.epoch(), epoch).await?;
@@ -461,6 +477,7 @@ impl Feed {
                     complete: transaction_end && !more,
                     part: None,
                     name: None,
+                    url: None,
                     moved: Moved::No,
                     is_by_table: false,
                 }));
@@ -499,12 +516,14 @@ impl Feed {
                 && (name.tables, name.reader) == names
                 && name.snapshot.lsn >= extent.not_before
         });
+        let wanted = PartsWanted { first: 0, same_next: None, tables, reader, takes_urls: asked.takes_urls };
         let begun = || broken_off.filter(|name| name.first == 0).map(|name| (name.snapshot, 0));
         if let Some((id, part)) = place.or_else(begun)
             && let Some(build) = self.snapshots.find(epoch.id, id).await?
         {
             let same = broken_off.filter(|name| name.snapshot == id && name.first == part);
-            match self.parts(&epoch, &build, part, extent.tables, reader, same.map(|name| name.next)).await? {
+            let wanted = PartsWanted { first: part, same_next: same.map(|name| name.next), ..wanted };
+            match self.parts(&epoch, &build, wanted).await? {
                 Taken::Answer(answer) => return Ok(Some(answer)),
                 Taken::ReaderWanted => return Ok(None),
                 Taken::Failed(_) => {}
@@ -513,7 +532,7 @@ impl Feed {
         let mut reason = "the snapshot was removed while it was read".to_owned();
         for _ in 0..SNAPSHOT_TRIES {
             let build = self.snapshots.obtain(&epoch, extent.not_before).await?;
-            match self.parts(&epoch, &build, 0, extent.tables, reader, None).await? {
+            match self.parts(&epoch, &build, wanted).await? {
                 Taken::Answer(answer) => return Ok(Some(answer)),
                 Taken::ReaderWanted => return Ok(None),
                 Taken::Failed(why) => reason = why.unwrap_or(reason),
@@ -523,24 +542,26 @@ impl Feed {
     }
 
     /// The answer with a part, and with those behind it while they hold little for this reader: as many as there are
-    /// now, or as there were, up to the part `same_next`, when the same answer was given before.
-    async fn parts(
-        &self,
-        epoch: &Epoch,
-        build: &Build,
-        part: u32,
-        tables: &[u32],
-        reader: &Readership,
-        same_next: Option<u32>,
-    ) -> Result<Taken> {
+    /// now, or as there were when the same answer was given before. Or where the part is to be fetched.
+    async fn parts(&self, epoch: &Epoch, build: &Build, wanted: PartsWanted<'_>) -> Result<Taken> {
+        let PartsWanted { first, same_next, tables, reader, takes_urls } = wanted;
         let id = build.id;
         let mut frames: Vec<Bytes> = Vec::new();
-        let mut next = part;
+        let mut url = None;
+        let mut next = first;
+        let one = first.saturating_add(1);
+        let takes_urls = takes_urls && tables.is_empty() && same_next.is_none_or(|same| same == one);
         let ended = loop {
-            let is_last = match self.snapshots.part(build, next, tables, reader).await? {
+            let by_url = takes_urls && next == first;
+            let is_last = match self.snapshots.part(build, next, tables, reader, by_url).await? {
                 PartRead::Part { frames: more, is_last } => {
                     frames.extend(more);
                     is_last
+                }
+                PartRead::Elsewhere(found) => {
+                    url = Some(found);
+                    next = one;
+                    break false;
                 }
                 PartRead::End => break true,
                 PartRead::ReaderWanted => return Ok(Taken::ReaderWanted),
@@ -561,13 +582,14 @@ impl Feed {
             Cursor::Snapshot { epoch: epoch.id, snapshot: id, part: next, scopes }
         };
         let (names, reader) = (TablesName::of(tables), ReaderName::of(reader));
-        let name = PartsName { epoch: epoch.id, snapshot: id, first: part, next, tables: names, reader };
+        let name = PartsName { epoch: epoch.id, snapshot: id, first, next, tables: names, reader };
         Ok(Taken::Answer(ChangesAnswer {
             frames,
             cursor: cursor.to_string(),
             complete: ended && (!tables.is_empty() || self.is_end(id.lsn)),
-            part: Some(part),
+            part: Some(first),
             name: Some(name),
+            url,
             moved: Moved::No,
             is_by_table: !tables.is_empty(),
         }))

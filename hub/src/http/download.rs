@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::feed::{ChangesAnswer, Moved, Wanted};
 use crate::horizon::Horizon;
 use crate::shutdown;
+use crate::store::ObjectUrl;
 use crate::upload::{read_db_version, read_site, read_token};
 
 /// Longest wait: proxies cut idle requests at 60 to 100 s, see DESIGN section 15.
@@ -32,6 +33,8 @@ const CURSOR: HeaderName = HeaderName::from_static("cloudsync-cursor");
 const COMPLETE: HeaderName = HeaderName::from_static("cloudsync-complete");
 const SOURCE: HeaderName = HeaderName::from_static("cloudsync-source");
 const PART: HeaderName = HeaderName::from_static("cloudsync-part");
+/// Whether the client fetches parts of snapshots from the store: `follow`.
+const REDIRECTS: HeaderName = HeaderName::from_static("cloudsync-redirects");
 /// The number of the site up to which Postgres has what it sent.
 const ACKED: HeaderName = HeaderName::from_static("cloudsync-acked");
 /// The database was restored on purpose: what the snapshot lacks or has older stands.
@@ -125,6 +128,7 @@ pub(super) async fn answer(
         tables: &query.tables,
         wait,
         broken_off: range::broken_off(headers),
+        takes_urls: headers.get(REDIRECTS).is_some_and(|value| value == "follow"),
     };
     let found = tokio::select! {
         found = database.feed.changes(caller, wanted) => found.map_err(Problem::from)?,
@@ -133,8 +137,8 @@ pub(super) async fn answer(
                 Problem::from(Error::Unavailable { reason: "the hub is ending".to_owned() })
             })?;
             let (frames, moved) = (Vec::new(), Moved::No);
-            let (part, name) = (None, None);
-            ChangesAnswer { frames, cursor, complete: true, part, name, moved, is_by_table: false }
+            let (part, name, url) = (None, None, None);
+            ChangesAnswer { frames, cursor, complete: true, part, name, url, moved, is_by_table: false }
         }
     };
     drop(waiting);
@@ -177,6 +181,7 @@ fn respond(
     database.metrics.count_download(if nothing { "nothing" } else { source });
     let mut response = match found.name {
         _ if nothing => Response::default(),
+        Some(name) if let Some(url) = &found.url => elsewhere(&format!("\"{name}\""), url)?,
         Some(name) => parts(database, asked, &format!("\"{name}\""), found.frames)?,
         None => frames(database, found.frames)?,
     };
@@ -230,6 +235,18 @@ fn parts(
             headers.insert(name, value);
         }
     }
+    Ok(response)
+}
+
+/// Where a part is to be fetched. The address is a secret of the client's, as its key is.
+fn elsewhere(tag: &str, url: &ObjectUrl) -> Result<Response, Problem> {
+    let wrong = |_| Problem::from(Error::Unavailable { reason: "an address is no header".to_owned() });
+    let mut location = HeaderValue::from_str(url.reveal()).map_err(wrong)?;
+    location.set_sensitive(true);
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(header::ETAG, HeaderValue::from_str(tag).map_err(wrong)?);
     Ok(response)
 }
 

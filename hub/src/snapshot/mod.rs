@@ -27,7 +27,7 @@ use crate::feed::log::Log;
 use crate::keys::{Keys, parse_manifest_key};
 use crate::memory::Memory;
 use crate::position::{Lsn, Position};
-use crate::store::Store;
+use crate::store::{ObjectUrl, Store};
 use manifest::{Manifest, TablePlaces};
 use part::SplitPart;
 
@@ -116,6 +116,8 @@ pub(crate) enum PartRead {
         /// None follows.
         is_last: bool,
     },
+    /// The part is whole in the store, where the reader can fetch it from this address. Others follow it.
+    Elsewhere(ObjectUrl),
     /// The part holds rows of several audiences, and nobody asked yet which of them the reader is.
     ReaderWanted,
     /// The snapshot has no such part: it ended before.
@@ -187,13 +189,16 @@ impl Snapshots {
         Ok(self.stored(epoch, id).await?.map(Arc::new))
     }
 
-    /// Reads a part, and waits for it if it is still being made. One without the wanted tables is empty.
+    /// Reads a part, and waits for it if it is still being made. One without the wanted tables is empty. `by_url` lets
+    /// the reader fetch it from the store: but never one that holds rows which are not for everybody, and not the
+    /// last, which may be small.
     pub(crate) async fn part(
         &self,
         build: &Build,
         part: u32,
         tables: &[u32],
         reader: &Readership,
+        by_url: bool,
     ) -> Result<PartRead> {
         let next = part.saturating_add(1);
         let mut progress = build.progress.clone();
@@ -225,6 +230,13 @@ impl Snapshots {
             return Ok(found
                 .map_or(PartRead::Gone, |found| PartRead::Part { frames: found.frames(reader), is_last }));
         }
+        if by_url
+            && !is_last
+            && places.is_none()
+            && let Some(url) = self.url_of(&key).await
+        {
+            return Ok(PartRead::Elsewhere(url));
+        }
         let read = async { Ok(self.store.get(&key).await?.map(Kept::Part)) };
         match self.memory.cache.get(&key, read).await? {
             Some(Kept::Part(bytes)) => {
@@ -236,6 +248,14 @@ impl Snapshots {
             }
             Some(Kept::Segment(_) | Kept::SplitPart(_)) | None => Ok(PartRead::Gone),
         }
+    }
+
+    /// Where a reader can fetch a part itself.
+    async fn url_of(&self, key: &str) -> Option<ObjectUrl> {
+        self.store.url_of(key).await.unwrap_or_else(|error| {
+            tracing::warn!(key, problem = error.logged(), "no address for a part, it goes through the hub");
+            None
+        })
     }
 
     /// Whether a part can be had without waiting.

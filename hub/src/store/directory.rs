@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{Entry, PutOutcome, Store, StoreFuture, check_key, check_prefix};
+use super::{Entry, ObjectUrl, PutOutcome, Store, StoreFuture, check_key, check_prefix};
 use crate::error::{Error, Result};
 
 /// The folder of unfinished files; a key cannot begin with a dot, so it is no object's.
@@ -292,6 +292,10 @@ impl Store for DirectoryStore {
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
         let (store, key) = (self.clone(), key.to_owned());
         Box::pin(blocking(move || store.remove(&key)))
+    }
+
+    fn url_of<'a>(&'a self, _key: &'a str) -> StoreFuture<'a, Option<ObjectUrl>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Entry, PutOutcome, Store, StoreFuture};
+use super::{Entry, ObjectUrl, PutOutcome, Store, StoreFuture};
 use crate::metrics::StoreMetrics;
 
 /// A store whose operations are counted and timed.
@@ -66,5 +66,10 @@ impl<S: Store> Store for Metered<S> {
 
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
         self.measure("delete", self.store.delete(key))
+    }
+
+    /// Asks nobody, so that there is nothing to measure.
+    fn url_of<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<ObjectUrl>> {
+        self.store.url_of(key)
     }
 }

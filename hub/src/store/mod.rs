@@ -8,6 +8,7 @@ pub mod directory;
 mod metered;
 pub mod s3;
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,6 +47,24 @@ pub struct Entry {
     pub modified: SystemTime,
 }
 
+/// An address at which whoever has it can read one object for a while: a secret, which printing does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ObjectUrl(String);
+
+impl ObjectUrl {
+    /// The address, for the one that it is made for.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ObjectUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ObjectUrl(..)")
+    }
+}
+
 /// The answer of a store, in the making.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
@@ -81,6 +100,10 @@ pub trait Store: Send + Sync {
 
     /// Removes an object; one that is not there is no error.
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()>;
+
+    /// An address at which clients can read an object without us, if the store has such and is told to give them
+    /// out. Whether the object is there is not asked.
+    fn url_of<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<ObjectUrl>>;
 }
 
 /// Opens the store that the configuration names, counted and timed in `metrics`.

@@ -13,12 +13,13 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Object, ServerSideEncryption};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
 
-use super::{Entry, PutOutcome, Store, StoreFuture, check_key, check_prefix};
+use super::{Entry, ObjectUrl, PutOutcome, Store, StoreFuture, check_key, check_prefix};
 use crate::config::{S3Encryption, S3Location};
 use crate::error::{Error, Result};
 
@@ -35,6 +36,8 @@ const CONFLICT_ATTEMPTS: u32 = 5;
 #[derive(Clone, Debug)]
 pub struct S3Store {
     client: Client,
+    /// Signs addresses for clients, and for how long they are good.
+    signing: Option<(Client, Duration)>,
     bucket: String,
     /// Empty, or with a slash at its end.
     prefix: String,
@@ -44,41 +47,21 @@ pub struct S3Store {
 impl S3Store {
     /// Sets up a client; the service is first asked when it is needed.
     pub fn open(location: &S3Location) -> Result<S3Store> {
-        let credentials = &location.credentials;
-        let http_client = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(location.timeout)
-            .operation_timeout(location.timeout.saturating_mul(location.attempts))
-            .build();
-        let mut config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            .http_client(http_client)
-            .region(Region::new(location.region.clone()))
-            .credentials_provider(Credentials::new(
-                credentials.access_key.clone(),
-                credentials.secret_key.clone(),
-                credentials.session_token.clone(),
-                None,
-                "environment",
-            ))
-            .timeout_config(timeouts)
-            .retry_config(RetryConfig::standard().with_max_attempts(location.attempts))
-            .force_path_style(location.path_style);
-        if let Some(endpoint) = &location.endpoint {
-            config = config
-                .endpoint_url(endpoint)
-                .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-                .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        }
         let prefix = match location.prefix.as_str() {
             "" => String::new(),
             prefix => format!("{prefix}/"),
         };
+        let endpoint = location.endpoint.as_deref();
+        let signing = location.presigned.as_ref().map(|presigned| {
+            let endpoint = presigned.endpoint.as_deref().or(endpoint);
+            // Clients check what they get themselves; a checksum would be one more header to sign.
+            let config = config(location, endpoint)
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+            (Client::from_conf(config.build()), presigned.valid)
+        });
         Ok(S3Store {
-            client: Client::from_conf(config.build()),
+            client: Client::from_conf(config(location, endpoint).build()),
+            signing,
             bucket: location.bucket.clone(),
             prefix,
             encryption: location.encryption.clone(),
@@ -145,6 +128,16 @@ impl S3Store {
         }
     }
 
+    async fn sign(&self, key: &str) -> Result<Option<ObjectUrl>> {
+        let name = self.name(key)?;
+        let Some((client, valid)) = &self.signing else { return Ok(None) };
+        let config =
+            PresigningConfig::expires_in(*valid).map_err(|error| failed("sign", key, with_causes(&error)))?;
+        let signed = client.get_object().bucket(&self.bucket).key(name).presigned(config).await;
+        let signed = signed.map_err(|error| refused("sign", key, &error))?;
+        Ok(Some(ObjectUrl(signed.uri().to_owned())))
+    }
+
     async fn find(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<Entry>> {
         check_prefix(prefix)?;
         let mut found: Vec<Entry> = Vec::new();
@@ -179,6 +172,39 @@ impl S3Store {
         let modified = object.last_modified().and_then(|time| SystemTime::try_from(*time).ok());
         // An object whose age the service does not tell counts as new: it is kept.
         Some(Entry { key, bytes, modified: modified.unwrap_or_else(SystemTime::now) })
+    }
+}
+
+/// How the service is spoken with at an address, or at the one of AWS.
+fn config(location: &S3Location, endpoint: Option<&str>) -> aws_sdk_s3::config::Builder {
+    let credentials = &location.credentials;
+    let http_client =
+        aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(location.timeout)
+        .operation_timeout(location.timeout.saturating_mul(location.attempts))
+        .build();
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .http_client(http_client)
+        .region(Region::new(location.region.clone()))
+        .credentials_provider(Credentials::new(
+            credentials.access_key.clone(),
+            credentials.secret_key.clone(),
+            credentials.session_token.clone(),
+            None,
+            "environment",
+        ))
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(location.attempts))
+        .force_path_style(location.path_style);
+    match endpoint {
+        Some(endpoint) => config
+            .endpoint_url(endpoint)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired),
+        None => config,
     }
 }
 
@@ -247,5 +273,9 @@ impl Store for S3Store {
 
     fn delete<'a>(&'a self, key: &'a str) -> StoreFuture<'a, ()> {
         Box::pin(self.remove(key))
+    }
+
+    fn url_of<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<ObjectUrl>> {
+        Box::pin(self.sign(key))
     }
 }

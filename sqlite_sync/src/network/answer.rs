@@ -19,7 +19,7 @@ use crate::settings::{self, Setting};
 use crate::sql::{Unit, check_interrupt, wall_ms};
 
 /// How long the hub may take to begin an answer, beside what it was asked to wait.
-const ANSWER_WITHIN: Duration = Duration::from_secs(90);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long one request waits in all when the server takes no more for now.
 const THROTTLED_MAX: Duration = Duration::from_secs(60);

@@ -57,6 +57,12 @@ impl<'c> BrokenOff<'c> {
         vec![("Range", format!("bytes={}-", piece.body.len())), ("If-Range", piece.tag.clone())]
     }
 
+    /// How many bytes are kept of what an answer names.
+    pub(super) fn length(&self, place: &str, answer: &Response) -> usize {
+        let same = |piece: &&Piece| piece.place == place && tag(answer) == Some(piece.tag.as_str());
+        self.piece.as_ref().filter(same).map_or(0, |piece| piece.body.len())
+    }
+
     /// Takes an answer to a request that had `headers`: completes it by what was kept, or keeps what came of it.
     pub(super) fn take(&mut self, place: &str, response: &mut Response, is_broken: bool) -> Result<Next> {
         let asked = self.piece.take_if(|piece| piece.place == place);

@@ -10,6 +10,7 @@ use shared_format::Value;
 use super::Network;
 use super::answer::{Answer, Ask, Concessions};
 use super::broken_off::{self, BrokenOff, Next};
+use super::elsewhere::{ELSEWHERE, FOLLOW};
 use super::progress::Progress;
 use super::transport::Method;
 use crate::apply::reload::{self, Reload};
@@ -274,7 +275,19 @@ impl Network {
             check_interrupt(connection)?;
             let mut ask = self.download_ask(connection, gathered, wait_ms)?;
             ask.headers.extend(broken_off.headers(&place));
+            let is_direct = self.is_direct.get();
+            ask.headers.extend((!is_direct).then(|| (FOLLOW.0, FOLLOW.1.to_owned())));
             let mut answer = self.ask_in_part(connection, &ask)?;
+            if answer.response.status == ELSEWHERE && !is_direct {
+                let from = broken_off.length(&place, &answer.response);
+                match self.follow(connection, &ask, &answer.response, from)? {
+                    Some(response) => answer.response = response,
+                    None => {
+                        self.is_direct.set(true);
+                        continue;
+                    }
+                }
+            }
             let broken = answer.response.broken.take();
             let next = broken_off.take(&place, &mut answer.response, broken.is_some())?;
             match (next, broken) {

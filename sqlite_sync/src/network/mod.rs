@@ -6,6 +6,7 @@
 mod answer;
 mod broken_off;
 mod download;
+mod elsewhere;
 #[cfg(feature = "http")]
 mod http;
 mod progress;
@@ -20,22 +21,27 @@ pub(crate) use self::upload::status;
 #[cfg(not(feature = "http"))]
 use self::transport::NoTransport;
 
+use std::cell::Cell;
+
 /// The network half of one connection.
 pub(crate) struct Network {
     transport: Box<dyn Transport>,
     pub(crate) server: Option<Server>,
     pub(crate) api_key: Option<String>,
+    /// The server is asked to give everything itself: its store could not be reached.
+    is_direct: Cell<bool>,
 }
 
 impl Network {
     pub(crate) fn new(transport: Box<dyn Transport>) -> Self {
-        Self { transport, server: None, api_key: None }
+        Self { transport, server: None, api_key: None, is_direct: Cell::new(false) }
     }
 
     /// Forgets server and key; open connections end.
     pub(crate) fn close(&mut self) {
         self.server = None;
         self.api_key = None;
+        self.is_direct.set(false);
         self.transport.close();
     }
 }

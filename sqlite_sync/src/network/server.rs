@@ -41,6 +41,12 @@ impl Server {
         Ok(Self { base: format!("{scheme}://{host}{prefix}/v1/databases/{database}") })
     }
 
+    /// Whether an address that the server refers to is no less safe than its own.
+    pub(super) fn may_refer_to(&self, url: &str) -> bool {
+        let is_safe = url.starts_with("https://");
+        is_safe || (url.starts_with("http://") && !self.base.starts_with("https://"))
+    }
+
     pub(super) fn uploads(&self) -> String {
         format!("{}/uploads", self.base)
     }
@@ -110,6 +116,20 @@ mod tests {
             "http://user:secret@h/d",
             Err("url \"http://h/d\": wanted no user or password, use cloudsync_network_set_apikey"),
         );
+    }
+
+    #[test]
+    fn a_safe_server_refers_to_safe_addresses_only() {
+        for (server, url, expected) in [
+            ("http://h/d", "http://store/x", true),
+            ("http://h/d", "https://store/x", true),
+            ("https://h/d", "https://store/x", true),
+            ("https://h/d", "http://store/x", false),
+            ("http://h/d", "file:///x", false),
+            ("http://h/d", "/x", false),
+        ] {
+            assert_eq!(Server::parse(server).unwrap().may_refer_to(url), expected, "{server} {url}");
+        }
     }
 
     #[test]
