@@ -31,6 +31,7 @@ mod ruled_capture;
 mod settings;
 mod sites;
 mod snapshot;
+mod sorted;
 mod stage;
 mod too_large;
 mod tracking;

@@ -22,6 +22,7 @@ use crate::emit::{Emitted, Emitter};
 use crate::error::SyncError;
 use crate::metadata::Metadata;
 use crate::ruled::{self, Misplaced, TableRules};
+use crate::sorted::Sorted;
 
 /// What the stored value of a column is expected to be.
 #[derive(Clone, Debug, Default)]
@@ -115,7 +116,8 @@ struct StagedTable {
     columns: Vec<(i16, ColumnId, Codec)>,
     key: Vec<(i16, Codec)>,
     rules: TableRules,
-    rows: HashMap<Vec<u8>, Staged>,
+    /// By key, which is the order in which a statement writes them.
+    rows: Sorted<Vec<u8>, Staged>,
     inserted: Inserted,
 }
 
@@ -158,13 +160,13 @@ impl Stage {
         Self { tables: HashMap::new(), ordinals, site, made_in, memory: Context::new(c"cloudsync stage") }
     }
 
-    /// Adds a row.
-    pub(crate) fn add(&mut self, table: &Tracked, row_key: Vec<u8>, row: Staged) {
+    /// Adds a row: best in the order of keys. `rows` is how many are expected.
+    pub(crate) fn add(&mut self, table: &Tracked, row_key: Vec<u8>, row: Staged, rows: usize) {
         let staged = self.tables.entry(table.table_id).or_insert_with(|| StagedTable {
             columns: table.columns.iter().map(|c| (c.id, c.column_id(), c.codec.clone())).collect(),
             key: table.key.iter().map(|column| (column.id, column.codec.clone())).collect(),
             rules: table.ruled.clone(),
-            rows: HashMap::new(),
+            rows: Sorted::with_capacity(rows),
             inserted: Inserted { start: emitter(table), emitter: None, offered: 0, taken: 0 },
         });
         staged.rows.insert(row_key, row);
@@ -225,7 +227,7 @@ fn with_row<T>(table: i32, key: &Tuple, body: impl FnOnce(&mut StageView<'_>) ->
         let Stage { tables, ordinals, site, made_in, memory } = stage.as_mut()?;
         let StagedTable { columns, key: codecs, rules, rows, .. } = tables.get_mut(&table)?;
         let parts = codecs.iter().zip(&key.values).map(|((_, codec), value)| codec.value(*value));
-        let row = rows.get_mut(&encode_key(parts.collect::<Vec<ValueRef<'_>>>()))?;
+        let row = rows.get_mut(encode_key(parts.collect::<Vec<ValueRef<'_>>>()).as_slice())?;
         Some(body(&mut StageView { row, columns, rules, ordinals, site: *site, made_in: *made_in, memory }))
     })
 }

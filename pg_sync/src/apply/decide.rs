@@ -15,6 +15,7 @@ use super::local::Local;
 use crate::catalog::Tracked;
 use crate::error::SyncError;
 use crate::ruled::Registers;
+use crate::sorted::Sorted;
 use crate::stage::Expected;
 
 /// What happens to the stored row.
@@ -35,7 +36,7 @@ pub(super) struct Decision {
     pub(super) write: Write,
     pub(super) state: RowState,
     /// Values to write, by place among the columns.
-    pub(super) asked: BTreeMap<usize, Expected>,
+    pub(super) asked: Sorted<usize, Expected>,
     /// Values beside the tombstone, by place.
     pub(super) parked: BTreeMap<usize, Expected>,
     /// Which of them came with this payload, and have to travel on.
@@ -72,7 +73,7 @@ pub(super) struct Draft<'a> {
     pub(super) state: RowState,
     exists: bool,
     replaced: bool,
-    pub(super) asked: BTreeMap<usize, Expected>,
+    pub(super) asked: Sorted<usize, Expected>,
     pub(super) parked: BTreeMap<usize, Expected>,
     pub(super) newly_parked: Vec<usize>,
     pub(super) registers: Registers,
@@ -102,7 +103,7 @@ pub(super) fn decide(
         state: local.state.clone(),
         exists: local.values.is_some(),
         replaced: false,
-        asked: BTreeMap::new(),
+        asked: Sorted::default(),
         parked,
         newly_parked: Vec::new(),
         registers: local.registers.clone(),

@@ -89,8 +89,10 @@ fn keys(incoming: &Incoming, table: &Tracked, rows: &[usize]) -> Input {
         collation: pg_sys::InvalidOid,
     });
     let row = |at: &usize| {
-        let mut row = incoming.rows.get(*at)?.key.clone();
-        row.push(Some(Datum::from(i64::try_from(*at).ok()?)));
+        let key = &incoming.rows.get(*at)?.key;
+        let place = Some(Datum::from(i64::try_from(*at).ok()?));
+        let mut row = Vec::with_capacity(key.len().saturating_add(1));
+        row.extend(key.iter().copied().chain([place]));
         Some(row)
     };
     Input { columns, rows: rows.iter().filter_map(row).collect() }

@@ -55,8 +55,10 @@ fn carry_out(incoming: &Incoming, decided: &[Decided<'_>], checks: bool) -> Resu
     check_rights(decided)?;
     let ordinals = ordinals(decided);
     let mut stage = Stage::new(ordinals.clone(), incoming.here);
-    for one in decided {
-        stage.add(one.table, one.row.row_key.clone(), staged(one));
+    let mut order: Vec<&Decided<'_>> = decided.iter().collect();
+    order.sort_by_key(|one| (one.table.table_id, &one.row.row_key));
+    for one in order {
+        stage.add(one.table, one.row.row_key.clone(), staged(one), decided.len());
     }
     let standing = Standing::begin(stage);
     write_data(incoming, decided);

@@ -240,6 +240,8 @@ impl Codec {
             | (Form::Timestamp, ValueRef::Timestamp(v))
             | (Form::Time, ValueRef::Time(v)) => Some(Datum::from(v)),
             (Form::Date, ValueRef::Date(v)) => Some(Datum::from(v)),
+            (Form::Uuid, ValueRef::Uuid(v)) => Some(uuid_datum(v)),
+            (Form::Uuid, ValueRef::Text(text)) => uuid_of(text).map(uuid_datum),
             _ => None,
         }
     }
@@ -350,6 +352,35 @@ fn uuid(datum: Datum) -> [u8; 16] {
     let at: *const [u8; 16] = datum.cast_mut_ptr();
     // SAFETY: a uuid datum points at 16 bytes.
     unsafe { *at }
+}
+
+/// Makes a uuid datum in the current memory context.
+fn uuid_datum(bytes: [u8; 16]) -> Datum {
+    // SAFETY: allocates as many bytes as are written below.
+    let at = unsafe { pg_sys::palloc(bytes.len()) }.cast::<[u8; 16]>();
+    // SAFETY: as above.
+    unsafe { at.write(bytes) };
+    Datum::from(at)
+}
+
+/// Reads the usual spelling of a uuid: 36 characters. The type's input function knows the others.
+fn uuid_of(text: &str) -> Option<[u8; 16]> {
+    const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+    let text: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let (mut bytes, mut digits) = ([0_u8; 16], 0_usize);
+    for (at, character) in text.iter().enumerate() {
+        if HYPHENS.contains(&at) {
+            if *character != b'-' {
+                return None;
+            }
+            continue;
+        }
+        let digit = u8::try_from(char::from(*character).to_digit(16)?).ok()?;
+        let byte = bytes.get_mut(digits / 2)?;
+        *byte = (*byte << 4) | digit;
+        digits = digits.saturating_add(1);
+    }
+    Some(bytes)
 }
 
 /// The text form of a datum of any type.

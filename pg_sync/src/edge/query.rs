@@ -180,10 +180,13 @@ fn register(input: &Input) -> Registered {
     let shape = shape_of(&input.columns);
     // SAFETY: ended by the drop, or with its memory context.
     let store = unsafe { pg_sys::tuplestore_begin_heap(false, false, WORK_KIB) };
+    let (mut datums, mut nulls) = (Vec::new(), Vec::new());
     for row in &input.rows {
         assert_eq!(row.len(), input.columns.len(), "a row has a value for each column");
-        let mut datums: Vec<Datum> = row.iter().map(|value| value.unwrap_or(Datum::null())).collect();
-        let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
+        datums.clear();
+        datums.extend(row.iter().map(|value| value.unwrap_or(Datum::null())));
+        nulls.clear();
+        nulls.extend(row.iter().map(Option::is_none));
         // SAFETY: a row has one datum of the right type per column; the store copies them.
         unsafe { pg_sys::tuplestore_putvalues(store, shape, datums.as_mut_ptr(), nulls.as_mut_ptr()) };
     }
