@@ -1,8 +1,9 @@
-//! What one database takes of this node, and what it is refused beyond its limits.
+//! What one database takes of this node, and what it is refused beyond its limits, of which each node has a part.
 //!
 //! A refusal loses nothing: it comes before anything was done, says when to ask again, and whoever is refused still
 //! has what it wanted to send. One request alone is never too much, so that a small limit slows and does not stop.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -63,27 +64,38 @@ struct Taken {
     uploaded_bytes: u64,
 }
 
-/// Room for downloads that wait, of all databases together: each holds a connection.
+/// What all databases of this node share: room for downloads that wait, each of which holds a connection, and how many
+/// nodes there are.
 ///
-/// While it is full, a database that holds its even share finds none, so that the others still do, and connections
-/// are left for what does not wait.
+/// While the room is full, a database that holds its even share finds none, so that the others still do, and
+/// connections are left for what does not wait.
 #[derive(Debug)]
-pub(crate) struct WaitingRoom {
+pub(crate) struct Node {
     places: usize,
-    state: Mutex<RoomState>,
+    state: Mutex<NodeState>,
+    nodes: AtomicU32,
 }
 
 #[derive(Debug, Default)]
-struct RoomState {
+struct NodeState {
     waits: usize,
     databases: usize,
 }
 
-impl WaitingRoom {
+impl Node {
     /// Makes room in a node that holds so many connections: a tenth of them is never waited on.
-    pub(crate) fn new(connections_max: usize) -> Arc<WaitingRoom> {
+    pub(crate) fn new(connections_max: usize) -> Arc<Node> {
         let places = connections_max.saturating_sub(connections_max / 10).max(1);
-        Arc::new(WaitingRoom { places, state: Mutex::default() })
+        Arc::new(Node { places, state: Mutex::default(), nodes: AtomicU32::new(1) })
+    }
+
+    /// Says how many nodes there are: what a database may take is for all of them together.
+    pub(crate) fn set_nodes(&self, nodes: u32) {
+        self.nodes.store(nodes.max(1), Ordering::Relaxed);
+    }
+
+    fn nodes(&self) -> u32 {
+        self.nodes.load(Ordering::Relaxed)
     }
 
     /// Takes a place for a database that holds so many already; says whether there was one.
@@ -97,7 +109,7 @@ impl WaitingRoom {
         true
     }
 
-    fn state(&self) -> MutexGuard<'_, RoomState> {
+    fn state(&self) -> MutexGuard<'_, NodeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -110,7 +122,7 @@ pub(crate) struct Limits(Arc<Shared>);
 struct Shared {
     config: RwLock<LimitsConfig>,
     taken: Mutex<Taken>,
-    waiting: Arc<WaitingRoom>,
+    node: Arc<Node>,
     metrics: DatabaseMetrics,
 }
 
@@ -137,12 +149,12 @@ pub(crate) struct Use {
 }
 
 impl Limits {
-    pub(crate) fn new(config: LimitsConfig, waiting: &Arc<WaitingRoom>, metrics: DatabaseMetrics) -> Limits {
-        let mut state = waiting.state();
+    pub(crate) fn new(config: LimitsConfig, node: &Arc<Node>, metrics: DatabaseMetrics) -> Limits {
+        let mut state = node.state();
         state.databases = state.databases.saturating_add(1);
         drop(state);
-        let (config, waiting) = (RwLock::new(config), Arc::clone(waiting));
-        Limits(Arc::new(Shared { config, taken: Mutex::default(), waiting, metrics }))
+        let (config, node) = (RwLock::new(config), Arc::clone(node));
+        Limits(Arc::new(Shared { config, taken: Mutex::default(), node, metrics }))
     }
 
     /// What is allowed.
@@ -176,7 +188,7 @@ impl Limits {
             let detail = format!("this database takes {max} requests a second");
             return Err(self.refuse(Limit::Requests, &detail, ahead.saturating_sub(BURST)));
         }
-        taken.through = Some(through + Duration::from_secs(1) / max);
+        taken.through = Some(through + Duration::from_secs(u64::from(self.0.node.nodes())) / max);
         Ok(())
     }
 
@@ -186,7 +198,7 @@ impl Limits {
         let after = taken.in_flight_bytes.saturating_add(bytes);
         if let Some(max) = self.config().in_flight_bytes_max
             && taken.in_flight_bytes > 0
-            && after > max
+            && after > max / u64::from(self.0.node.nodes())
         {
             drop(taken);
             let detail = format!("this database may have {max} bytes on their way at once");
@@ -199,8 +211,10 @@ impl Limits {
     /// Takes one more download that waits, if there is room for one.
     pub(crate) fn wait(&self) -> Option<Wait> {
         let mut taken = self.taken();
-        let is_full = self.config().waits_max.is_some_and(|max| taken.waits >= max);
-        if is_full || !self.0.waiting.enter(taken.waits) {
+        // Of few waits for many nodes, each has one.
+        let nodes = usize::try_from(self.0.node.nodes()).unwrap_or(usize::MAX);
+        let is_full = self.config().waits_max.is_some_and(|max| taken.waits >= (max / nodes).max(1));
+        if is_full || !self.0.node.enter(taken.waits) {
             return None;
         }
         taken.waits = taken.waits.saturating_add(1);
@@ -270,7 +284,7 @@ impl Limits {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let mut state = self.waiting.state();
+        let mut state = self.node.state();
         state.databases = state.databases.saturating_sub(1);
     }
 }
@@ -287,7 +301,7 @@ impl Drop for Wait {
     fn drop(&mut self) {
         let mut taken = self.0.taken();
         taken.waits = taken.waits.saturating_sub(1);
-        let mut room = self.0.0.waiting.state();
+        let mut room = self.0.0.node.state();
         room.waits = room.waits.saturating_sub(1);
         self.0.0.metrics.long_polls_open.dec();
     }
@@ -299,7 +313,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn limits(config: LimitsConfig) -> Limits {
-        Limits::new(config, &WaitingRoom::new(1_000_000), Metrics::new().unwrap().database("demo"))
+        Limits::new(config, &Node::new(1_000_000), Metrics::new().unwrap().database("demo"))
     }
 
     /// The word of the limit and the seconds to wait, of a refusal.
@@ -351,6 +365,32 @@ mod tests {
     }
 
     #[test]
+    fn several_nodes_share_what_a_database_may_take() {
+        let node = Node::new(1_000_000);
+        let config = LimitsConfig {
+            requests_per_s_max: Some(2),
+            in_flight_bytes_max: Some(100),
+            waits_max: Some(4),
+            stored_bytes_max: Some(100),
+        };
+        let limits = Limits::new(config, &node, Metrics::new().unwrap().database("demo"));
+        node.set_nodes(2);
+        let now = Instant::now();
+        assert_eq!((0..).take_while(|_| limits.request(now).is_ok()).count(), 11);
+        let load = limits.carry(50).unwrap();
+        limits.carry(1).unwrap_err();
+        let waits = (limits.wait().unwrap(), limits.wait().unwrap());
+        assert!(limits.wait().is_none());
+        // The store is one.
+        limits.note_stored(99, 0);
+        limits.check_storage().unwrap();
+        node.set_nodes(0);
+        drop((load, waits, limits.carry(50).unwrap(), limits.wait().unwrap()));
+        node.set_nodes(1_000);
+        assert!(limits.wait().is_some());
+    }
+
+    #[test]
     fn as_many_wait_as_may() {
         let limits = limits(LimitsConfig { waits_max: Some(1), ..LimitsConfig::default() });
         let first = limits.wait().unwrap();
@@ -366,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_database_that_waits_a_lot_leaves_room_for_others_and_for_what_does_not_wait() {
-        let (room, metrics) = (WaitingRoom::new(100), Metrics::new().unwrap());
+        let (room, metrics) = (Node::new(100), Metrics::new().unwrap());
         let of = |name: &str| Limits::new(LimitsConfig::default(), &room, metrics.database(name));
         let take_all = |limits: &Limits| std::iter::from_fn(|| limits.wait()).collect::<Vec<Wait>>();
         let first = of("first");

@@ -14,5 +14,6 @@ select jsonb_build_object(
       'expires_at', to_char(k.expires_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
       'expires_ms', floor(extract(epoch from k.expires_at) * 1000)::bigint
     ) order by k.created_at, k.key_id), '[]')
-    from cloudsync_control.keys as k)
+    from cloudsync_control.keys as k),
+  'nodes', (select count(*) from cloudsync_control.nodes)
 )::text

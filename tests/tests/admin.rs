@@ -6,6 +6,7 @@ use tests::hub::{ADMIN_KEY, API_KEY, Hub};
 use tests::object_store::{ObjectStore, StoreKind};
 use tests::places;
 use tests::postgres::{APP_ROLE, Cluster, Database, HUB_ROLE, SUPERUSER};
+use tests::process::Signal;
 use tests::stage::TODO;
 use tests::wait;
 
@@ -14,6 +15,7 @@ struct Setting {
     hub: Hub,
     first: Database,
     second: Database,
+    control_database: Database,
     /// The line of the configuration that names the control database.
     control: String,
     home: tempfile::TempDir,
@@ -29,10 +31,11 @@ impl Setting {
             database.session().run("select cloudsync_init('todo')");
         }
         let mut hub = Hub::new(&first, ObjectStore::new(StoreKind::Directory));
-        let control = format!("control = \"{}\"", control.url(SUPERUSER));
+        let control_database = control;
+        let control = format!("control = \"{}\"", control_database.url(SUPERUSER));
         hub.configure(&first, &control, "");
         hub.start_again();
-        Self { hub, first, second, control, home: places::scratch("admin") }
+        Self { hub, first, second, control_database, control, home: places::scratch("admin") }
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<Value>, status: u16) -> Value {
@@ -184,6 +187,34 @@ fn download_status(hub: &Hub, database: &str, key: &str) -> u16 {
         .header("Cloudsync-Site", "00112233445566778899aabbccddeeff")
         .call();
     asked.expect("the hub answers").status().as_u16()
+}
+
+#[test]
+fn nodes_know_of_each_other_and_share_limits() {
+    let setting = Setting::new();
+    let nodes = |hub: &Hub| ask(hub, "GET", "/v1/databases", None, 200)["nodes"].clone();
+    wait::until("a node knows of itself", || (nodes(&setting.hub) == 1).then_some(()));
+    let mut other = setting.hub.beside(&setting.first);
+    other.configure(&setting.first, &setting.control, "");
+    other.start_again();
+    for hub in [&setting.hub, &other] {
+        wait::until("they know of each other", || (nodes(hub) == 2).then_some(()));
+    }
+    other.stop(Signal::Terminate);
+    wait::until("one that ends says so", || (nodes(&setting.hub) == 1).then_some(()));
+    // One that could not say so is forgotten at the next look.
+    let session = setting.control_database.session();
+    session.run(
+        "insert into cloudsync_control.nodes values ('gone', now() - interval '1 hour'), ('new', now())",
+    );
+    wait::until("one that is silent is forgotten", || {
+        let left = session.rows("select node from cloudsync_control.nodes where length(node) < 32");
+        (left == ["new"] && nodes(&setting.hub) == 2).then_some(())
+    });
+    // Tables that an earlier release made get what they lack.
+    session.run("drop table cloudsync_control.nodes");
+    other.start_again();
+    wait::until("it is made anew", || nodes(&other).as_u64().filter(|count| *count > 0));
 }
 
 #[test]

@@ -30,10 +30,12 @@ pub(super) fn list(call: Call) -> Answered {
             Some(state) if state.known && state.problem.is_none() => ControlState::Followed,
             Some(_) => ControlState::Away,
         };
+        let nodes = state.as_ref().map_or(1, |state| state.nodes.max(1));
         let broken = state.map(|state| state.broken).unwrap_or_default();
         let body = DatabasesAnswer {
             databases: call.app.databases.all().values().map(|database| tell(database)).collect(),
             broken: broken.into_iter().map(|(name, problem)| BrokenDatabase { name, problem }).collect(),
+            nodes,
             control,
         };
         answer(StatusCode::OK, &body)

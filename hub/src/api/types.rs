@@ -93,6 +93,8 @@ pub(super) struct DatabasesAnswer {
     pub(super) databases: Vec<DatabaseAnswer>,
     /// Databases of the control database that cannot be served, and why.
     pub(super) broken: Vec<BrokenDatabase>,
+    /// How many nodes follow the control database, this one too: they share what databases may take. 1 without one.
+    pub(super) nodes: u32,
     /// Whether the control database is known; `none` without one.
     pub(super) control: ControlState,
 }

@@ -22,12 +22,20 @@ use crate::shutdown::asked;
 /// Time between two looks when nobody tells of a change: a notification can be lost with its connection.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
+/// A node that has not been heard of for so long is gone: three looks that did not come.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+
+/// Longest wait at the end for the control database to hear of it.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
+
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Follows one control database.
 pub(crate) struct Follower {
     pub(crate) control: Control,
+    /// What this node is known by, as long as it runs.
+    node: String,
     databases: Arc<Databases>,
     /// Held while what is served is compared with what should be.
     comparing: tokio::sync::Mutex<()>,
@@ -45,11 +53,22 @@ pub(crate) struct State {
     pub(crate) broken: BTreeMap<String, String>,
     /// The keys that are kept.
     pub(crate) keys: Vec<StoredKey>,
+    /// How many nodes there are.
+    pub(crate) nodes: u32,
 }
 
 impl Follower {
-    pub(crate) fn new(control: Control, databases: Arc<Databases>) -> Follower {
-        Follower { control, databases, comparing: tokio::sync::Mutex::new(()), state: Mutex::default() }
+    pub(crate) fn new(control: Control, databases: Arc<Databases>) -> Result<Follower> {
+        let mut random = [0_u8; 16];
+        getrandom::fill(&mut random).map_err(|_| Error::RandomBytes)?;
+        let node = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Follower {
+            control,
+            node,
+            databases,
+            comparing: tokio::sync::Mutex::new(()),
+            state: Mutex::default(),
+        })
     }
 
     /// How far following is.
@@ -66,7 +85,7 @@ impl Follower {
         loop {
             let outcome = tokio::select! {
                 outcome = self.listen() => outcome,
-                () = asked(&mut shutdown) => return,
+                () = asked(&mut shutdown) => return self.leave().await,
             };
             if let Err(error) = outcome {
                 let problem = error.logged();
@@ -81,8 +100,16 @@ impl Follower {
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
-                () = asked(&mut shutdown) => return,
+                () = asked(&mut shutdown) => return self.leave().await,
             }
+        }
+    }
+
+    /// Tells the other nodes that this one ends; without an answer they find out by themselves.
+    async fn leave(&self) {
+        let left = tokio::time::timeout(LEAVE_MAX, self.control.leave(&self.node)).await;
+        if let Ok(Err(error)) = left {
+            tracing::debug!(problem = error.logged(), "control database was not told of the end");
         }
     }
 
@@ -121,12 +148,15 @@ impl Follower {
     /// Reads the control database and brings what is served in line with it.
     pub(crate) async fn look(&self) -> Result<()> {
         let _alone = self.comparing.lock().await;
+        self.control.see(&self.node, SILENCE_MAX).await?;
         let contents = self.control.read().await?;
+        self.databases.node().set_nodes(contents.nodes);
         let broken = self.follow(&contents).await;
         for (name, problem) in &broken {
             tracing::warn!(database = name, problem, "database of the control database is not served");
         }
-        self.set_state(|state| *state = State { known: true, problem: None, broken, keys: contents.keys });
+        let (known, problem, nodes) = (true, None, contents.nodes);
+        self.set_state(|state| *state = State { known, problem, broken, keys: contents.keys, nodes });
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The control database: databases and keys that come and go while hubs run.
 //!
+//! Nodes know of each other here too, as what a database may take is for all of them.
+//!
 //! Owns the tables there and every statement on them. Keys are kept as hashes; a key's text leaves here once, to
 //! whoever asked for it to be made. What nodes do about changes is `follow`'s.
 
@@ -36,6 +38,8 @@ pub(crate) struct Control {
 pub(crate) struct Contents {
     pub(crate) databases: Vec<StoredDatabase>,
     pub(crate) keys: Vec<StoredKey>,
+    /// How many nodes there are.
+    pub(crate) nodes: u32,
 }
 
 /// A database as it is kept.
@@ -134,6 +138,20 @@ impl Control {
         serde_json::from_str(text).map_err(|_| Error::ControlAnswer)
     }
 
+    /// Says that a node is there; those that have been silent for so long are forgotten.
+    pub(crate) async fn see(&self, node: &str, silence_max: Duration) -> Result<()> {
+        let sql = include_str!("../../../sql/hub/control_seen.sql");
+        self.ask(sql, &[(&node, Type::TEXT), (&silence_max.as_secs_f64(), Type::FLOAT8)]).await?;
+        Ok(())
+    }
+
+    /// Says that a node is there no more.
+    pub(crate) async fn leave(&self, node: &str) -> Result<()> {
+        let sql = "delete from cloudsync_control.nodes where node = $1";
+        self.ask(sql, &[(&node, Type::TEXT)]).await?;
+        Ok(())
+    }
+
     /// Keeps a new database; false if there is one of its name.
     pub(crate) async fn create_database(&self, name: &DatabaseName, settings: &Value) -> Result<bool> {
         let sql = "insert into cloudsync_control.databases (name, settings) values ($1, $2::jsonb) \
@@ -199,17 +217,23 @@ impl Control {
 
 /// Makes the tables where they are missing; of several nodes that start at once, one does.
 async fn set_up(client: &Client) -> Result<()> {
-    let sql = format!(
-        "begin; select pg_catalog.pg_advisory_xact_lock({SETUP_LOCK}); \
-         select pg_catalog.to_regclass('cloudsync_control.keys') is null"
-    );
-    let asked = client.simple_query(&sql).await.map_err(Error::Postgres)?;
-    let missing = asked.iter().any(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some("t"),
-        _ => false,
-    });
-    if missing {
-        client.batch_execute(include_str!("../../../sql/hub/control.sql")).await.map_err(Error::Postgres)?;
+    client
+        .batch_execute(&format!("begin; select pg_catalog.pg_advisory_xact_lock({SETUP_LOCK})"))
+        .await
+        .map_err(Error::Postgres)?;
+    for (table, sql) in [
+        ("keys", include_str!("../../../sql/hub/control.sql")),
+        ("nodes", include_str!("../../../sql/hub/control_nodes.sql")),
+    ] {
+        let asked = format!("select pg_catalog.to_regclass('cloudsync_control.{table}') is null");
+        let asked = client.simple_query(&asked).await.map_err(Error::Postgres)?;
+        let missing = asked.iter().any(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some("t"),
+            _ => false,
+        });
+        if missing {
+            client.batch_execute(sql).await.map_err(Error::Postgres)?;
+        }
     }
     client.batch_execute("commit").await.map_err(Error::Postgres)
 }

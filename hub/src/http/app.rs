@@ -56,7 +56,7 @@ impl App {
         }
         let control = match &config.control.url {
             Some(url) => {
-                let follower = Arc::new(Follower::new(Control::new(url)?, Arc::clone(&databases)));
+                let follower = Arc::new(Follower::new(Control::new(url)?, Arc::clone(&databases))?);
                 tokio::spawn(Arc::clone(&follower).run(shutdown.clone()));
                 Some(follower)
             }

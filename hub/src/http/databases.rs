@@ -22,7 +22,7 @@ use crate::horizon::Horizon;
 use crate::inbox::Inbox;
 use crate::jobs::{self, Bell};
 use crate::keys::Keys;
-use crate::limits::{Limits, WaitingRoom};
+use crate::limits::{Limits, Node};
 use crate::memory::Memory;
 use crate::metrics::{DatabaseMetrics, Metrics};
 use crate::shutdown::{Shutdown, asked};
@@ -120,7 +120,7 @@ pub(crate) type DatabaseList = Arc<BTreeMap<DatabaseName, Arc<Database>>>;
 pub(crate) struct Databases {
     store: Arc<dyn Store>,
     memory: Arc<Memory>,
-    waiting: Arc<WaitingRoom>,
+    node: Arc<Node>,
     metrics: Metrics,
     shutdown: watch::Receiver<bool>,
     list: RwLock<DatabaseList>,
@@ -140,7 +140,7 @@ impl Databases {
         Databases {
             store: Arc::clone(store),
             memory: Memory::new(memory, metrics.store()),
-            waiting: WaitingRoom::new(connections_max),
+            node: Node::new(connections_max),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             list: RwLock::default(),
@@ -151,6 +151,11 @@ impl Databases {
     /// All databases, as of now.
     pub(crate) fn all(&self) -> DatabaseList {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What they share of this node.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
     }
 
     /// The object store that they share.
@@ -209,7 +214,7 @@ impl Databases {
             config: config.clone(),
             inbox: Inbox::new(Arc::clone(&self.store), Keys::new(config.name.as_str())),
             horizon: Horizon::default(),
-            limits: Limits::new(config.limits, &self.waiting, metrics.clone()),
+            limits: Limits::new(config.limits, &self.node, metrics.clone()),
             bell: Bell::default(),
             keys: RwLock::new(Arc::new(config.api_keys.clone())),
             tokens: config.tokens.as_ref().map(|tokens| Tokens::new(tokens, &metrics)),
