@@ -45,3 +45,11 @@ create table if not exists main.cloudsync_log_marks (
   place integer primary key,
   at_ms integer not null
 );
+
+-- Of tables with a scope: who was last told to read a row, as a JSON array. Of a row that is gone, who read it last.
+create table if not exists main.cloudsync_row_scopes (
+  tbl integer not null,
+  pk blob not null,
+  scopes text not null,
+  primary key (tbl, pk)
+) without rowid;

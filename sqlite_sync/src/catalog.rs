@@ -86,11 +86,13 @@ pub(crate) fn clock_offset_ms(connection: &Connection) -> Result<i64> {
 
 fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
     let sql =
-        "select t.id, t.name, t.algorithm, t.incarnation, t.version, t.baseline, e.value, f.value, h.value
+        "select t.id, t.name, t.algorithm, t.incarnation, t.version, t.baseline, e.value, f.value, h.value,
+          s.value
         from main.cloudsync_tables as t
         left join main.cloudsync_table_settings as e on e.tbl = t.id and e.col = '' and e.key = 'enabled'
         left join main.cloudsync_table_settings as f on f.tbl = t.id and f.col = '' and f.key = 'filter'
         left join main.cloudsync_table_settings as h on h.tbl = t.id and h.col = '' and h.key = 'horizon'
+        left join main.cloudsync_table_settings as s on s.tbl = t.id and s.col = '' and s.key = 'scope'
         order by t.id";
     let is_centre = settings::text(connection, Setting::CentralFile)?.is_some();
     let baseline_hlc = if is_centre { Hlc::BASELINE_CENTRE } else { Hlc::ZERO };
@@ -112,6 +114,7 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
             baseline_hlc,
             enabled: row.get::<_, Option<bool>>(6)?.unwrap_or(true),
             filter: row.get(7)?,
+            scope: row.get(9)?,
             horizon: Hlc::from_sql(row.get::<_, Option<i64>>(8)?.unwrap_or(0)),
             key: Vec::new(),
             columns: Vec::new(),
@@ -331,6 +334,9 @@ pub(crate) fn cleanup(connection: &Connection, table: &str) -> Result<()> {
         connection.execute("delete from main.cloudsync_columns where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_held where tbl = ?1", [id])?;
         connection.execute("delete from main.cloudsync_table_settings where tbl = ?1", [id])?;
+        if settings::text(connection, Setting::CentralFile)?.is_some() {
+            connection.execute("delete from main.cloudsync_row_scopes where tbl = ?1", [id])?;
+        }
         connection.execute("delete from main.cloudsync_tables where id = ?1", [id])?;
         note_passed_over(connection, &name)?;
         schema::seen(connection)?;

@@ -105,6 +105,12 @@ impl<'t> TableRows<'t> {
         self.changes.row(kind, stamp, &refs(key), cells);
     }
 
+    /// Says of the row that was added last who read it, and who reads it.
+    pub(crate) fn readers(&mut self, before: &[String], now: &[String]) {
+        self.changes.old_scopes(before);
+        self.changes.new_scopes(now);
+    }
+
     /// Puts the rows and their definition into a payload, if there are any.
     pub(crate) fn finish(self, payload: &mut PayloadBuilder) {
         if self.changes.rows() > 0 {

@@ -210,6 +210,14 @@ pub enum Error {
         /// What SQLite said, or what was wanted.
         reason: String,
     },
+    /// A scope that is no expression over one row.
+    #[error("scope of table {table:?} cannot be used: {reason}")]
+    Scope {
+        /// The table.
+        table: String,
+        /// What SQLite said, or what was wanted.
+        reason: String,
+    },
     /// A file that is not the centre of others.
     #[error("this file is no centre, call cloudsync_central_begin() first")]
     NoCentre,
@@ -362,6 +370,7 @@ impl Error {
             | Self::ColumnMissing { .. }
             | Self::OwnKey { .. }
             | Self::Filter { .. }
+            | Self::Scope { .. }
             | Self::File { .. }
             | Self::NotRejected { .. }
             | Self::Unsent { .. }

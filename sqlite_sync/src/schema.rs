@@ -10,6 +10,7 @@ use shared_format::Value;
 
 use crate::capture::{self, Held, Overtaken};
 use crate::catalog::{Replica, reset_table};
+use crate::central::audience;
 use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::gap;
@@ -215,6 +216,7 @@ fn rename_table(connection: &Connection, known: &Known, name: &str) -> Result<()
 /// Follows ALTER TABLE RENAME COLUMN: columns keep their ids.
 fn rename_columns(connection: &Connection, known: &Known, pairs: &[(String, String)]) -> Result<()> {
     let table = known.id;
+    follow_names(connection, table, pairs)?;
     let mut renamed = Vec::new();
     for (former, name) in pairs {
         let sql = "select id from main.cloudsync_columns where tbl = ?1 and name = ?2 and not dropped";
@@ -234,6 +236,20 @@ fn rename_columns(connection: &Connection, known: &Known, pairs: &[(String, Stri
         count_up(connection, table)?;
     }
     Ok(())
+}
+
+/// Takes the names over into the table's scope, which has the former ones.
+fn follow_names(connection: &Connection, table: u32, pairs: &[(String, String)]) -> Result<()> {
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    let sql = "select name from main.cloudsync_columns where tbl = ?1 and not dropped";
+    let former = connection
+        .prepare_cached(sql)?
+        .query_map([table], |row| row.get(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<String>>>)
+        .doing("read the names of columns")?;
+    audience::follow_names(connection, table, &former, pairs)
 }
 
 /// Looks for all former names before any is changed, since two columns may have swapped theirs.

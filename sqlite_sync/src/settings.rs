@@ -59,6 +59,8 @@ pub(crate) enum Setting {
     CentralRestored,
     /// Its generation.
     CentralRestoredAs,
+    /// The row of its feed from which on some tables have other readers.
+    CentralReload,
     /// Of such a file, the number of the schema whose definitions were passed on last.
     CentralSchema,
 }
@@ -90,6 +92,7 @@ impl Setting {
             Self::CentralGeneration => "central_generation",
             Self::CentralRestored => "central_restored",
             Self::CentralRestoredAs => "central_restored_as",
+            Self::CentralReload => "central_reload",
             Self::CentralSchema => "central_schema",
         }
     }

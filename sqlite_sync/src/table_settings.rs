@@ -20,7 +20,13 @@ use crate::tracked_table::{Shape, TrackedTable, log_key};
 use crate::trigger_text::filter_of;
 
 /// Keys of a table that users do not set like this.
-const OWN: [&str; 4] = ["enabled", "filter", HORIZON, RESUME];
+const OWN: [&str; 5] = ["enabled", "filter", HORIZON, RESUME, SCOPE];
+
+/// Key of a table's setting that says who reads its rows.
+pub(crate) const SCOPE: &str = "scope";
+
+/// Key of a centre's setting that says which scopes a caller holds.
+pub(crate) const SCOPES_QUERY: &str = "scopes_query";
 
 /// Key of the file's setting that says how long tombstones of a centre wait for sites that were not heard of.
 pub(crate) const RETENTION: &str = "tombstone_retention";
@@ -79,6 +85,16 @@ pub(crate) fn set_file(connection: &Connection, key: &str, value: &Value) -> Res
         if seconds.is_none_or(|seconds| seconds < RETENTION_MIN) {
             let (function, found) = ("cloudsync_set", "no such time".to_owned());
             let wanted = "a time of at least a minute, like '30 days' or '12 hours'";
+            return Err(Error::Argument { function, index: 2, found, wanted });
+        }
+    }
+    if let (true, Value::Text(query)) = (key.eq_ignore_ascii_case(SCOPES_QUERY), value) {
+        let statement = connection.prepare(query).doing("prepare scopes_query")?;
+        let is_right =
+            statement.readonly() && statement.column_count() == 1 && statement.parameter_count() <= 1;
+        if !is_right {
+            let (function, found) = ("cloudsync_set", "another statement".to_owned());
+            let wanted = "a query of one column, with the claims as its one parameter";
             return Err(Error::Argument { function, index: 2, found, wanted });
         }
     }
@@ -245,9 +261,18 @@ pub(crate) fn follow_filter(connection: &Connection, table: u32, triggers: &str)
 /// Refuses an expression that is not over one row alone. SQLite itself says so of the condition of a partial
 /// index, which has the same rules; an empty copy of the table lets it say so at no cost.
 fn check_filter(connection: &Connection, table: &TrackedTable, filter: &str) -> Result<()> {
-    let refuse = |reason: String| Error::Filter { table: table.name.clone(), reason };
+    check_expression(connection, table, filter)
+        .map_err(|reason| Error::Filter { table: table.name.clone(), reason })
+}
+
+/// The same for any expression; the error says what is wrong.
+pub(crate) fn check_expression(
+    connection: &Connection,
+    table: &TrackedTable,
+    filter: &str,
+) -> std::result::Result<(), String> {
     if !is_one_expression(filter) {
-        return Err(refuse(String::from("wanted one expression with balanced parentheses and quotes")));
+        return Err(String::from("wanted one expression with balanced parentheses and quotes"));
     }
     let columns = format!("{}, {}", table.key_columns(""), table.other_columns(""));
     let sql = format!(
@@ -261,11 +286,11 @@ fn check_filter(connection: &Connection, table: &TrackedTable, filter: &str) -> 
     let checked = connection.execute_batch(&sql);
     connection
         .execute_batch("rollback to cloudsync_filter; release cloudsync_filter")
-        .doing("undo the check of a filter")?;
+        .map_err(|error| error.to_string())?;
     // Newer SQLite adds the statement to what is wrong; the type that holds it is not in every build.
     checked.map_err(|error| {
         let text = error.to_string();
-        refuse(text.split(" in savepoint ").next().unwrap_or_default().to_owned())
+        text.split(" in savepoint ").next().unwrap_or_default().to_owned()
     })
 }
 

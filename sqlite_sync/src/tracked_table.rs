@@ -64,6 +64,8 @@ pub(crate) struct TrackedTable {
     pub(crate) enabled: bool,
     /// Expression over its columns: rows that do not match it stay in this file.
     pub(crate) filter: Option<String>,
+    /// Of a centre, who reads a row: an expression over its columns; None for everybody.
+    pub(crate) scope: Option<String>,
     /// Tombstones below this clock are gone, because the server said so.
     pub(crate) horizon: Hlc,
     pub(crate) key: Vec<Column>,
@@ -333,7 +335,7 @@ impl TrackedTable {
             algorithm: self.rules.table,
             key: self.key.iter().map(|column| column.definition(&ColumnRule::Lww)).collect(),
             columns: self.columns.iter().map(|column| column.definition(self.rules.of(column.id))).collect(),
-            scoped: false,
+            scoped: self.scope.is_some() && self.is_of_centre(),
             row_security: false,
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::client::Client;
 use tests::hub::API_KEY;
-use tests::stage::{Setting, Stage, Table};
+use tests::stage::{Centre, Setting, Stage, Table, on_both};
 use tests::tokens::{SECRET, Signer, seconds_from_now};
 use tests::wait;
 
@@ -17,14 +17,22 @@ const NOTE: Table = Table {
 };
 
 /// A stage where a note is for the team that it names, and `member` says who is in which.
-fn stage() -> Stage {
-    let mut stage = Stage::new(Setting { tables: &[NOTE], ..Setting::PLAIN });
+fn stage(setting: Setting<'_>) -> Stage {
+    let mut stage = Stage::new(Setting { tables: &[NOTE], ..setting });
+    stage.postgres.run(match stage.database.file() {
+        Some(_file) => {
+            "create table member (team text, person text);
+             select cloudsync_set('scopes_query', 'select team from member where person = ?1 ->> ''$.sub''')"
+        }
+        None => {
+            "create table member (team text, person text); create schema team;
+             create function team.scopes(claims jsonb) returns setof text language sql stable as
+               'select team from public.member where person = claims ->> ''sub''';
+             select cloudsync_set('scopes_function', 'team.scopes')"
+        }
+    });
     stage.postgres.run(
-        "create schema team; create table team.member (team text, person text);
-         insert into team.member values ('red', 'ann'), ('blue', 'bob'), ('red', 'eve'), ('blue', 'eve');
-         create function team.scopes(claims jsonb) returns setof text language sql stable as
-           'select team from team.member where person = claims ->> ''sub''';
-         select cloudsync_set('scopes_function', 'team.scopes');
+        "insert into member values ('red', 'ann'), ('blue', 'bob'), ('red', 'eve'), ('blue', 'eve');
          insert into note values ('r1', 'red', 'first'), ('b1', 'blue', 'first'), ('all', '', 'first'),
            ('none', null, 'first');
          select cloudsync_set_scope('note', 'team')",
@@ -67,80 +75,150 @@ fn comes_to_see(client: &Client, wanted: &[&str]) {
 
 #[test]
 fn everybody_gets_the_rows_of_their_scopes_from_the_snapshot_and_from_the_log() {
-    let stage = stage();
-    let (ann, bob, eve) = (person(&stage, "ann"), person(&stage, "bob"), person(&stage, "eve"));
-    sees(&stage, &ann, &["all||first", "r1|red|first"]);
-    sees(&stage, &bob, &["all||first", "b1|blue|first"]);
-    sees(&stage, &eve, &["all||first", "b1|blue|first", "r1|red|first"]);
-    let key = stage.stranger("key");
-    key.join(&stage.hub.address(), API_KEY);
-    sees(&stage, &key, &["all||first"]);
-    stage.postgres.run(
-        "insert into note values ('r2', 'red', 'second'), ('b2', 'blue', 'second');
-         update note set body = 'changed' where id in ('r1', 'b1'); delete from note where id = 'all'",
-    );
-    sees(&stage, &ann, &["r1|red|changed", "r2|red|second"]);
-    sees(&stage, &bob, &["b1|blue|changed", "b2|blue|second"]);
-    sees(&stage, &eve, &["b1|blue|changed", "b2|blue|second", "r1|red|changed", "r2|red|second"]);
-    sees(&stage, &key, &[]);
+    on_both(|setting| {
+        let stage = stage(setting);
+        let (ann, bob, eve) = (person(&stage, "ann"), person(&stage, "bob"), person(&stage, "eve"));
+        sees(&stage, &ann, &["all||first", "r1|red|first"]);
+        sees(&stage, &bob, &["all||first", "b1|blue|first"]);
+        sees(&stage, &eve, &["all||first", "b1|blue|first", "r1|red|first"]);
+        let key = stage.stranger("key");
+        key.join(&stage.hub.address(), API_KEY);
+        sees(&stage, &key, &["all||first"]);
+        stage.postgres.run(
+            "insert into note values ('r2', 'red', 'second'), ('b2', 'blue', 'second');
+             update note set body = 'changed' where id in ('r1', 'b1'); delete from note where id = 'all'",
+        );
+        sees(&stage, &ann, &["r1|red|changed", "r2|red|second"]);
+        sees(&stage, &bob, &["b1|blue|changed", "b2|blue|second"]);
+        sees(&stage, &eve, &["b1|blue|changed", "b2|blue|second", "r1|red|changed", "r2|red|second"]);
+        sees(&stage, &key, &[]);
+    });
 }
 
 #[test]
 fn a_row_that_moves_leaves_one_team_and_comes_whole_to_the_other() {
-    let mut stage = stage();
-    let (ann, bob, eve) = (person(&stage, "ann"), person(&stage, "bob"), person(&stage, "eve"));
-    for client in [&ann, &bob, &eve] {
-        client.sync();
-    }
-    stage.postgres.run("update note set team = 'blue' where id = 'r1'");
-    sees(&stage, &ann, &["all||first"]);
-    assert_eq!(ann.value("select count(*) from note_cloudsync where pk = 'r1'"), "0", "no tombstone stays");
-    sees(&stage, &bob, &["all||first", "b1|blue|first", "r1|blue|first"]);
-    sees(&stage, &eve, &["all||first", "b1|blue|first", "r1|blue|first"]);
-    stage.postgres.run(
-        "update note set team = 'red' where id = 'r1'; update note set team = 'blue' where id = 'r1';
-         update note set team = 'red' where id = 'r1'; update note set team = null where id = 'all'",
-    );
-    // What lies in the store is read like what is in memory.
-    stage.play(&["hub: terminate", "hub: start"]);
-    sees(&stage, &ann, &["r1|red|first"]);
-    sees(&stage, &bob, &["b1|blue|first"]);
-    sees(&stage, &eve, &["b1|blue|first", "r1|red|first"]);
+    on_both(|setting| {
+        let mut stage = stage(setting);
+        let (ann, bob, eve) = (person(&stage, "ann"), person(&stage, "bob"), person(&stage, "eve"));
+        for client in [&ann, &bob, &eve] {
+            client.sync();
+        }
+        stage.postgres.run("update note set team = 'blue' where id = 'r1'");
+        sees(&stage, &ann, &["all||first"]);
+        assert_eq!(
+            ann.value("select count(*) from note_cloudsync where pk = 'r1'"),
+            "0",
+            "no tombstone stays"
+        );
+        sees(&stage, &bob, &["all||first", "b1|blue|first", "r1|blue|first"]);
+        sees(&stage, &eve, &["all||first", "b1|blue|first", "r1|blue|first"]);
+        stage.postgres.run(
+            "update note set team = 'red' where id = 'r1'; update note set team = 'blue' where id = 'r1';
+             update note set team = 'red' where id = 'r1'; update note set team = null where id = 'all'",
+        );
+        // What lies in the store is read like what is in memory.
+        stage.play(&["hub: terminate", "hub: start"]);
+        sees(&stage, &ann, &["r1|red|first"]);
+        sees(&stage, &bob, &["b1|blue|first"]);
+        sees(&stage, &eve, &["b1|blue|first", "r1|red|first"]);
+    });
 }
 
 #[test]
 fn a_row_with_an_unsent_change_stays_until_it_is_answered() {
-    let stage = stage();
-    let ann = person(&stage, "ann");
-    ann.sync();
-    ann.run("update note set body = 'from ann' where id = 'r1'");
-    stage.postgres.run("update note set team = 'blue' where id = 'r1'");
-    let mark = stage.mark();
-    wait::until("ann receives without sending", || {
-        ann.run("select cloudsync_network_receive_changes()");
-        (ann.rows("select n from mark").concat() == mark).then_some(())
+    on_both(|setting| {
+        let stage = stage(setting);
+        let ann = person(&stage, "ann");
+        ann.sync();
+        ann.run("update note set body = 'from ann' where id = 'r1'");
+        stage.postgres.run("update note set team = 'blue' where id = 'r1'");
+        let mark = stage.mark();
+        wait::until("ann receives without sending", || {
+            ann.run("select cloudsync_network_receive_changes()");
+            (ann.rows("select n from mark").concat() == mark).then_some(())
+        });
+        assert_eq!(ann.value("select body from note where id = 'r1'"), "from ann");
+        sees(&stage, &ann, &["all||first"]);
+        assert_eq!(
+            stage.postgres.value("select body from note where id = 'r1'"),
+            "from ann",
+            "nothing is lost"
+        );
     });
-    assert_eq!(ann.value("select body from note where id = 'r1'"), "from ann");
-    sees(&stage, &ann, &["all||first"]);
-    assert_eq!(stage.postgres.value("select body from note where id = 'r1'"), "from ann", "nothing is lost");
 }
 
 #[test]
 fn who_joins_or_leaves_a_team_gets_its_rows_or_forgets_them() {
-    let stage = stage();
-    let ann = person(&stage, "ann");
-    sees(&stage, &ann, &["all||first", "r1|red|first"]);
-    stage.postgres.run("insert into team.member values ('blue', 'ann')");
-    comes_to_see(&ann, &["all||first", "b1|blue|first", "r1|red|first"]);
-    stage.postgres.run("delete from team.member where team = 'red' and person = 'ann'");
-    comes_to_see(&ann, &["all||first", "b1|blue|first"]);
-    stage.postgres.run("update note set body = 'changed' where id in ('r1', 'b1')");
-    sees(&stage, &ann, &["all||first", "b1|blue|changed"]);
+    on_both(|setting| {
+        let stage = stage(setting);
+        let ann = person(&stage, "ann");
+        sees(&stage, &ann, &["all||first", "r1|red|first"]);
+        stage.postgres.run("insert into member values ('blue', 'ann')");
+        comes_to_see(&ann, &["all||first", "b1|blue|first", "r1|red|first"]);
+        stage.postgres.run("delete from member where team = 'red' and person = 'ann'");
+        comes_to_see(&ann, &["all||first", "b1|blue|first"]);
+        stage.postgres.run("update note set body = 'changed' where id in ('r1', 'b1')");
+        sees(&stage, &ann, &["all||first", "b1|blue|changed"]);
+    });
+}
+
+#[test]
+fn what_a_device_moves_goes_whole_to_its_new_readers_and_from_the_former() {
+    on_both(|setting| {
+        let stage = stage(setting);
+        let (ann, bob) = (person(&stage, "ann"), person(&stage, "bob"));
+        sees(&stage, &ann, &["all||first", "r1|red|first"]);
+        sees(&stage, &bob, &["all||first", "b1|blue|first"]);
+        ann.run(
+            "update note set team = 'blue' where id = 'r1'; insert into note values ('r3', 'red', 'of ann')",
+        );
+        ann.sync();
+        sees(&stage, &bob, &["all||first", "b1|blue|first", "r1|blue|first"]);
+        sees(&stage, &ann, &["all||first", "r3|red|of ann"]);
+        bob.run("delete from note where id = 'r1'");
+        bob.sync();
+        sees(&stage, &person(&stage, "eve"), &["all||first", "b1|blue|first", "r3|red|of ann"]);
+        sees(&stage, &bob, &["all||first", "b1|blue|first"]);
+    });
+}
+
+#[test]
+fn the_scope_of_a_file_follows_its_columns_and_may_name_several_readers() {
+    let stage = stage(Setting { centre: Centre::SqliteFile, ..Setting::PLAIN });
+    let (ann, bob) = (person(&stage, "ann"), person(&stage, "bob"));
+    let ids = |client: &Client| client.rows("select id from note order by id");
+    let sees = |client: &Client, wanted: &[&str]| {
+        wait::until("the client holds what it may read", || {
+            client.sync_waiting(200);
+            (ids(client) == wanted).then_some(())
+        });
+    };
+    sees(&bob, &["all", "b1"]);
+    stage.postgres.run(
+        "alter table note rename column team to crew;
+         alter table note rename column body to team;
+         update note set crew = 'blue' where id = 'r1'",
+    );
+    sees(&bob, &["all", "b1", "r1"]);
+    sees(&ann, &["all"]);
+    stage.postgres.run("select cloudsync_set_scope('note', 'json_array(crew, ''red'')')");
+    sees(&ann, &["all", "b1", "none", "r1"]);
+    // What cannot be computed is for nobody: the column is gone.
+    stage.postgres.run(
+        "select cloudsync_begin_alter('note'); alter table note drop column crew;
+         select cloudsync_commit_alter('note'); update note set team = 'changed'",
+    );
+    sees(&ann, &[]);
+    let told = stage.postgres.value("select reason from cloudsync_gaps");
+    assert!(told.contains("scope cannot be computed"), "{told}");
+    stage.postgres.run("select cloudsync_set_scope('note', null)");
+    sees(&ann, &["all", "b1", "none", "r1"]);
+    sees(&bob, &["all", "b1", "none", "r1"]);
 }
 
 #[test]
 fn a_guarded_table_without_scopes_is_read_with_keys_only() {
-    let stage = stage();
+    let stage = stage(Setting::PLAIN);
     stage.postgres.run(
         "select cloudsync_set_scope('note', null); alter table note enable row level security;
          create policy everything on note using (true)",

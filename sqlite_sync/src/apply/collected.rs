@@ -16,6 +16,7 @@ use super::Session;
 use super::incoming::{Change, Mappings};
 use super::rebase::unsent;
 use crate::catalog::Replica;
+use crate::central::audience;
 use crate::conflicts::{Conflict, Reason, record};
 use crate::error::{Doing, Error, Result};
 use crate::metadata::{self, STATE_COLUMNS};
@@ -138,6 +139,7 @@ fn drop_tombstone(
         report_parked(replica, table, tombstone, &pk)?;
         parked::forget_cells(connection, table, &pk)?;
     }
+    audience::forget(connection, table, &pk)?;
     metadata::forget(connection, table, &tombstone.key)
 }
 

@@ -3,6 +3,7 @@
 //! Everything that changes here, by uploads or by plain SQL of any program, goes into `cloudsync_feed` in the
 //! order of its numbers, as frames that clients can apply. What is written without us is taken in by the next call.
 
+pub(crate) mod audience;
 mod horizon;
 mod restored;
 mod upload;
@@ -45,8 +46,12 @@ pub(crate) fn begin(connection: &Connection) -> Result<Json> {
     pass_on(connection)?;
     let position = newest(connection)?;
     let restored = settings::text(connection, Setting::CentralRestored)?.unwrap_or_default();
+    let reload = settings::integer(connection, Setting::CentralReload)?.unwrap_or(0);
     unit.commit()?;
-    Ok(json!({ "file": file, "fence": fence, "stood": stood, "position": position, "restored": restored }))
+    Ok(json!({
+        "file": file, "fence": fence, "stood": stood, "position": position, "restored": restored,
+        "reload": reload,
+    }))
 }
 
 /// Names the file, and takes all it holds as known to the snapshots.
@@ -60,6 +65,9 @@ fn found(connection: &Connection) -> Result<String> {
         let folded = fold(&mut replica)?;
         log::delete_range(connection, log::DbVersion::new(1), folded)?;
         settings::store(connection, Setting::Acknowledged, &Value::Integer(folded.get()))?;
+        for table in replica.tables.iter().filter(|table| table.scope.is_some()) {
+            audience::begin(connection, table)?;
+        }
     }
     Ok(name)
 }
@@ -137,7 +145,11 @@ fn payload_of(replica: &Replica<'_>) -> Vec<u8> {
 
 fn append(connection: &Connection, frame: &[u8]) -> Result<()> {
     let sql = "insert into main.cloudsync_feed (frame) values (?1)";
-    connection.prepare_cached(sql)?.execute([frame]).doing("append to the feed")?;
+    let told = audience::told(connection, frame)?;
+    connection
+        .prepare_cached(sql)?
+        .execute([told.as_deref().unwrap_or(frame)])
+        .doing("append to the feed")?;
     Ok(())
 }
 

@@ -5,14 +5,16 @@ use rusqlite::functions::Context;
 use rusqlite::types::{Value as SqlValue, ValueRef as Argument};
 use shared_format::SiteId;
 
-use super::arguments::{number, reach, wrong};
+use super::arguments::{number, reach, text, wrong};
 use super::{DIRECT, Shared};
-use crate::central::{self, Request};
+use crate::central::{self, Request, audience};
 use crate::connection::Applying;
 use crate::error::Result;
 
 const UPLOAD: &str = "cloudsync_central_upload";
 const ACKED: &str = "cloudsync_central_acked";
+const SCOPES: &str = "cloudsync_central_scopes";
+const ROWS: &str = "cloudsync_central_rows";
 const NOTE_SITE: &str = "cloudsync_central_note_site";
 
 pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Result<()> {
@@ -36,6 +38,12 @@ pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Re
     connection.create_scalar_function("cloudsync_central_collect", 0, DIRECT, |context| {
         Ok(central::collect(&*reach(context)?)?)
     })?;
+    connection.create_scalar_function("cloudsync_set_scope", 2, DIRECT, |context| Ok(set_scope(context)?))?;
+    connection.create_scalar_function(SCOPES, 1, DIRECT, |context| {
+        let claims = text(context, SCOPES, 0)?;
+        Ok(audience::scopes(&*reach(context)?, &claims)?.to_string())
+    })?;
+    connection.create_scalar_function(ROWS, 1, DIRECT, |context| Ok(rows(context)?))?;
     connection.create_scalar_function(NOTE_SITE, 2, DIRECT, |context| Ok(note_site(context)?))?;
     connection.create_scalar_function(ACKED, 1, DIRECT, |context| Ok(acked(context)?))?;
     let applying = shared.applying.clone();
@@ -45,6 +53,26 @@ pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Re
 fn acked(context: &Context<'_>) -> Result<Option<i64>> {
     let site = site(context, ACKED)?;
     central::acked(&*reach(context)?, site)
+}
+
+fn set_scope(context: &Context<'_>) -> Result<SqlValue> {
+    let function = "cloudsync_set_scope";
+    let table = text(context, function, 0)?;
+    let scope = match context.get_raw(1) {
+        Argument::Null => None,
+        _other => Some(text(context, function, 1)?),
+    };
+    audience::set_scope(&*reach(context)?, &table, scope.as_deref())?;
+    Ok(SqlValue::Null)
+}
+
+/// A frame of a snapshot with who reads its rows.
+fn rows(context: &Context<'_>) -> Result<SqlValue> {
+    let Argument::Blob(frame) = context.get_raw(0) else {
+        return Err(wrong(context, ROWS, 0, "a payload (BLOB)"));
+    };
+    let shown = audience::shown(&*reach(context)?, frame)?;
+    Ok(SqlValue::Blob(shown.unwrap_or_else(|| frame.to_vec())))
 }
 
 fn note_site(context: &Context<'_>) -> Result<bool> {

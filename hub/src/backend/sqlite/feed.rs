@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::file::{File, in_transaction, is_busy, newest};
+use super::file::{File, begin, in_transaction, is_busy, newest};
 use super::ground::{Ground, find_ground};
 use crate::definitions::Definitions;
 use crate::epoch::EpochId;
@@ -40,11 +40,12 @@ struct FeedRow {
     frame: Vec<u8>,
 }
 
-/// Leads until something ends it.
+/// Leads until something ends it; in peace where a new epoch has to begin, since tables have other readers.
 pub(super) async fn lead(ingest: &Ingest, file: &Arc<File>) -> Result<()> {
-    let Ground { epoch, index, within, definitions } = find_ground(ingest, file).await?;
+    let begun = file.call(begin).await?;
+    let Ground { epoch, index, within, definitions } = find_ground(ingest, file, &begun).await?;
     let end = index.last();
-    let fence = file.begun.fence;
+    let fence = begun.fence;
     ingest.archive.put_server_start(epoch.id, fence.to_string()).await?;
     ingest.log.open(epoch.clone(), index);
     let nothing = PgSnapshot::parse("0:0:").ok_or(Error::EpochObject { part: "snapshot" })?;
@@ -83,9 +84,10 @@ pub(super) async fn lead(ingest: &Ingest, file: &Arc<File>) -> Result<()> {
         definitions,
         gatherer,
         place,
+        is_reloaded: false,
     };
     let outcome = leader.run().await;
-    if matches!(outcome, Err(Error::CentralFileReplaced { .. })) {
+    if matches!(outcome, Ok(()) | Err(Error::CentralFileReplaced { .. })) {
         leader.keep_all().await?;
     }
     outcome
@@ -102,6 +104,8 @@ struct Leader<'a> {
     gatherer: Gatherer,
     /// The number of the last row that was read.
     place: Lsn,
+    /// Tables have other readers from here on.
+    is_reloaded: bool,
 }
 
 impl Leader<'_> {
@@ -116,6 +120,9 @@ impl Leader<'_> {
             }
             while self.place < found.end && self.outbox.waiting_bytes() < WAITING_BYTES_MAX {
                 self.read().await?;
+            }
+            if self.is_reloaded {
+                return Ok(());
             }
             tokio::select! {
                 changed = reached.changed() => {
@@ -133,10 +140,10 @@ impl Leader<'_> {
         }
     }
 
-    /// Puts all that a file which was replaced has taken into the store: what was uploaded to it until that was
-    /// noticed is merged into the one in its place.
+    /// Puts all that the file has taken into the store: before a new epoch begins, and of a file that was replaced. What
+    /// was uploaded to that until it was noticed is merged into the one in its place.
     async fn keep_all(&mut self) -> Result<()> {
-        // Whatever upload comes behind this is refused.
+        // Whatever upload to a file that was replaced comes behind this is refused.
         let end = self.file.call(|connection| newest(connection)).await?;
         while self.place < end {
             self.read().await?;
@@ -168,6 +175,7 @@ impl Leader<'_> {
     fn gather(&mut self, row: &FeedRow) -> Result<()> {
         let (payload, _length) = decode_frame(&row.frame, &Limits::default())?;
         let parsed = Payload::parse(&payload)?;
+        self.is_reloaded |= !parsed.reloads().is_empty();
         let mut known = self.definitions.lock().expect("no step on definitions panics");
         self.gatherer.add(row.position, &parsed, payload.len(), &mut known)?;
         self.place = row.position.message;

@@ -42,8 +42,6 @@ pub(super) struct File {
     pub(super) location: SqliteLocation,
     /// Which file was opened, to notice when another one takes its name.
     opened: (u64, u64),
-    /// What `cloudsync_central_begin` said.
-    pub(super) begun: Begun,
 }
 
 /// What a file says of itself when a hub begins with it.
@@ -59,6 +57,8 @@ pub(super) struct Begun {
     pub(super) end: Lsn,
     /// Names the newest time that it was set back on purpose; empty when there was none.
     pub(super) restored: String,
+    /// The row of its feed from which on some tables have other readers.
+    pub(super) reload: Lsn,
 }
 
 impl File {
@@ -129,7 +129,7 @@ fn open(location: SqliteLocation, may_be_new: bool) -> Result<File> {
         drop(lock);
     });
     serving.map_err(failed("serve"))?;
-    Ok(File { jobs, reached, location, opened, begun })
+    Ok(File { jobs, reached, location, opened })
 }
 
 fn lock_path(file: &Path) -> PathBuf {
@@ -142,7 +142,8 @@ fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-fn begin(connection: &mut Connection) -> Result<Begun> {
+/// Makes the file a centre, or goes on with it.
+pub(super) fn begin(connection: &mut Connection) -> Result<Begun> {
     let sql = "select cloudsync_central_begin()";
     let told: String = in_transaction(connection, "begin with the central file", |connection| {
         connection.query_row(sql, [], |row| row.get(0))
@@ -160,6 +161,7 @@ fn begin(connection: &mut Connection) -> Result<Begun> {
         stood: Lsn::new(number("stood")?),
         end: Lsn::new(number("position")?),
         restored: text("restored")?,
+        reload: Lsn::new(number("reload")?),
     })
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::file::{File, in_transaction, pass_on};
+use super::file::{Begun, File, in_transaction, pass_on};
 use crate::definitions::Definitions;
 use crate::epoch::{Epoch, EpochId, EpochReason, ServerIdentity};
 use crate::error::{Error, Result};
@@ -28,15 +28,15 @@ pub(super) struct Ground {
 }
 
 /// Compares file and store.
-pub(super) async fn find_ground(ingest: &Ingest, file: &Arc<File>) -> Result<Ground> {
-    let begun = &file.begun;
+pub(super) async fn find_ground(ingest: &Ingest, file: &Arc<File>, begun: &Begun) -> Result<Ground> {
     let system = format!("sqlite-{}", begun.name);
     let server = ServerIdentity { system, lineage: Lineage::first(1), database_oid: 0 };
+    let is = (server.clone(), begun.restored.as_str());
     let Some(epoch) = ingest.archive.newest_epoch().await? else {
-        return open_epoch(ingest, file, (None, EpochReason::First), server, begun.end).await;
+        return open_epoch(ingest, file, (None, EpochReason::First), is, begun.end).await;
     };
     if ingest.is_restored(&epoch, &begun.restored).await? {
-        return begin_anew(ingest, file, (&epoch, Cause::Restored), server, begun.end).await;
+        return begin_anew(ingest, file, (&epoch, Cause::Restored), is, begun.end).await;
     }
     epoch.check_server(&server)?;
     let index = ingest.archive.segments(&epoch).await?;
@@ -45,8 +45,8 @@ pub(super) async fn find_ground(ingest: &Ingest, file: &Arc<File>) -> Result<Gro
     let noted = ingest.archive.server_start(epoch.id).await?;
     let is_older = noted.and_then(|noted| noted.parse().ok()).is_some_and(|noted: u64| noted >= begun.fence);
     // What the file had itself counts: whatever was written to a copy since gets numbers that the store may hold too.
-    if is_older || place > begun.stood || !has_all_behind(file, place).await? {
-        merge_again(ingest, file, &epoch, &index).await?;
+    if is_older || place > begun.stood || !has_all_behind(file, begun, place).await? {
+        merge_again(ingest, file, begun, (&epoch, &index)).await?;
         let end = file.call(|connection| {
             let sql = "select cloudsync_central_lost()";
             in_transaction(connection, "note a restore", |connection| {
@@ -54,7 +54,11 @@ pub(super) async fn find_ground(ingest: &Ingest, file: &Arc<File>) -> Result<Gro
             })?;
             pass_on(connection)
         });
-        return begin_anew(ingest, file, (&epoch, Cause::RanBack), server, end.await?).await;
+        return begin_anew(ingest, file, (&epoch, Cause::RanBack), is, end.await?).await;
+    }
+    if begun.reload > epoch.start {
+        let from = (Some(epoch.id), EpochReason::Reload);
+        return open_epoch(ingest, file, from, is, begun.end).await;
     }
     let mut definitions = Definitions::default();
     definitions.add_payload(&epoch.definitions)?;
@@ -69,8 +73,8 @@ pub(super) async fn find_ground(ingest: &Ingest, file: &Arc<File>) -> Result<Gro
 }
 
 /// Whether the feed still has every row behind a number.
-async fn has_all_behind(file: &File, place: Lsn) -> Result<bool> {
-    let (after, end) = (place.raw(), file.begun.end.raw());
+async fn has_all_behind(file: &File, begun: &Begun, place: Lsn) -> Result<bool> {
+    let (after, end) = (place.raw(), begun.end.raw());
     let number = i64::try_from(after).unwrap_or(i64::MAX);
     let counted = file.call(move |connection| {
         let sql = "select count(*) from main.cloudsync_feed where seq > ?1";
@@ -81,11 +85,16 @@ async fn has_all_behind(file: &File, place: Lsn) -> Result<bool> {
 }
 
 /// Merges into the file what the store has beyond it.
-async fn merge_again(ingest: &Ingest, file: &File, epoch: &Epoch, index: &SegmentIndex) -> Result<()> {
+async fn merge_again(
+    ingest: &Ingest,
+    file: &File,
+    begun: &Begun,
+    (epoch, index): (&Epoch, &SegmentIndex),
+) -> Result<()> {
     let database = ingest.database.as_str();
     tracing::warn!(database, epoch = %epoch.id, "the central file was set back: stored changes are merged into it");
     // What has expired was read from a snapshot by whoever needed it.
-    let mut place = Position::after(file.begun.stood).max(epoch.start_position()).max(index.oldest());
+    let mut place = Position::after(begun.stood).max(epoch.start_position()).max(index.oldest());
     loop {
         let name = match index.find(place) {
             Found::Segment(name) => name,
@@ -121,12 +130,12 @@ async fn begin_anew(
     ingest: &Ingest,
     file: &File,
     (epoch, cause): (&Epoch, Cause),
-    server: ServerIdentity,
+    is: (ServerIdentity, &str),
     start: Lsn,
 ) -> Result<Ground> {
     let database = ingest.database.as_str();
     tracing::warn!(database, epoch = %epoch.id, cause = cause.label(), "epoch ends");
-    let ground = open_epoch(ingest, file, (Some(epoch.id), cause.reason()), server, start).await?;
+    let ground = open_epoch(ingest, file, (Some(epoch.id), cause.reason()), is, start).await?;
     ingest.metrics.count_epoch(cause.label());
     Ok(ground)
 }
@@ -135,7 +144,7 @@ async fn open_epoch(
     ingest: &Ingest,
     file: &File,
     (previous, reason): (Option<EpochId>, EpochReason),
-    server: ServerIdentity,
+    (server, restored): (ServerIdentity, &str),
     start: Lsn,
 ) -> Result<Ground> {
     let number = previous.map_or(1, |previous| previous.number().saturating_add(1));
@@ -146,7 +155,7 @@ async fn open_epoch(
     });
     let definitions = definitions.await?;
     let id = EpochId::new(number, random_tag()?);
-    let restored = file.begun.restored.clone();
+    let restored = restored.to_owned();
     let epoch = Epoch { id, server, start, definitions, reason, restored };
     ingest.archive.open_epoch(&epoch).await?;
     let database = ingest.database.as_str();

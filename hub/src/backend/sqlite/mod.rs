@@ -54,7 +54,11 @@ impl Sqlite {
         let file = File::open(&self.location, may_be_new).await?;
         let _closed = Closing(self);
         self.set_open(Some(Arc::clone(&file)));
-        feed::lead(ingest, &file).await
+        loop {
+            feed::lead(ingest, &file).await?;
+            // Some tables have other readers from now on.
+            ingest.log.stop_leading();
+        }
     }
 }
 
@@ -102,9 +106,17 @@ impl Backend for Sqlite {
         async move { self.file()?.call(collected).await }.boxed()
     }
 
-    /// A file has no scopes: its tables are read by everybody who is let in.
-    fn scopes_of<'a>(&'a self, _claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
-        async { Ok(vec![String::new()]) }.boxed()
+    fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
+        let claims = claims.to_owned();
+        let asked = move |connection: &mut Connection| {
+            let sql = "select cloudsync_central_scopes(?1)";
+            let told = connection
+                .prepare_cached(sql)
+                .and_then(|mut statement| statement.query_row([claims], |row| row.get::<_, String>(0)));
+            let told = told.map_err(|source| Error::Sqlite { action: "ask for scopes", source })?;
+            serde_json::from_str(&told).map_err(|_| Error::UploadAnswer { part: "cloudsync_central_scopes" })
+        };
+        async move { self.file()?.call(asked).await }.boxed()
     }
 
     fn report(&self, report: Report) -> BoxFuture<'_, Result<Option<Value>>> {

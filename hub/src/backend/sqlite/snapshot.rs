@@ -81,7 +81,7 @@ fn read(reader: &Connection, pages: &Sender<Result<Page>>) -> Result<()> {
     let sql = "select cloudsync_central_definitions()";
     let definitions: Vec<u8> = reader.query_row(sql, [], |row| row.get(0)).map_err(failed)?;
     let mut held = Page { payload: Some(definitions), rows: 0, next: None };
-    let sql = "select payload, rows from cloudsync_payload_chunks(0, null, ?1)";
+    let sql = "select cloudsync_central_rows(payload), rows from cloudsync_payload_chunks(0, null, ?1)";
     let mut statement = reader.prepare(sql).map_err(failed)?;
     let mut chunks = statement.query([PAGE_BYTES]).map_err(failed)?;
     while let Some(chunk) = chunks.next().map_err(failed)? {
