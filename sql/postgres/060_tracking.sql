@@ -398,7 +398,7 @@ begin atomic
   cross join lateral cloudsync.release_commands(m.relation) as c (command);
 end;
 
--- Forgets a table, after its triggers are gone.
+-- Forgets a table, after its triggers are gone, and tells the clients: what comes after this is without it.
 create function cloudsync.unregister_table(relation regclass)
 returns void
 language plpgsql
@@ -412,6 +412,8 @@ begin
   if not found then
     raise exception 'table % is not tracked', unregister_table.relation using errcode = 'undefined_table';
   end if;
+  perform cloudsync.emit_reload(t.table_id, 'dropped')
+  from cloudsync.tables as t where t.table_id = v_table_id and t.enabled;
   perform cloudsync.forget_table(v_table_id);
 end
 $unregister$;

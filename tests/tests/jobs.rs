@@ -21,11 +21,11 @@ fn done(stage: &Stage, kind: &str) -> Result<(), String> {
 fn recurring_jobs_are_made_and_done_when_they_are_due() {
     let mut stage = Stage::new(Setting::PLAIN);
     stage.play(&["a: insert into todo values ('t', 'title', null, 0)", "a: sync"]);
-    let made = "select count(*) from cloudsync.job_states where kind in ('compaction', 'expiry', 'inbox', 'snapshot', 'tombstones')
-        and every is not null";
-    wait::until("the jobs are there", || (stage.postgres.value(made) == "5").then_some(()));
+    let made = "select count(*) from cloudsync.job_states where kind in ('catch_up', 'compaction', 'expiry', 'inbox', 'snapshot',
+        'tombstones') and every is not null";
+    wait::until("the jobs are there", || (stage.postgres.value(made) == "6").then_some(()));
     stage.postgres.run("update cloudsync.jobs set run_at = now()");
-    for kind in ["compaction", "expiry", "inbox", "snapshot", "tombstones"] {
+    for kind in ["catch_up", "compaction", "expiry", "inbox", "snapshot", "tombstones"] {
         wait::until_ok(&format!("{kind} is done"), || done(&stage, kind));
     }
     let wrong = "select kind, last_error from cloudsync.job_states where last_error is not null";

@@ -118,3 +118,29 @@ fn a_table_is_taken_in_steps_while_everything_goes_on() {
     stage.settle();
     stage.all_equal();
 }
+
+#[test]
+fn a_table_that_is_dropped_or_not_tracked_any_more_is_told_to_clients() {
+    let mut stage = stage();
+    let client = stage.client("a");
+    client.run(
+        "create table told (tables text);
+         create trigger told after update on cloudsync_settings when new.key = 'reload' and new.value is not null
+         begin insert into told values (new.value); end",
+    );
+    let before = epoch(client);
+    stage.postgres.run("select cloudsync_cleanup('todo')");
+    bytes_until(stage.client("a"), "select count(*) from told", "1");
+    stage.postgres.run("drop table bulk");
+    bytes_until(stage.client("a"), "select count(distinct tables) from told", "2");
+    let client = stage.client("a");
+    assert_eq!(client.value("select count(*) from todo"), "3", "what a client has of it stays");
+    assert_eq!(client.value("select count(*) from bulk"), "2500");
+    assert_eq!(epoch(client), before, "the log went on");
+    client.run("update todo set note = 'unsent' where id = 't'");
+    wait::until_ok("the refusal is there", || {
+        client.try_rows("select cloudsync_network_sync(300, 1)")?;
+        let found = client.rows("select tbl, key, sqlstate from cloudsync_rejected");
+        (found == ["todo|[\"t\"]|42P01"]).then_some(()).ok_or_else(|| found.join("; "))
+    });
+}

@@ -205,3 +205,20 @@ fn what_is_unsent_for_a_table_that_postgres_drops_is_refused_and_kept() {
     });
     assert_eq!(client.rows("select id, note from todo order by id"), ["t|unsent", "u|n2", "v|n3"]);
 }
+
+#[test]
+fn writes_to_a_table_that_changed_while_event_triggers_were_off_reach_clients() {
+    let mut stage = stage(Setting::PLAIN);
+    stage.postgres.run("alter event trigger cloudsync_definitions disable");
+    stage.postgres.run("alter table todo add column tag text");
+    stage.postgres.run("alter event trigger cloudsync_definitions enable always");
+    stage.play(&[
+        "pg: update todo set note = 'unnoticed', tag = 'x' where id = 't'; delete from todo where id = 'u';
+            insert into todo values ('w', 'fourth', null, 4, 'y')",
+        "a: update todo set note = 'mine' where id = 'v'",
+    ]);
+    stage.postgres.run("update cloudsync.jobs set run_at = now() where kind = 'catch_up'");
+    let noticed = "select count(*) from cloudsync.columns where name = 'tag'";
+    wait::until("the hub has asked", || (stage.postgres.value(noticed) == "1").then_some(()));
+    stage.settles_at(&["t|first|unnoticed|1", "v|third|mine|3", "w|fourth|NULL|4"]);
+}

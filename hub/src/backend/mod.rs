@@ -37,6 +37,9 @@ pub(crate) trait Backend: Send + Sync {
     /// Drops tombstones that every site has received, as far as one call goes; says whether there is more to do.
     fn collect_tombstones(&self) -> BoxFuture<'_, Result<bool>>;
 
+    /// Notices tables that changed while nobody was told, and makes up for what was written to them since.
+    fn catch_up(&self) -> BoxFuture<'_, Result<()>>;
+
     /// The scopes that a caller with these claims holds.
     fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>>;
 

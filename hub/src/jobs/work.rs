@@ -13,6 +13,8 @@ const SEGMENTS_KEEP: Duration = Duration::from_secs(7 * 86_400);
 /// A kind of job that recurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// Makes up for writes to tables that had changed without anybody being told.
+    CatchUp,
     /// Joins small segments.
     Compaction,
     /// Removes segments and snapshots that nobody needs.
@@ -26,9 +28,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 5] =
-        [Kind::Compaction, Kind::Expiry, Kind::Inbox, Kind::Snapshot, Kind::Tombstones];
-    pub(super) const NAMES: [&'static str; 6] = [
+    pub(super) const ALL: [Kind; 6] =
+        [Kind::CatchUp, Kind::Compaction, Kind::Expiry, Kind::Inbox, Kind::Snapshot, Kind::Tombstones];
+    pub(super) const NAMES: [&'static str; 7] = [
+        Kind::CatchUp.name(),
         Kind::Compaction.name(),
         Kind::Expiry.name(),
         Kind::Inbox.name(),
@@ -39,6 +42,7 @@ impl Kind {
 
     pub(super) const fn name(self) -> &'static str {
         match self {
+            Kind::CatchUp => "catch_up",
             Kind::Compaction => "compaction",
             Kind::Expiry => "expiry",
             Kind::Inbox => "inbox",
@@ -53,13 +57,13 @@ impl Kind {
             Kind::Compaction | Kind::Expiry => "store",
             Kind::Inbox => LANE,
             Kind::Snapshot => "snapshot",
-            Kind::Tombstones => "tombstones",
+            Kind::CatchUp | Kind::Tombstones => "tombstones",
         }
     }
 
     pub(super) const fn every(self) -> Duration {
         Duration::from_secs(match self {
-            Kind::Compaction | Kind::Inbox => 60,
+            Kind::CatchUp | Kind::Compaction | Kind::Inbox => 60,
             Kind::Expiry => 600,
             Kind::Snapshot | Kind::Tombstones => 86_400,
         })
@@ -68,7 +72,7 @@ impl Kind {
     /// The first time: not while everything starts at once.
     pub(super) const fn first_after(self) -> Duration {
         match self {
-            Kind::Compaction | Kind::Expiry => self.every(),
+            Kind::CatchUp | Kind::Compaction | Kind::Expiry => self.every(),
             Kind::Inbox => Duration::ZERO,
             Kind::Snapshot => Duration::from_secs(3_600),
             // The snapshot of that day comes first: what it holds is not dropped while it is made.
@@ -94,6 +98,7 @@ pub(super) async fn run(database: &Database, claimed: &Claimed) -> Result<()> {
 /// Does a job that recurs.
 pub(super) async fn recur(database: &Database, kind: Kind) -> Result<()> {
     match kind {
+        Kind::CatchUp => database.backend.catch_up().await,
         Kind::Compaction => {
             while database.feed.compact().await?.more {}
             Ok(())

@@ -106,6 +106,11 @@ impl Backend for Postgres {
         self.ask_whether(sql, &[], COLLECT_TIMEOUT).boxed()
     }
 
+    fn catch_up(&self) -> BoxFuture<'_, Result<()>> {
+        let sql = "select cloudsync.catch_up() >= 0";
+        async { self.ask_whether(sql, &[], COLLECT_TIMEOUT).await.map(drop) }.boxed()
+    }
+
     fn scopes_of<'a>(&'a self, claims: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
         self.ask_scopes(claims).boxed()
     }
