@@ -112,6 +112,12 @@ impl Readership {
         self.kind
     }
 
+    /// The scopes that it holds, if they are known.
+    #[must_use]
+    pub const fn held(&self) -> Option<&BTreeSet<String>> {
+        self.held.as_ref()
+    }
+
     /// Whether it is known which scopes it holds.
     #[must_use]
     pub const fn is_known(&self) -> bool {

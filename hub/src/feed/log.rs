@@ -4,11 +4,14 @@
 //! steps only, never while anything is awaited.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::cache::ReadSegment;
 use super::tail::{LogRead, Tail};
+use super::waiters::{Place, Told, Waiters};
+use crate::audience::Readership;
 use crate::epoch::{Epoch, EpochId};
 use crate::keys::SegmentName;
 use crate::memory::Share;
@@ -22,6 +25,8 @@ pub(crate) struct Log {
     share: Share,
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// Segments came from elsewhere.
+    news: Notify,
     /// The leader tells this node of every new segment.
     is_told: AtomicBool,
     /// There may be something that this node was not told of.
@@ -32,6 +37,9 @@ pub(crate) struct Log {
 struct State {
     current: Option<Current>,
     leading: Option<Leading>,
+    waiters: Waiters,
+    /// Where segments begin that came from elsewhere and that nobody looked at for those who wait.
+    news_behind: Option<Position>,
     /// Counts bytes of the log, to tell how much there is behind a snapshot.
     bytes: u64,
 }
@@ -47,6 +55,44 @@ struct Leading {
     tail: Tail,
     decoded: DecodedTransactions,
     live: bool,
+}
+
+/// What there is that nobody looked at for those who wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Nothing, or nobody waits.
+    Nothing,
+    /// This segment.
+    Segment(EpochId, SegmentName),
+    /// It is not known; those who wait have to look for themselves.
+    Lost,
+}
+
+/// A wait of one reader for what concerns it.
+#[derive(Debug)]
+pub(crate) struct Wait<'a> {
+    log: &'a Log,
+    number: u64,
+    told: Arc<Notify>,
+}
+
+impl Wait<'_> {
+    /// Lasts until something concerns the reader.
+    pub(crate) async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    /// Ends the wait; gives the place to read on from.
+    pub(crate) fn end(&self) -> Option<Place> {
+        self.log.state().waiters.leave(self.number)
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _place = self.end();
+    }
 }
 
 /// What there is for a reader.
@@ -70,6 +116,7 @@ impl Log {
             share,
             state: Mutex::default(),
             changed: watch::Sender::new(()),
+            news: Notify::new(),
             is_told: AtomicBool::new(false),
             is_in_doubt: AtomicBool::new(true),
         }
@@ -79,7 +126,26 @@ impl Log {
         self.state.lock().expect("no step on the log panics")
     }
 
-    /// Tells when there may be something new.
+    /// Begins to wait behind a place; none if something is there already.
+    pub(crate) fn wait_behind(
+        &self,
+        epoch: EpochId,
+        place: Place,
+        reader: &Arc<Readership>,
+    ) -> Option<Wait<'_>> {
+        let mut state = self.state();
+        let current = state.current.as_ref().filter(|current| current.epoch.id == epoch)?;
+        let tail = state.leading.as_ref().map(|leading| leading.tail.last());
+        let end = tail.map_or(current.index.last(), |tail| tail.max(current.index.last()));
+        if end > place.0 {
+            return None;
+        }
+        let (number, told) = state.waiters.enter(reader, place);
+        drop(state);
+        Some(Wait { log: self, number, told })
+    }
+
+    /// Tells when another epoch may have begun.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -105,7 +171,10 @@ impl Log {
                 state.current = Some(Current { epoch, index });
             }
         }
+        state.news_behind = None;
+        let told = state.waiters.begin_anew();
         drop(state);
+        told.wake();
         self.changed.send_replace(());
     }
 
@@ -115,8 +184,10 @@ impl Log {
         let Some(current) = &state.current else { return };
         let tail = Tail::new(current.index.last(), self.share.bytes_max());
         state.leading = Some(Leading { tail, decoded, live: true });
+        state.news_behind = None;
+        let told = state.waiters.begin_anew();
         drop(state);
-        self.changed.send_replace(());
+        told.wake();
     }
 
     /// Leads no more; what is in memory is served until another leader is heard of.
@@ -147,6 +218,7 @@ impl Log {
         let mut state = self.state();
         let length = u64::try_from(frame.byte_len()).unwrap_or(u64::MAX);
         state.bytes = state.bytes.saturating_add(length);
+        let told = state.waiters.pass(&frame);
         if let Some(leading) = &mut state.leading {
             leading.tail.set_bytes_max(self.share.bytes_max());
             leading.tail.push(frame);
@@ -155,7 +227,7 @@ impl Log {
             }
         }
         drop(state);
-        self.changed.send_replace(());
+        told.wake();
     }
 
     /// Adds a segment of the newest epoch that is now in the store; says whether it is news.
@@ -164,7 +236,12 @@ impl Log {
         let Some(current) = state.current.as_mut().filter(|current| current.epoch.id == epoch) else {
             return false;
         };
+        let end = current.index.last();
         let news = current.index.add(name);
+        let is_own = state.leading.as_ref().is_some_and(|leading| leading.live);
+        if news && !is_own {
+            state.news_behind.get_or_insert(end);
+        }
         if let Some(leading) = &mut state.leading {
             leading.tail.set_bytes_max(self.share.bytes_max());
             leading.tail.stored_up_to(name.last);
@@ -218,12 +295,59 @@ impl Log {
         if self.is_broken() {
             self.doubt();
         } else if news > 0 {
-            self.wake();
+            self.tell_news();
         }
     }
 
-    /// Wakes all readers.
+    /// Tells that segments came from elsewhere.
+    pub(crate) fn tell_news(&self) {
+        self.news.notify_one();
+    }
+
+    /// Waits until segments come from elsewhere.
+    pub(crate) async fn news_came(&self) {
+        self.news.notified().await;
+    }
+
+    /// What has to be looked at next for those who wait.
+    pub(crate) fn next_news(&self) -> News {
+        let mut state = self.state();
+        let Some(place) = state.news_behind.filter(|_| !state.waiters.is_empty()) else {
+            state.news_behind = None;
+            return News::Nothing;
+        };
+        let found = state.current.as_ref().map(|current| (current.epoch.id, current.index.find(place)));
+        if let Some((epoch, Found::Segment(name))) = found {
+            return News::Segment(epoch, name);
+        }
+        state.news_behind = None;
+        match found {
+            Some((_, Found::Nothing)) | None => News::Nothing,
+            Some((_, Found::Segment(_) | Found::Behind | Found::Gap)) => News::Lost,
+        }
+    }
+
+    /// Tells those who wait what a segment that came from elsewhere has for them.
+    pub(crate) fn pass_segment(&self, epoch: EpochId, name: SegmentName, segment: &ReadSegment) {
+        let mut state = self.state();
+        let is_next = state.news_behind.is_some_and(|place| place < name.last);
+        if !is_next || state.current.as_ref().is_none_or(|current| current.epoch.id != epoch) {
+            return;
+        }
+        let mut told = Told::default();
+        for frame in &segment.frames {
+            told.extend(state.waiters.pass(frame));
+        }
+        state.waiters.pass_to((name.last, segment.transaction_end));
+        state.news_behind = Some(name.last);
+        drop(state);
+        told.wake();
+    }
+
+    /// Lets all readers look for themselves.
     pub(crate) fn wake(&self) {
+        let told = self.state().waiters.tell_all();
+        told.wake();
         self.changed.send_replace(());
     }
 
@@ -285,15 +409,16 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use bytes::Bytes;
+    use futures_util::FutureExt;
 
     use super::*;
-    use crate::audience::Readership;
+    use crate::audience::Audience;
     use crate::auth::CallerKind;
     use crate::epoch::{EpochReason, ServerIdentity};
     use crate::lineage::Lineage;
+    use crate::segment::Piece;
 
     fn at(commit_end: u64) -> Position {
         Position::new(Lsn::new(commit_end), Lsn::new(1))
@@ -341,6 +466,39 @@ mod tests {
         check(1, at(30), &Step::End, 1);
         check(1, at(40), &Step::End, 0);
         check(1, at(90), &Step::End, 0);
+    }
+
+    #[test]
+    fn a_reader_waits_behind_the_end_and_is_told_of_what_concerns_it() {
+        let log = log();
+        let reader = |scope: &str| Arc::new(Readership::new(CallerKind::Token, [scope.to_owned()]));
+        let behind = |place, scope| log.wait_behind(epoch(1).id, (place, true), &reader(scope));
+        assert!(behind(at(30), "a").is_none(), "something is there");
+        assert!(log.wait_behind(epoch(2).id, (at(40), true), &reader("a")).is_none(), "of another epoch");
+        let (a, b) = (behind(at(40), "a").unwrap(), behind(at(40), "b").unwrap());
+        let ahead = behind(at(90), "b").unwrap();
+        let push = |commit_end, scope: &str| {
+            let audience = Arc::new(Audience::Scopes {
+                now: [scope.to_owned()].into(),
+                departed: std::collections::BTreeSet::new(),
+            });
+            let rows = Bytes::from_static(b"rows");
+            let pieces = vec![Piece { round: 0, audience, rows, evictions: Bytes::new() }];
+            log.push(
+                LogFrame { last: at(commit_end), transaction_end: true, bytes: Bytes::new(), pieces },
+                &[],
+            );
+        };
+        push(50, "a");
+        assert!(a.told().now_or_never().is_some() && b.told().now_or_never().is_none());
+        push(60, "c");
+        assert_eq!(
+            (a.end(), b.end(), ahead.end()),
+            (Some((at(40), true)), Some((at(60), true)), Some((at(90), true)))
+        );
+        let last = behind(at(60), "b").unwrap();
+        log.stop_leading();
+        assert!(last.told().now_or_never().is_some(), "it looks for itself");
     }
 
     #[test]

@@ -8,7 +8,9 @@ pub(crate) mod log;
 mod reader;
 mod refresh;
 mod scopes;
+mod scout;
 pub(crate) mod tail;
+mod waiters;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,6 +44,7 @@ use log::Log;
 use reader::Reader;
 use refresh::Refresh;
 use scopes::ScopesOf;
+use scout::Scout;
 
 /// Longest wait for an epoch to be opened: a hub that has just started needs a moment.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -56,7 +59,7 @@ const SNAPSHOT_TRIES: usize = 3;
 pub struct Feed {
     log: Arc<Log>,
     ingest: Arc<Ingest>,
-    reader: Reader,
+    reader: Arc<Reader>,
     scopes: ScopesOf,
     /// Something was met that only some readers get.
     is_scoped: AtomicBool,
@@ -234,8 +237,11 @@ impl Feed {
             shutdown: shutdown.clone(),
         });
         let task = tokio::spawn(Arc::clone(&ingest).run());
+        let reader = Arc::new(Reader::new(Arc::clone(&log), archive.clone(), Arc::clone(memory)));
+        let scout = Scout { log: Arc::clone(&log), reader: Arc::clone(&reader) };
+        tokio::spawn(scout.run(shutdown.clone()));
         Arc::new(Feed {
-            reader: Reader::new(Arc::clone(&log), archive.clone(), Arc::clone(memory)),
+            reader,
             scopes,
             is_scoped: AtomicBool::new(false),
             refresh: Refresh::new(Arc::clone(&log), archive.clone()),
@@ -454,11 +460,9 @@ impl Feed {
         transaction_end: bool,
         deadline: Instant,
     ) -> Result<Waited> {
-        let mut changed = self.log.subscribe();
         let begun = Instant::now();
         let (mut position, mut transaction_end) = (position, transaction_end);
         loop {
-            changed.mark_unchanged();
             let Some((read, more)) = self.reader.read(reader, epoch.id, position, transaction_end).await?
             else {
                 return Ok(Waited::TooOld);
@@ -482,13 +486,16 @@ impl Feed {
                     is_by_table: false,
                 }));
             }
+            let place = (position, transaction_end);
+            let Some(wait) = self.log.wait_behind(epoch.id, place, reader) else { continue };
             let leading = self.log.is_leading();
             tokio::select! {
-                _ = changed.changed() => {}
+                () = wait.told() => {}
                 () = self.refresh.when_due(), if !leading => self.refresh.run().await?,
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.shut_down() => {}
             }
+            (position, transaction_end) = wait.end().unwrap_or(place);
         }
     }
 

@@ -71,7 +71,11 @@ impl Reader {
     }
 
     /// Reads a segment; None if the store has it no more.
-    async fn segment(&self, epoch: EpochId, name: SegmentName) -> Result<Option<Arc<ReadSegment>>> {
+    pub(super) async fn segment(
+        &self,
+        epoch: EpochId,
+        name: SegmentName,
+    ) -> Result<Option<Arc<ReadSegment>>> {
         let key = self.archive.keys().segment(epoch.number(), &name);
         let read = async {
             let Some(segment) = self.archive.segment(epoch.number(), name).await? else { return Ok(None) };
@@ -88,15 +92,19 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use bytes::Bytes;
 
     use super::*;
+    use crate::audience::Audience;
     use crate::auth::CallerKind;
     use crate::epoch::{Epoch, EpochReason, ServerIdentity};
+    use crate::feed::scout::Scout;
     use crate::keys::Keys;
     use crate::lineage::Lineage;
     use crate::position::Lsn;
-    use crate::segment::{LogFrame, Segment, SegmentIndex, into_blocks};
+    use crate::segment::{LogFrame, Piece, Segment, SegmentIndex, into_blocks};
     use crate::store::directory::DirectoryStore;
 
     fn anybody() -> Arc<Readership> {
@@ -201,5 +209,36 @@ mod tests {
         let reader = Reader { memory: crate::memory::plenty(), ..reader };
         let lost = reader.read(&anybody(), epoch().id, at(30), true).await;
         assert!(matches!(lost, Err(Error::LogGap { after }) if after == at(30)), "{lost:?}");
+    }
+
+    #[tokio::test]
+    async fn where_others_lead_a_segment_wakes_those_whom_it_concerns() {
+        let start = epoch().start_position();
+        let (_folder, reader) = reader(&[segment(start, &[20], 5)]).await;
+        let (log, archive) = (Arc::clone(&reader.log), reader.archive.clone());
+        let wait = |place, scope: &str| {
+            let reader = Arc::new(Readership::new(CallerKind::Token, [scope.to_owned()]));
+            log.wait_behind(epoch().id, (place, true), &reader).unwrap()
+        };
+        let (a, b) = (wait(at(20), "a"), wait(at(20), "b"));
+        let (end, ending) = tokio::sync::watch::channel(false);
+        let scout = Scout { log: Arc::clone(&log), reader: Arc::new(reader) };
+        let scout = tokio::spawn(scout.run(ending));
+        let audience = Arc::new(Audience::Scopes { now: ["a".to_owned()].into(), departed: BTreeSet::new() });
+        let rows = Bytes::from_static(b"rows of a");
+        let pieces = vec![Piece { round: 0, audience, rows, evictions: Bytes::new() }];
+        let frame = LogFrame { last: at(30), transaction_end: true, bytes: Bytes::new(), pieces };
+        let new = Segment { scopes: into_blocks(vec![frame]), ..segment(at(20), &[30], 0) };
+        archive.put_segment(1, &new).await.unwrap();
+        log.hear(epoch().id, &[new.name]);
+        let soon = std::time::Duration::from_secs(60);
+        tokio::time::timeout(soon, a.told()).await.expect("it concerns the one");
+        assert_eq!((a.end(), b.end()), (Some((at(20), true)), Some((at(30), true))));
+        let b = wait(at(30), "b");
+        log.hear(epoch().id, &[SegmentName { previous: at(30), last: at(40), fence: 1 }]);
+        tokio::time::timeout(soon, b.told()).await.expect("nobody knows what is in a segment that is gone");
+        assert_eq!(b.end(), Some((at(30), true)));
+        end.send_replace(true);
+        scout.await.unwrap();
     }
 }

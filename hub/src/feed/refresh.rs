@@ -108,7 +108,7 @@ impl Refresh {
             }
         }
         if news {
-            self.log.wake();
+            self.log.tell_news();
         }
         Ok(news)
     }
