@@ -121,8 +121,9 @@ fn a_database_keeps_its_pace_beside_one_that_is_away_and_one_with_a_million_rows
     wait::until_deadline("the million rows arrive", 5 * wait::PATIENCE, || {
         if ingested() > f64::from(ROWS / 100) { Ok(()) } else { Err(String::new()) }
     });
-    let mut noisy_rounds = Vec::new();
+    let (begun, mut noisy_rounds) = (Instant::now(), Vec::new());
     while stage.hub.metric("cloudsync_ingested_rows_total") < f64::from(ROWS) {
+        assert!(begun.elapsed() < 10 * wait::PATIENCE, "the million rows do not come");
         noisy_rounds.push(round(&mut stage, ROUNDS + noisy_rounds.len()));
     }
     writing.join().expect("the million rows are written");
