@@ -1,19 +1,22 @@
 //! A SQLite file as the centre: what is not the same as with Postgres, and what scenarios of both do not show.
 //!
-//! The scenarios of the other files play on both kinds of centre, but for these, which speak of what a file does not
-//! have:
+//! The scenarios of the other files play on both kinds of centre, but for these:
 //!
 //! - `values`: what Postgres makes of values of its own types (uuid, timestamptz, jsonb, numeric);
-//! - `schema_change`: TRUNCATE, and commands that change the type of a column or compute it anew;
-//! - `identity`, `refusals`, `scopes`, `security`, `tokens`: roles, row-level security and scopes;
+//! - `schema_change`, `reloads`: TRUNCATE, and commands that change the type of a column or compute it anew;
+//! - `identity`, `refusals`, `scopes`: roles and row-level security, which a file has not;
+//! - `tokens`, `security`, `limits`, `fairness`, `bad_lines`: who is let in, and what requests may cost: the hub decides
+//!   that before it asks any centre;
 //! - `bad_input`: what a Postgres function answers to a damaged payload and to a table without a key, where a client
 //!   is asked the same as a file would be;
-//! - `restarts`, `heal`: a server that restarts, its slot, its standbys; `inbox`: a server that is away;
+//! - `restarts`, `heal`, `standbys`: a server that restarts, its slot, its standbys; `inbox` and the upload of `horizon`
+//!   that waits: a server that is away. What a file has of that is below;
 //! - `concurrent_edits`: two transactions that write at once, of which a file allows one; its race is another test;
 //! - `jobs`, `nodes`: a queue for several nodes, and several nodes, where one hub serves a file;
-//! - `admin`: devices, slots and refused rows as operators see them in Postgres;
+//! - `admin`, `dashboard`: devices, slots and refused rows as operators see them in Postgres;
 //! - `broken_messages`, `postgres_side`, `engines_agree`, `memory`: messages, statements and memory of Postgres itself;
-//! - `restarts` and `snapshots` on S3: the store knows nothing of the centre, and `stores` plays on both on every store.
+//! - `restarts` and `snapshots` on S3, `object_stores`: the store knows nothing of the centre, and `stores` plays on both
+//!   on every store.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -209,11 +209,15 @@ fn the_scope_of_a_file_follows_its_columns_and_may_name_several_readers() {
          select cloudsync_commit_alter('note'); update note set team = 'changed'",
     );
     sees(&ann, &[]);
+    // Nor is it in a snapshot.
+    let new = person(&stage, "eve");
+    stage.postgres.run("insert into note (id, team) values ('late', 'written after the snapshot began')");
+    sees(&new, &[]);
     let told = stage.postgres.value("select reason from cloudsync_gaps");
     assert!(told.contains("scope cannot be computed"), "{told}");
     stage.postgres.run("select cloudsync_set_scope('note', null)");
-    sees(&ann, &["all", "b1", "none", "r1"]);
-    sees(&bob, &["all", "b1", "none", "r1"]);
+    sees(&ann, &["all", "b1", "late", "none", "r1"]);
+    sees(&bob, &["all", "b1", "late", "none", "r1"]);
 }
 
 #[test]

@@ -43,6 +43,9 @@ pub(crate) fn set_scope(connection: &Connection, table: &str, scope: Option<&str
     let value = scope.map_or(Value::Null, |scope| Value::Text(scope.to_owned()));
     table_settings::store(connection, table.id, "", SCOPE, &value)?;
     schema::count_up(connection, table.id)?;
+    // Whether the new one can be computed is found out anew.
+    let sql = "delete from main.cloudsync_gaps where tbl = ?1 and reason like '%scope%cannot be computed%'";
+    connection.execute(sql, [table.id]).doing("forget what was wrong with a scope")?;
     if is_centre {
         let table = table_settings::tracked(connection, &table.name)?;
         begin(connection, &table)?;
@@ -122,15 +125,14 @@ pub(super) fn told(connection: &Connection, frame: &[u8]) -> Result<Option<Vec<u
     })
 }
 
-/// A frame of a snapshot with who reads its rows, or read them last.
+/// A frame of a snapshot with who reads its rows, or read them last. Nothing is written: a snapshot only reads.
 pub(crate) fn shown(connection: &Connection, frame: &[u8]) -> Result<Option<Vec<u8>>> {
     wanted_centre(connection)?;
     rewritten(connection, frame, |_replica, table, changes, payload| {
-        let mut readers = Readers::of(connection, table)?;
         let mut shown = builder(table, changes);
         let mut rows = changes.rows();
         while let Some(row) = rows.next_row().reading("row")? {
-            let last = readers.last(&encode_key(row.key.iter().copied()))?;
+            let last = last(connection, table, &encode_key(row.key.iter().copied()))?;
             push(&mut shown, row);
             let nobody: [String; 0] = [];
             match row.kind {
@@ -208,7 +210,7 @@ impl Telling<'_, '_> {
     fn tell(&mut self, row: &Row<'_>) -> Result<()> {
         let key: Vec<Value> = row.key.iter().map(|part| part.to_owned_value()).collect();
         let pk = encode_key(row.key.iter().copied());
-        let before = self.readers.last(&pk)?;
+        let before = last(self.replica.connection, self.table, &pk)?;
         let now = if row.kind == RowKind::Deleted { None } else { self.readers.now(&key)? };
         let Some(now) = now else {
             push(&mut self.as_is, row);
@@ -280,15 +282,6 @@ impl<'a> Readers<'a> {
         }
     }
 
-    /// Who read a row when it was last told of.
-    fn last(&mut self, pk: &[u8]) -> Result<Vec<String>> {
-        let sql = "select scopes from main.cloudsync_row_scopes where tbl = ?1 and pk = ?2";
-        let found =
-            self.connection.prepare_cached(sql)?.query_row(params![self.table.id, pk], |row| row.get(0));
-        let found: Option<String> = found.optional().doing("read who reads a row")?;
-        Ok(found.and_then(|scopes| serde_json::from_str(&scopes).ok()).unwrap_or_default())
-    }
-
     fn note(&mut self, pk: &[u8], scopes: &[String]) -> Result<()> {
         let sql = "insert into main.cloudsync_row_scopes (tbl, pk, scopes) values (?1, ?2, ?3)
             on conflict (tbl, pk) do update set scopes = excluded.scopes where scopes <> excluded.scopes";
@@ -296,6 +289,14 @@ impl<'a> Readers<'a> {
         self.connection.prepare_cached(sql)?.execute(row).doing("note who reads a row")?;
         Ok(())
     }
+}
+
+/// Who read a row when it was last told of.
+fn last(connection: &Connection, table: &TrackedTable, pk: &[u8]) -> Result<Vec<String>> {
+    let sql = "select scopes from main.cloudsync_row_scopes where tbl = ?1 and pk = ?2";
+    let found = connection.prepare_cached(sql)?.query_row(params![table.id, pk], |row| row.get(0));
+    let found: Option<String> = found.optional().doing("read who reads a row")?;
+    Ok(found.and_then(|scopes| serde_json::from_str(&scopes).ok()).unwrap_or_default())
 }
 
 /// Forgets who read a row whose tombstone goes.
