@@ -18,11 +18,12 @@ use super::gather::Gatherer;
 use super::ground::{Ground, random_tag};
 use super::lag::{Unstored, postgres_time};
 use super::news::{News, SEGMENTS_MAX};
-use super::outbox::{Destination, Outbox, Stored};
+use super::outbox::{Outbox, Stored};
+use super::reign::Reign;
 use super::slice::Slice;
 use super::standby::HeldBack;
 use super::verify::{Skip, Verifier};
-use super::{Ingest, IngestStatus, RETRY_MIN};
+use super::{Ingest, RETRY_MIN};
 use crate::definitions::Definitions;
 use crate::epoch::{Epoch, EpochId, EpochReason};
 use crate::error::{Error, Result};
@@ -111,28 +112,17 @@ impl Ingest {
         let key = control.message_key().await?;
         let end = index.last();
         let stream = start(control, connection, &slot).await?;
-        self.archive.put_server_start(epoch.id, control.server_start().await?).await?;
-        self.log.open(epoch.clone(), index);
-        self.log.begin_leading(DecodedTransactions::begin(end.commit_end, &snapshot));
-        self.set_status(|status| {
-            *status = IngestStatus { connected: true, leading: true, problem: None, verified: true };
-        });
-        self.metrics.fenced.set(0);
-        self.metrics.behind.set(None);
-        tracing::info!(database = self.database.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
-
-        let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
         let (news, stored_names) = mpsc::unbounded_channel();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&outbox).run(Destination {
-            archive: self.archive.clone(),
-            log: Arc::clone(&self.log),
-            metrics: self.metrics.clone(),
-            definitions: Arc::clone(&definitions),
-            epoch: epoch.id,
+        let reign = Reign {
+            epoch: epoch.clone(),
+            index,
             fence,
+            server_start: control.server_start().await?,
+            decoded: DecodedTransactions::begin(end.commit_end, &snapshot),
+            definitions: Arc::clone(&definitions),
             news,
-        }));
+        };
+        let (outbox, mut tasks) = self.begin_reign(reign).await?;
         tasks.spawn(tell(Arc::clone(control), epoch.id, key.clone(), stored_names));
         let mut heartbeat = JoinSet::new();
         heartbeat.spawn(beat(
@@ -224,7 +214,7 @@ impl Leader<'_> {
                     if may_read && self.heard.elapsed() > SILENCE_MAX {
                         return Err(Error::ReplicationClosed(std::io::ErrorKind::TimedOut.into()));
                     }
-                    self.check_epoch_is_newest().await?;
+                    self.ingest.check_epoch_is_newest(self.epoch.id).await?;
                     self.send_status(true).await?;
                 }
                 Some(ended) = heartbeat.join_next() => {
@@ -496,16 +486,6 @@ impl Leader<'_> {
             }
         }
         true
-    }
-
-    /// Ends the reign when another node has opened a later epoch: this one's server is no longer the centre.
-    async fn check_epoch_is_newest(&mut self) -> Result<()> {
-        // A store that does not answer says nothing about it.
-        let newest = self.ingest.archive.newest_epoch_number().await.ok().flatten();
-        match newest.filter(|newest| *newest > self.epoch.id.number()) {
-            Some(newest) => Err(Error::EpochSuperseded { epoch: self.epoch.id.number(), newest }),
-            None => Ok(()),
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod lag;
 mod leader;
 mod news;
 mod outbox;
+mod reign;
 mod replay;
 mod slice;
 pub(crate) mod split;
@@ -31,7 +32,8 @@ pub(crate) use control::{read_snapshot, standbys_flushed};
 pub(crate) use gather::Gatherer;
 pub(crate) use ground::random_tag;
 use leader::Ended;
-pub(crate) use outbox::{Destination, Outbox, Stored};
+pub(crate) use outbox::{Outbox, Stored};
+pub(crate) use reign::Reign;
 pub(crate) use verify::Skip;
 
 use crate::backend::Backend;

@@ -8,15 +8,14 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 use shared_format::payload::{Limits, Payload, decode_frame};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::file::{File, begin, in_transaction, is_busy, newest};
+use super::file::{Begun, File, in_transaction, is_busy, newest};
 use super::ground::{Ground, find_ground};
 use crate::definitions::Definitions;
 use crate::epoch::EpochId;
 use crate::error::{Error, Result};
-use crate::ingest::{Destination, Gatherer, Ingest, IngestStatus, Outbox, Stored};
+use crate::ingest::{Gatherer, Ingest, Outbox, Reign, Stored};
 use crate::position::{Lsn, Position};
 use crate::snapshot::visibility::{DecodedTransactions, PgSnapshot};
 
@@ -41,35 +40,24 @@ struct FeedRow {
 }
 
 /// Leads until something ends it; in peace where a new epoch has to begin, since tables have other readers.
-pub(super) async fn lead(ingest: &Ingest, file: &Arc<File>) -> Result<()> {
-    let begun = file.call(begin).await?;
-    let Ground { epoch, index, within, definitions } = find_ground(ingest, file, &begun).await?;
+pub(super) async fn lead(ingest: &Ingest, file: &Arc<File>, begun: &Begun) -> Result<()> {
+    let Ground { epoch, index, within, definitions } = find_ground(ingest, file, begun).await?;
     let end = index.last();
-    let fence = begun.fence;
-    ingest.archive.put_server_start(epoch.id, fence.to_string()).await?;
-    ingest.log.open(epoch.clone(), index);
     let nothing = PgSnapshot::parse("0:0:").ok_or(Error::EpochObject { part: "snapshot" })?;
-    ingest.log.begin_leading(DecodedTransactions::begin(end.commit_end, &nothing));
-    ingest.set_status(|status| {
-        *status = IngestStatus { connected: true, leading: true, problem: None, verified: true };
-    });
-    ingest.metrics.fenced.set(0);
-    ingest.metrics.behind.set(None);
-    tracing::info!(database = ingest.database.as_str(), epoch = %epoch.id, position = %end, fence, "leading");
-    let outbox = Arc::new(Outbox::new(Stored { position: end, confirm: Lsn::ZERO }));
     let definitions = Arc::new(Mutex::new(definitions));
     // There are no other nodes to be told.
     let (news, _nobody) = mpsc::unbounded_channel();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(Arc::clone(&outbox).run(Destination {
-        archive: ingest.archive.clone(),
-        log: Arc::clone(&ingest.log),
-        metrics: ingest.metrics.clone(),
+    let id = epoch.id;
+    let reign = Reign {
+        epoch,
+        index,
+        fence: begun.fence,
+        server_start: begun.fence.to_string(),
+        decoded: DecodedTransactions::begin(end.commit_end, &nothing),
         definitions: Arc::clone(&definitions),
-        epoch: epoch.id,
-        fence,
         news,
-    }));
+    };
+    let (outbox, _tasks) = ingest.begin_reign(reign).await?;
     let mut gatherer = Gatherer::default();
     if within {
         gatherer.go_on_within();
@@ -78,7 +66,7 @@ pub(super) async fn lead(ingest: &Ingest, file: &Arc<File>) -> Result<()> {
     let mut leader = Leader {
         ingest,
         file,
-        epoch: epoch.id,
+        epoch: id,
         stored: outbox.stored(),
         outbox,
         definitions,
@@ -134,7 +122,7 @@ impl Leader<'_> {
                 }
                 _ = checks.tick() => {
                     self.file.check_is_there()?;
-                    self.check_epoch_is_newest().await?;
+                    self.ingest.check_epoch_is_newest(self.epoch).await?;
                 }
             }
         }
@@ -212,16 +200,6 @@ impl Leader<'_> {
         match deleted.await {
             Err(Error::Sqlite { source, .. }) if is_busy(&source) => Ok(()),
             other => other.map(drop),
-        }
-    }
-
-    /// Ends the reign when another hub has opened a later epoch.
-    async fn check_epoch_is_newest(&self) -> Result<()> {
-        // A store that does not answer says nothing about it.
-        let newest = self.ingest.archive.newest_epoch_number().await.ok().flatten();
-        match newest.filter(|newest| *newest > self.epoch.number()) {
-            Some(newest) => Err(Error::EpochSuperseded { epoch: self.epoch.number(), newest }),
-            None => Ok(()),
         }
     }
 }

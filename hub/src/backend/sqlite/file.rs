@@ -42,6 +42,8 @@ pub(super) struct File {
     pub(super) location: SqliteLocation,
     /// Which file was opened, to notice when another one takes its name.
     opened: (u64, u64),
+    /// What the file said when it was opened, before anything else was asked of it.
+    pub(super) begun: Begun,
 }
 
 /// What a file says of itself when a hub begins with it.
@@ -129,7 +131,7 @@ fn open(location: SqliteLocation, may_be_new: bool) -> Result<File> {
         drop(lock);
     });
     serving.map_err(failed("serve"))?;
-    Ok(File { jobs, reached, location, opened })
+    Ok(File { jobs, reached, location, opened, begun })
 }
 
 fn lock_path(file: &Path) -> PathBuf {

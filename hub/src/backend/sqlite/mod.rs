@@ -26,7 +26,7 @@ use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
 use crate::shutdown::asked;
-use file::{File, in_transaction};
+use file::{File, begin, in_transaction};
 
 /// One central file.
 pub(super) struct Sqlite {
@@ -54,10 +54,13 @@ impl Sqlite {
         let file = File::open(&self.location, may_be_new).await?;
         let _closed = Closing(self);
         self.set_open(Some(Arc::clone(&file)));
+        // Only its first word tells an older copy: what it holds since gets new numbers.
+        let mut begun = file.begun.clone();
         loop {
-            feed::lead(ingest, &file).await?;
+            feed::lead(ingest, &file, &begun).await?;
             // Some tables have other readers from now on.
             ingest.log.stop_leading();
+            begun = file.call(begin).await?;
         }
     }
 }
