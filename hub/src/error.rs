@@ -238,6 +238,9 @@ pub enum Error {
     /// A site may lack deletions that Postgres has forgotten.
     #[error("deletions after the site's cursor are forgotten, a snapshot has to come first")]
     CursorExpired,
+    /// A site does not know that its database was set back.
+    #[error("the database was set back after the site's cursor, a snapshot has to come first")]
+    Restored,
     /// What was asked for cannot be had now, but may be later.
     #[error("not available now: {reason}")]
     Unavailable {
@@ -356,6 +359,7 @@ impl Error {
         match self {
             Error::Cursor => ProblemKind::BadRequest,
             Error::CursorExpired => ProblemKind::CursorExpired,
+            Error::Restored => ProblemKind::Restored,
             Error::Postgres(error) => match error.as_db_error() {
                 Some(refused) if !mends_by_itself(refused.code().code()) => ProblemKind::Internal,
                 Some(_) | None => ProblemKind::Unavailable,

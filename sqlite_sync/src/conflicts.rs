@@ -34,6 +34,8 @@ pub(crate) enum Reason {
     Replaced,
     /// The row was deleted so long ago that its tombstone is gone.
     Collected,
+    /// The server was set back to before the row.
+    Restored,
     /// The server held a later write when ours came.
     Server,
     /// The algorithm of the column had no place for it, or had a better one.
@@ -47,6 +49,7 @@ impl Reason {
             Self::Deleted => "deleted",
             Self::Replaced => "replaced",
             Self::Collected => "collected",
+            Self::Restored => "restored",
             Self::Server => "server",
             Self::Algorithm(algorithm) => algorithm.name(),
         }

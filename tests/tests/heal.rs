@@ -291,6 +291,56 @@ fn after_a_restore_on_purpose_postgres_wins() {
 }
 
 #[test]
+fn what_was_written_to_rows_that_a_restore_undid_is_kept_beside() {
+    let mut stage = stage();
+    let before = sites(&mut stage);
+    let backup = stage.cluster().backup();
+    stage.play(&[
+        "pg: insert into todo values ('x', 'to be undone', null, 0)",
+        "a: insert into todo values ('late', 'to be undone', null, 0)",
+        "a: sync",
+        "all: settle",
+        "a: update todo set note = 'a of x' where id = 'x'",
+        "a: update todo set note = 'a of late' where id = 'late'",
+        "a: insert into todo values ('a2', 'unsent of a', null, 0)",
+        "b: update todo set note = 'b of late', done = 1 where id = 'late'",
+        "b: update todo set note = 'b of a' where id = 'a'",
+        "hub: kill",
+        "postgres: stop",
+    ]);
+    stage.restore(&backup, Recovery::NewTimeline);
+    stage.play(&["pg: select cloudsync_restored()", "hub: start"]);
+    // One receives before it sends, the other one sends first.
+    wait::until_ok("b receives", || stage.client("b").try_rows("select cloudsync_network_check_changes()"));
+    stage.settles_at(&[
+        "a|from a|b of a|0",
+        "a2|unsent of a|NULL|0",
+        "b|from b|NULL|0",
+        "gone|to be deleted|NULL|0",
+        "p|from postgres|NULL|0",
+    ]);
+    healed(&mut stage, "restored", &before);
+    for (name, conflicts, rejected) in [
+        (
+            "a",
+            vec![r#"["late"]|note|a of late|restored"#, r#"["x"]|note|a of x|restored"#],
+            vec![r#"["late"]|02000"#, r#"["x"]|02000"#],
+        ),
+        (
+            "b",
+            vec![r#"["late"]|done|1|restored"#, r#"["late"]|note|b of late|restored"#],
+            vec![r#"["late"]|02000"#],
+        ),
+    ] {
+        let kept = "select key, col, lost_value, reason from cloudsync_conflicts order by key, col";
+        assert_eq!(stage.client(name).rows(kept), conflicts, "{name}");
+        let told = "select key, sqlstate from cloudsync_rejected order by key";
+        assert_eq!(stage.client(name).rows(told), rejected, "{name}");
+    }
+    assert_eq!(stage.postgres.value("select count(*) from cloudsync.parked"), "0");
+}
+
+#[test]
 fn a_dump_that_was_restored_under_another_name_takes_the_place_of_its_database() {
     let mut stage = stage();
     let before = sites(&mut stage);

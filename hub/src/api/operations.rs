@@ -97,6 +97,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ProblemKind::OutOfOrder,
             ProblemKind::ClockAhead,
             ProblemKind::CursorExpired,
+            ProblemKind::Restored,
             ProblemKind::InvalidPayload,
             ProblemKind::StorageFull,
         ],

@@ -303,6 +303,18 @@ impl Feed {
         Err(Error::Unavailable { reason: reason.to_owned() })
     }
 
+    /// Refuses what a site writes that does not know of a restore on purpose: it is told by a download, and sends then
+    /// what the restore left of it.
+    pub(crate) async fn check_not_restored(&self, cursor: &Cursor) -> Result<()> {
+        match self.log.epoch() {
+            Some(epoch) if epoch.id.number() > cursor.epoch().number() => {
+                let restored = self.was_restored_since(cursor.epoch(), &epoch).await?;
+                if restored { Err(Error::Restored) } else { Ok(()) }
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether the database was restored on purpose in an epoch behind this one, up to the newest.
     async fn was_restored_since(&self, at: EpochId, newest: &Epoch) -> Result<bool> {
         if newest.reason == EpochReason::Restore {

@@ -45,6 +45,8 @@ pub enum ProblemKind {
     ClockAhead,
     /// Tombstones are gone that the site may not have received.
     CursorExpired,
+    /// The database was set back on purpose, and the site has not been told.
+    Restored,
     /// A body beyond its limits.
     TooLarge,
     /// Bytes of an answer that it does not have.
@@ -67,7 +69,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [ProblemKind; 23] = [
+    pub const ALL: [ProblemKind; 24] = [
         ProblemKind::BadRequest,
         ProblemKind::Unauthorized,
         ProblemKind::TokenExpired,
@@ -82,6 +84,7 @@ impl ProblemKind {
         ProblemKind::OutOfOrder,
         ProblemKind::ClockAhead,
         ProblemKind::CursorExpired,
+        ProblemKind::Restored,
         ProblemKind::TooLarge,
         ProblemKind::RangeNotSatisfiable,
         ProblemKind::InvalidPayload,
@@ -111,7 +114,7 @@ impl ProblemKind {
             | ProblemKind::ClockAhead
             | ProblemKind::NameTaken
             | ProblemKind::ReadOnly => StatusCode::CONFLICT,
-            ProblemKind::CursorExpired => StatusCode::GONE,
+            ProblemKind::CursorExpired | ProblemKind::Restored => StatusCode::GONE,
             ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ProblemKind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
             ProblemKind::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
@@ -139,6 +142,7 @@ impl ProblemKind {
             ProblemKind::OutOfOrder => "out_of_order",
             ProblemKind::ClockAhead => "clock_ahead",
             ProblemKind::CursorExpired => "cursor_expired",
+            ProblemKind::Restored => "restored",
             ProblemKind::TooLarge => "too_large",
             ProblemKind::RangeNotSatisfiable => "range_not_satisfiable",
             ProblemKind::InvalidPayload => "invalid_payload",
@@ -178,6 +182,7 @@ impl ProblemKind {
             ProblemKind::OutOfOrder => "Earlier uploads are missing",
             ProblemKind::ClockAhead => "The clock of the device is ahead",
             ProblemKind::CursorExpired => "The site was away for too long and needs a snapshot first",
+            ProblemKind::Restored => "The database was set back, and the site needs a snapshot first",
             ProblemKind::TooLarge => "The body is too large",
             ProblemKind::RangeNotSatisfiable => "The answer does not have these bytes",
             ProblemKind::InvalidPayload => "The body is not a valid payload",
@@ -316,6 +321,7 @@ impl From<Error> for Problem {
             | ProblemKind::OutOfOrder
             | ProblemKind::ClockAhead
             | ProblemKind::CursorExpired
+            | ProblemKind::Restored
             | ProblemKind::TooLarge
             | ProblemKind::RangeNotSatisfiable
             | ProblemKind::InvalidPayload

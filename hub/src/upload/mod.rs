@@ -87,6 +87,7 @@ where
 async fn apply(database: &Database, upload: &Upload, cursor: Option<Cursor>) -> crate::error::Result<Value> {
     database.feed.check_writable()?;
     if let Some(cursor) = cursor {
+        database.feed.check_not_restored(&cursor).await?;
         database.horizon.check_upload(database, upload.site, &cursor, upload.last).await?;
     }
     let place = database.backend.reserve().await?;

@@ -1,7 +1,7 @@
-//! What becomes of unsent edits when the server forgot deletions that this file never received.
+//! What becomes of unsent edits when the server forgot deletions that this file never received, or was set back.
 //!
-//! A row that the server had, and that a snapshot taken then does not hold, was deleted. What was written to it
-//! here and not sent has no row any more: the row goes, its values are kept as conflicts, and the edits count as
+//! A row that the server had, and that a snapshot taken then does not hold, was deleted, or undone. What was written
+//! to it here and not sent has no row any more: the row goes, its values are kept as conflicts, and the edits count as
 //! refused. Rows that were created here and that the server never had stay and are sent.
 
 use std::collections::{HashMap, HashSet};
@@ -24,8 +24,35 @@ use crate::tracked_table::TrackedTable;
 /// SQLSTATE class "no data": what was edited is no longer there.
 const SQLSTATE: &str = "02000";
 
-/// What is said of such a row.
-const MESSAGE: &str = "the row was deleted elsewhere, longer ago than the server remembers; the values are in cloudsync_conflicts";
+/// Why the server no longer has a row that it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// It was deleted, and the deletion forgotten.
+    Collected,
+    /// The server was set back to before it.
+    Restored,
+}
+
+impl Loss {
+    /// What is said of such a row.
+    const fn message(self) -> &'static str {
+        match self {
+            Loss::Collected => {
+                "the row was deleted elsewhere, longer ago than the server remembers; the values are in cloudsync_conflicts"
+            }
+            Loss::Restored => {
+                "the server was set back to a state without the row; the values are in cloudsync_conflicts"
+            }
+        }
+    }
+
+    const fn reason(self) -> Reason {
+        match self {
+            Loss::Collected => Reason::Collected,
+            Loss::Restored => Reason::Restored,
+        }
+    }
+}
 
 /// Rows that are gone, by table and row key.
 pub(super) type Edits = HashMap<(u32, Vec<u8>), Edited>;
@@ -36,10 +63,16 @@ pub(super) struct Edited {
     state: RowState,
     columns: Vec<ColumnId>,
     entries: Vec<DbVersion>,
+    loss: Loss,
 }
 
 /// Live rows that the server had, that it has no longer, and that were written here or refused since.
-pub(super) fn edited(replica: &mut Replica<'_>, table: &TrackedTable, held: &HashSet<u64>) -> Result<Edits> {
+pub(super) fn edited(
+    replica: &mut Replica<'_>,
+    table: &TrackedTable,
+    held: &HashSet<u64>,
+    loss: Loss,
+) -> Result<Edits> {
     fold(replica)?;
     let connection = replica.connection;
     let own = replica.own();
@@ -61,7 +94,7 @@ pub(super) fn edited(replica: &mut Replica<'_>, table: &TrackedTable, held: &Has
         let own_columns = own_columns(replica, table, row);
         let columns = table.column_ids().into_iter().filter(|id| own_columns.contains(*id)).collect();
         let entries = row.entries.iter().map(|entry| entry.seq).collect();
-        rows.insert(pk, Edited { key: row.key.clone(), state, columns, entries });
+        rows.insert(pk, Edited { key: row.key.clone(), state, columns, entries, loss });
         Ok(())
     })?;
     for pk in &refused {
@@ -71,7 +104,8 @@ pub(super) fn edited(replica: &mut Replica<'_>, table: &TrackedTable, held: &Has
         let mut columns = table.column_ids();
         columns.retain(|id| state.stamp_of(*id).site == own);
         let row = rows.entry(pk.clone());
-        row.or_insert(Edited { key, state, columns: Vec::new(), entries: Vec::new() }).columns = columns;
+        row.or_insert(Edited { key, state, columns: Vec::new(), entries: Vec::new(), loss }).columns =
+            columns;
     }
     let mut gone = Edits::new();
     for (pk, row) in rows {
@@ -100,7 +134,7 @@ pub(super) fn bury(replica: &Replica<'_>, table: &TrackedTable, row: &Edited) ->
             column: &column.name,
             lost: (value.as_ref(), row.state.stamp_of(column.id)),
             won: (ValueRef::Null, Stamp::ZERO),
-            reason: Reason::Collected,
+            reason: row.loss.reason(),
         })
         .collect();
     record(connection, table, &row.key, &conflicts, replica.corrected_ms()?)?;
@@ -110,7 +144,7 @@ pub(super) fn bury(replica: &Replica<'_>, table: &TrackedTable, row: &Edited) ->
         table: table.name.clone(),
         key: printed_key(&row.key),
         sqlstate: SQLSTATE.into(),
-        message: MESSAGE.into(),
+        message: row.loss.message().into(),
         first: number(row.entries.first()),
         last: number(row.entries.last()),
     };

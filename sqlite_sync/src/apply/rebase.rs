@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 use shared_format::payload::{Payload, decode_frame};
 use shared_format::{RowKind, Stamp, Value, encode_key};
 
-use super::buried::{self, Edited, Edits};
+use super::buried::{self, Edited, Edits, Loss};
 use super::evicted;
 use super::incoming::{Change, Mappings};
 use super::{FRAME, Source, TriggersOff, foreign_keys, reload};
@@ -54,10 +54,13 @@ pub(crate) fn begin_tables(replica: &Replica<'_>) -> Result<()> {
 }
 
 /// Lets a snapshot win over everything here that is not unsent: the server was set back on purpose, so what it has
-/// is older than what was received from it. Rows of clock zero lose against any, and deletions are forgotten.
+/// is older than what was received from it. Rows of clock zero lose against any, and deletions are forgotten. Nothing
+/// is sent before the snapshot has come: what was written to rows that it lacks goes with them.
 pub(crate) fn yield_to_snapshot(replica: &mut Replica<'_>) -> Result<()> {
     let connection = replica.connection;
     fold(replica)?;
+    outbox::discard(connection)?;
+    await_snapshot(connection, Loss::Restored)?;
     let nobody = replica.sites.ordinal(connection, Stamp::ZERO.site)?;
     for table in replica.tables.clone() {
         let unsent = unsent(replica, &table)?;
@@ -102,16 +105,39 @@ pub(crate) fn is_on(connection: &Connection) -> Result<bool> {
     Ok(settings::integer(connection, Setting::Rebase)? == Some(1))
 }
 
-/// Whether this file has to take a snapshot before it sends: the server forgot deletions that it did not receive.
+/// Whether this file has to take a snapshot before it sends.
 pub(crate) fn is_expired(connection: &Connection) -> Result<bool> {
-    Ok(settings::integer(connection, Setting::Expired)? == Some(1))
+    Ok(awaited_for(connection)?.is_some())
+}
+
+/// What the server lost that the awaited snapshot shows; none if no snapshot is awaited.
+fn awaited_for(connection: &Connection) -> Result<Option<Loss>> {
+    Ok(match settings::integer(connection, Setting::Expired)? {
+        Some(1) => Some(Loss::Collected),
+        Some(2) => Some(Loss::Restored),
+        _other => None,
+    })
+}
+
+fn await_snapshot(connection: &Connection, loss: Loss) -> Result<()> {
+    let number = match loss {
+        Loss::Collected => 1,
+        Loss::Restored => 2,
+    };
+    settings::store(connection, Setting::Expired, &Value::Integer(number))
+}
+
+/// Remembers that the server was set back on purpose, and that nothing may be sent before that was taken in: the
+/// place in the log stays, by which the server knows that this file is to be told.
+pub(crate) fn expect_restored(connection: &Connection) -> Result<()> {
+    await_snapshot(connection, Loss::Restored)
 }
 
 /// Remembers that the server forgot deletions that this file did not receive. An upload on its way is built anew
 /// after the snapshot, without the rows that are gone.
 pub(crate) fn expire(connection: &Connection) -> Result<()> {
     outbox::discard(connection)?;
-    settings::store(connection, Setting::Expired, &Value::Integer(1))?;
+    await_snapshot(connection, Loss::Collected)?;
     settings::store(connection, Setting::Refetch, &Value::Integer(1))
 }
 
@@ -201,10 +227,11 @@ pub(crate) fn finish(replica: &mut Replica<'_>) -> Result<usize> {
         let mut named = replica.tables.clone();
         named.retain(|table| table.enabled && tables.contains(&table.id));
         let mut edits = Edits::new();
+        let loss = awaited_for(connection)?;
         for table in &named {
-            edits.extend(buried::edited(replica, table, &held)?);
+            edits.extend(buried::edited(replica, table, &held, loss.unwrap_or(Loss::Collected))?);
         }
-        if is_expired(connection)? {
+        if loss.is_some() {
             outbox::discard(connection)?;
             settings::store(connection, Setting::Expired, &Value::Null)?;
         } else {

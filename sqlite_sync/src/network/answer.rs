@@ -53,6 +53,8 @@ enum Way {
     Restamp(Reason),
     /// A snapshot before anything else.
     Rebase,
+    /// The same, by which the server tells what it undid.
+    Restored,
     /// What was acknowledged after a number, once more.
     Resend(DbVersion),
 }
@@ -220,6 +222,7 @@ impl Answer {
             }),
             // With status 410, to an upload or a download: the cursor is behind the horizon of DESIGN section 4.
             Some("cursor_expired") => Way::Rebase,
+            Some("restored") => Way::Restored,
             Some("out_of_order") => match number("acked").map(DbVersion::new) {
                 Some(acked) if acked < log::acknowledged(connection)? => Way::Resend(acked),
                 Some(_) | None => return Err(self.refused(ask)),
@@ -238,6 +241,7 @@ impl Answer {
         if is_current {
             match way {
                 Way::Rebase => rebase::expire(connection)?,
+                Way::Restored => rebase::expect_restored(connection)?,
                 Way::Resend(acked) => resend_after(&mut replica, acked)?,
                 Way::Restamp(reason) => {
                     restamp_unsent(&mut replica, reason)?;
