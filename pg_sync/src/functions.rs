@@ -66,6 +66,11 @@ fn snapshot_part(
     TableIterator::once((part.payload, part.next, part.row_count))
 }
 
+#[pg_extern]
+fn add_chunk(chunk: Option<&[u8]>) {
+    apply::chunks::add(chunk);
+}
+
 #[expect(clippy::too_many_arguments, reason = "the hub's call has these arguments")]
 #[pg_extern]
 fn apply_upload(

@@ -1,4 +1,7 @@
 //! One upload of a site, applied in one transaction: token, number, role, merge, answer.
+//!
+//! An upload that is too large for one body comes as chunks: those before the last are handed over by
+//! `cloudsync.add_chunk`, in the transaction of the upload.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +9,11 @@ use serde_json::{Value as Json, json};
 use shared_format::SiteId;
 use shared_format::payload::Payload;
 
-use crate::apply::{self, Applied, Author, Lost};
+use crate::apply::{self, Applied, Author, Lost, chunks};
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, RolePart, as_owner};
+use crate::edge::subtransaction::{RolledBack, subtransaction};
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
 use crate::sites;
@@ -51,6 +55,7 @@ impl Known {
 
 /// Applies an upload, or says why not. Errors that may pass are raised.
 pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
+    let before = chunks::take();
     let site = check(request)?;
     let mut known = as_owner(|| {
         // Notices first when this database has become another: its sites may be ahead of it then.
@@ -85,12 +90,15 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
     } else if request.token.is_some() {
         return refuse("site_conflict", None);
     }
+    let Some(before) = before.into_iter().collect::<Option<Vec<_>>>() else {
+        return refuse("incomplete", None);
+    };
     let payload = match Payload::parse(request.payload) {
         Ok(payload) => payload,
         Err(error) => return refuse("invalid", Some(error.to_string())),
     };
-    let applied = match as_role(request, || apply::run(&payload, Author::Site(site)))? {
-        Ok(applied) => applied,
+    let (applied, greatest) = match merge(request, site, &before, &payload)? {
+        Ok(merged) => merged,
         Err(error @ SyncError::ClockAhead { .. }) => return refuse("clock_ahead", Some(error.to_string())),
         Err(
             error @ (SyncError::Payload(_)
@@ -102,7 +110,7 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
     };
     confirm_rejections(request);
     apply::keep(site, &applied, request.first, request.last);
-    let known = accept(request, known, greatest_own(&payload, site)?);
+    let known = accept(request, known, greatest);
     let mut answer = answer(request, &known, "applied", None);
     if let Some(object) = answer.as_object_mut() {
         object.insert("refused".into(), json!(applied.refusals.len()));
@@ -111,6 +119,36 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         object.insert("lost_more".into(), json!(applied.lost_more));
     }
     Ok(answer)
+}
+
+/// Merges the payload, behind the chunks before it, with the rights of the caller; gives also the greatest clock of
+/// the site. The inner error left no trace.
+fn merge(
+    request: &Request<'_>,
+    site: SiteId,
+    before: &[Vec<u8>],
+    payload: &Payload<'_>,
+) -> Result<Result<(Applied, i64), SyncError>, SyncError> {
+    let author = Author::Site(site);
+    if before.is_empty() {
+        let run = || Ok((apply::run(payload, author)?, greatest_own(payload, site)?));
+        return as_role(request, run);
+    }
+    let merged = as_role(request, || {
+        subtransaction(|| {
+            let mut greatest = 0;
+            let applied = chunks::run(before, payload, author, |payload| {
+                greatest = greatest.max(greatest_own(payload, site)?);
+                Ok(())
+            })?;
+            Ok((applied, greatest))
+        })
+    })?;
+    match merged {
+        Ok(merged) => Ok(Ok(merged)),
+        Err(RolledBack::GaveUp(error)) => Ok(Err(error)),
+        Err(RolledBack::Raised(caught)) => caught.rethrow(),
+    }
 }
 
 /// How many rows were refused, by SQLSTATE.

@@ -204,6 +204,12 @@ set timezone = 'UTC'
 set extra_float_digits = 1
 as 'MODULE_PATHNAME', 'snapshot_part_wrapper';
 
+-- Keeps a part of the upload that apply_upload gets the last part of, in the same transaction; null for one that is
+-- missing, which makes the upload incomplete.
+create function cloudsync.add_chunk(chunk bytea) returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'add_chunk_wrapper';
+
 create function cloudsync.apply_upload(
   payload bytea,
   site bytea,

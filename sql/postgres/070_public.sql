@@ -194,6 +194,7 @@ begin
     'definitions()',
     'snapshot_part(integer, boolean, bytea, integer)',
     'message_key()',
+    'add_chunk(bytea)',
     'apply_upload(bytea, bytea, bytea, bigint, bigint, bytea, text, text, bigint)',
     'replay(bytea)',
     'begin_generation(text)',

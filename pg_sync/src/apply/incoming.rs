@@ -1,5 +1,7 @@
 //! Incoming rows in the form of our tables: columns by our ids, values as datums of the column's type.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys::Datum;
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Changes, Collection, Payload, TableDefinition};
@@ -141,6 +143,27 @@ impl Incoming {
         self.refusals.push(refusal);
     }
 
+    /// Puts the rows into the order of locks, all changes of one row together.
+    fn sort(&mut self) {
+        let number = |row: &IncomingRow| self.tables.get(row.table).map(|table| table.table_id);
+        self.rows.sort_by(|a, b| (number(a), &a.row_key).cmp(&(number(b), &b.row_key)));
+        // Changes of one row stand beside each other now, in the order of the payload.
+        self.rows.dedup_by(|later, row| {
+            let is_same = (later.table, &later.row_key) == (row.table, &row.row_key);
+            if is_same {
+                row.changes.append(&mut later.changes);
+            }
+            is_same
+        });
+    }
+
+    /// Forgets every row but these.
+    pub(super) fn keep(&mut self, which: &[usize]) {
+        let which: HashSet<usize> = which.iter().copied().collect();
+        let mut at = 0..;
+        self.rows.retain(|_row| at.next().is_some_and(|at| which.contains(&at)));
+    }
+
     /// These rows in the order in which they most likely succeed: parents first, then deletions, children first.
     pub(super) fn by_dependence(&self, which: &[usize]) -> Vec<usize> {
         let rank = |row: &IncomingRow| self.ranks.get(row.table).copied().unwrap_or(0);
@@ -153,6 +176,17 @@ impl Incoming {
         });
         order
     }
+}
+
+/// Rows that several payloads left, as if they had come in one; none of none. All were read with the same tables.
+pub(super) fn joined(parts: Vec<Incoming>) -> Option<Incoming> {
+    let mut parts = parts.into_iter();
+    let mut incoming = parts.next()?;
+    for mut part in parts {
+        incoming.rows.append(&mut part.rows);
+    }
+    incoming.sort();
+    Some(incoming)
 }
 
 /// How one table of the payload maps to one of ours.
@@ -201,16 +235,7 @@ pub(super) fn read(
         let dropped = collections.iter().filter(|notice| is_it(notice)).map(|notice| notice.horizon);
         read_changes(&mut incoming, &changes, definition, dropped.max().unwrap_or(Hlc::ZERO))?;
     }
-    let number = |row: &IncomingRow| incoming.tables.get(row.table).map(|table| table.table_id);
-    incoming.rows.sort_by(|a, b| (number(a), &a.row_key).cmp(&(number(b), &b.row_key)));
-    // Changes of one row stand beside each other now, in the order of the payload.
-    incoming.rows.dedup_by(|later, row| {
-        let is_same = (later.table, &later.row_key) == (row.table, &row.row_key);
-        if is_same {
-            row.changes.append(&mut later.changes);
-        }
-        is_same
-    });
+    incoming.sort();
     Ok(incoming)
 }
 

@@ -5,6 +5,7 @@
 //! statements run as the caller.
 
 mod author;
+pub(crate) mod chunks;
 mod conflicts;
 mod constraints;
 mod decide;
@@ -330,15 +331,20 @@ fn hold(incoming: &Incoming) -> Result<(), SyncError> {
 /// Halves what the database refuses until the rows are found that it refuses alone. They are tried once more
 /// after the rest, because a later row may be what they wait for.
 fn without_the_refused(incoming: &Incoming, which: &[usize], applied: &mut Applied) -> Result<(), SyncError> {
-    let mut failed = Vec::new();
-    halve(incoming, &incoming.by_dependence(which), applied, &mut failed)?;
-    let again: Vec<usize> = failed.iter().map(|(at, _)| *at).collect();
+    let again = apply_alone(incoming, which, applied)?;
     let mut refused = Vec::new();
     if !again.is_empty() {
         halve(incoming, &again, applied, &mut refused)?;
     }
     applied.refusals.extend(refused.into_iter().map(|(at, refused)| refusal(incoming, at, refused)));
     Ok(())
+}
+
+/// Applies what the database takes; gives the others.
+fn apply_alone(incoming: &Incoming, which: &[usize], applied: &mut Applied) -> Result<Vec<usize>, SyncError> {
+    let mut failed = Vec::new();
+    halve(incoming, &incoming.by_dependence(which), applied, &mut failed)?;
+    Ok(failed.into_iter().map(|(at, _)| at).collect())
 }
 
 fn halve(
