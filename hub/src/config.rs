@@ -11,6 +11,7 @@
 //! | `trusted_proxies`, `connections_max`, `monitoring_key`, `tls` | see `config/edges.rs` |
 //! | `log_memory_bytes_max` | `CLOUDSYNC_LOG_MEMORY_BYTES_MAX`; 64 MiB for all databases together |
 //! | `read_cache_bytes_max` | `CLOUDSYNC_READ_CACHE_BYTES_MAX`; 64 MiB |
+//! | `inbox_key` | `CLOUDSYNC_INBOX_KEY`; see `config/inbox.rs` |
 //! | `admin_keys` | `CLOUDSYNC_ADMIN_KEYS`, by commas; see `config/control.rs` |
 //! | `control` | `CLOUDSYNC_CONTROL`; see `config/control.rs` |
 //! | `url` of database `my-app` | `CLOUDSYNC_DATABASE_MY_APP_URL` |
@@ -26,6 +27,7 @@ mod auth;
 mod backend;
 mod control;
 mod edges;
+mod inbox;
 mod limits;
 mod location;
 mod memory;
@@ -40,6 +42,7 @@ pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
 pub use backend::{BackendLocation, SqliteLocation};
 pub use control::ControlConfig;
 pub use edges::{EdgesConfig, TlsFiles, TrustedProxies};
+pub use inbox::InboxKey;
 pub use limits::LimitsConfig;
 pub use location::{S3Credentials, S3Encryption, S3Location, S3Presigned, StoreLocation};
 pub use memory::MemoryConfig;
@@ -118,6 +121,8 @@ pub struct Config {
     pub edges: EdgesConfig,
     /// What may be held in memory.
     pub memory: MemoryConfig,
+    /// What uploads that wait in the store are signed with; without it, what each Postgres says.
+    pub inbox_key: Option<InboxKey>,
     /// Who administers the hub, and where it keeps what is changed at run time.
     pub control: ControlConfig,
     /// The databases, in the order of the file; at least one unless there is a control database.
@@ -135,7 +140,7 @@ impl Config {
     /// Reads a configuration from the text of a file, under the variables of the environment.
     pub fn parse(text: &str, environment: &Environment) -> Result<Config> {
         let root = Node::parse(text)?;
-        let own = ["listen", "store", "database"];
+        let own = ["listen", "store", "database", InboxKey::KEY];
         root.only(&[&own[..], &EdgesConfig::KEYS, &MemoryConfig::KEYS, &ControlConfig::KEYS].concat())?;
         let listen = overridden(environment, "CLOUDSYNC_LISTEN", || root.text("listen"))?;
         let store = overridden(environment, "CLOUDSYNC_STORE", || root.text("store"))?;
@@ -158,6 +163,7 @@ impl Config {
             store: StoreLocation::parse(&store.key, &store.text, environment)?,
             edges: EdgesConfig::read(&root, environment)?,
             memory: MemoryConfig::read(&root, environment)?,
+            inbox_key: InboxKey::read(&root, environment)?,
             control,
             databases,
         })

@@ -84,6 +84,24 @@ impl Keys {
         format!("{}/inbox/{name}", self.root)
     }
 
+    /// Folder of the chunks of uploads whose last chunk was not taken yet, or waits in the inbox.
+    #[must_use]
+    pub fn chunks(&self) -> String {
+        format!("{}/chunks/", self.root)
+    }
+
+    /// Folder of the chunks of one upload.
+    #[must_use]
+    pub fn chunks_of(&self, name: &InboxName) -> String {
+        format!("{}/chunks/{name}/", self.root)
+    }
+
+    /// Folder of the uploads that can never be applied.
+    #[must_use]
+    pub fn buried(&self) -> String {
+        format!("{}/buried/", self.root)
+    }
+
     /// An upload that can never be applied.
     #[must_use]
     pub fn buried_entry(&self, name: &InboxName) -> String {

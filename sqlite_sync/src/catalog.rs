@@ -13,6 +13,7 @@ use crate::checks::{self, Skipped};
 use crate::error::{Doing, Error, Reading, Result, Untrackable};
 use crate::fold;
 use crate::log;
+use crate::outbox;
 use crate::schema;
 use crate::settings::{self, Setting, Sites};
 use crate::sql::{Unit, fill, join, wall_ms};
@@ -44,6 +45,10 @@ impl<'c> Replica<'c> {
 
     /// Reads the registry after bringing it up to the tables that the file has now.
     pub(crate) fn load_current(connection: &'c Connection) -> Result<Option<Self>> {
+        if settings::is_set_up(connection)? && !outbox::has_chunks(connection)? {
+            // The file was made by a release that had fewer tables.
+            set_up(connection)?;
+        }
         schema::refresh(connection)?;
         Self::load(connection)
     }

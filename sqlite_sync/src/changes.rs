@@ -39,6 +39,13 @@ pub(crate) const CELL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Largest upload body, compressed: see DESIGN section 15.
 const UPLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Most bytes of one upload in all its chunks, a little below what a value of SQLite can hold, as a central file gets
+/// them. What is beyond becomes visible in parts.
+const CHUNKED_BYTES_MAX: usize = 900 * 1024 * 1024;
+
+/// Most chunks of one upload: what the hub takes.
+const CHUNKS_MAX: usize = 256;
+
 /// Encodes everything that changed here after a number and up to another, as frames; None when nothing did.
 pub(crate) fn encode(connection: &Connection, since: DbVersion, until: DbVersion) -> Result<Option<Vec<u8>>> {
     if !settings::is_set_up(connection)? {
@@ -236,8 +243,17 @@ enum Built {
     Frame(Vec<u8>),
 }
 
+/// How an upload is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Everything that is unsent, in as many chunks as it takes: it is applied together.
+    Chunks,
+    /// As much as fits into one body.
+    Bodies,
+}
+
 /// Stores the next upload in the outbox, in the caller's transaction; None when nothing is unsent.
-pub(crate) fn next_upload(replica: &mut Replica<'_>) -> Result<Option<Upload>> {
+pub(crate) fn next_upload(replica: &mut Replica<'_>, cut: Cut) -> Result<Option<Upload>> {
     let connection = replica.connection;
     let folded = fold(replica)?;
     loop {
@@ -245,28 +261,57 @@ pub(crate) fn next_upload(replica: &mut Replica<'_>) -> Result<Option<Upload>> {
         let first = DbVersion::new(acknowledged.get() + 1);
         let baseline = first_baseline(connection, acknowledged)?;
         let end = baseline.map_or(folded, |(at, _)| DbVersion::new(at.get() - 1));
-        let Some(last) = range_end(connection, acknowledged, end, UPLOAD_ENTRIES)? else {
+        let Some(part) = next_part(replica, acknowledged, end)? else {
             let Some((at, table)) = baseline else { return Ok(None) };
             if let Some(upload) = next_baseline_upload(replica, table, first, at)? {
                 return Ok(Some(upload));
             }
             continue;
         };
-        let mut last = last;
-        let mut limit = UPLOAD_ENTRIES;
-        loop {
-            match build_range(replica, first, last, last == first || limit <= 1)? {
-                Built::Nothing => {
-                    log::delete_range(connection, first, last)?;
-                    break;
-                }
-                Built::Frame(frame) => return outbox::store(connection, first, last, frame).map(Some),
-                Built::TooLarge { fitting } => {
-                    // A little less, since other rows may be larger; a row has one entry or more.
-                    let most = limit.min(count_range(connection, first, last)?) - 1;
-                    limit = (fitting - fitting / 8).min(most).max(1);
-                    last = range_end(connection, acknowledged, end, limit)?.unwrap_or(last);
-                }
+        let Part { mut last, frame: Some(mut frame) } = part else {
+            log::delete_range(connection, first, part.last)?;
+            continue;
+        };
+        let (mut chunks, mut bytes) = (1, frame.len());
+        while cut == Cut::Chunks
+            && chunks < CHUNKS_MAX
+            && bytes < CHUNKED_BYTES_MAX
+            && let Some(next) = next_part(replica, last, end)?
+        {
+            last = next.last;
+            if let Some(next) = next.frame {
+                bytes = bytes.saturating_add(next.len());
+                chunks += 1;
+                outbox::store_chunk(connection, &frame)?;
+                frame = next;
+            }
+        }
+        return outbox::store(connection, first, last, frame).map(Some);
+    }
+}
+
+/// What follows a number in the capture log, as much as fits into one frame.
+struct Part {
+    last: DbVersion,
+    /// None if no row of it has to travel.
+    frame: Option<Vec<u8>>,
+}
+
+/// The next part up to `end`; None if there are no more entries.
+fn next_part(replica: &mut Replica<'_>, after: DbVersion, end: DbVersion) -> Result<Option<Part>> {
+    let connection = replica.connection;
+    let first = DbVersion::new(after.get() + 1);
+    let Some(mut last) = range_end(connection, after, end, UPLOAD_ENTRIES)? else { return Ok(None) };
+    let mut limit = UPLOAD_ENTRIES;
+    loop {
+        match build_range(replica, first, last, last == first || limit <= 1)? {
+            Built::Nothing => return Ok(Some(Part { last, frame: None })),
+            Built::Frame(frame) => return Ok(Some(Part { last, frame: Some(frame) })),
+            Built::TooLarge { fitting } => {
+                // A little less, since other rows may be larger; a row has one entry or more.
+                let most = limit.min(count_range(connection, first, last)?) - 1;
+                limit = (fitting - fitting / 8).min(most).max(1);
+                last = range_end(connection, after, end, limit)?.unwrap_or(last);
             }
         }
     }

@@ -12,12 +12,13 @@ use crate::settings::{self, Setting, Sites};
 use crate::sql::Unit;
 
 /// Tables that hold what belongs to a user.
-const OF_A_USER: [&str; 12] = [
+const OF_A_USER: [&str; 13] = [
     "cloudsync_broken_off",
     "cloudsync_evictions",
     "cloudsync_dead",
     "cloudsync_rebase",
     "cloudsync_outbox",
+    "cloudsync_outbox_chunks",
     "cloudsync_parked",
     "cloudsync_rejected",
     "cloudsync_skipped",

@@ -108,6 +108,24 @@ fn what_waits_outlives_an_epoch() {
 }
 
 #[test]
+fn a_node_that_starts_while_postgres_is_away_takes_uploads_by_the_key_that_it_was_given() {
+    let mut stage = stage();
+    stage.hub.stop(Signal::Terminate);
+    stage.play(&["postgres: stop", "a: insert into todo values ('u', 'while away', null, 0)"]);
+    stage.hub.set_environment("CLOUDSYNC_INBOX_KEY", "a key that every node of these tests is given");
+    stage.hub.launch();
+    wait::until("the hub keeps what a sends", || {
+        let told = stage.client("a").try_rows(STATUS);
+        (told == Ok(vec!["syncing".to_owned()])).then_some(())
+    });
+    assert_eq!(objects(&stage, "inbox").len(), 1);
+    stage.play(&["hub: kill", "postgres: start", "hub: start"]);
+    is_applied(&stage);
+    assert_eq!(stage.postgres.rows(WRITES), ["t|INSERT|1", "u|INSERT|1"]);
+    stage.settles_at(&["t|before|NULL|0", "u|while away|NULL|0"]);
+}
+
+#[test]
 fn an_entry_that_was_tampered_with_is_buried_and_seen() {
     let mut stage = stage();
     stage.play(&["postgres: stop", "a: insert into todo values ('u', 'while away', null, 0)"]);

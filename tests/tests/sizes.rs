@@ -16,7 +16,7 @@ fn more_rows_than_one_upload_holds_arrive() {
         stage.settle();
         stage.all_equal();
         assert_eq!(stage.client("b").value("select count(*), sum(done) from todo"), "30000|450015000");
-        assert!(stage.hub.metric("cloudsync_uploads_total") >= 2.0, "it took several uploads");
+        assert!(stage.hub.metric("cloudsync_uploads_total") >= 2.0, "it took several chunks");
     });
 }
 

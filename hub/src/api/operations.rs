@@ -104,6 +104,55 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ..PLAIN
     },
     Operation {
+        id: "uploadChunk",
+        method: "POST",
+        path: "/v1/databases/{database}/chunks",
+        tag: "sync",
+        title: "Upload a chunk",
+        says: "Keeps one chunk of an upload that is larger than one body. With the last one all are applied in one \
+               transaction. The other headers are the same for all.",
+        access: Access::Key,
+        parameters: &[
+            header("Cloudsync-Site", true, Holds::Hex(32), "The site that made the changes."),
+            header(
+                "Cloudsync-Upload",
+                true,
+                Holds::Hex(32),
+                "A random id, the same when the upload is repeated.",
+            ),
+            header(
+                "Cloudsync-Range",
+                true,
+                Holds::Text("^[0-9]+-[0-9]+$"),
+                "The numbers that it speaks for.",
+            ),
+            header(
+                "Cloudsync-Chunk",
+                true,
+                Holds::Text("^[0-9]+/[0-9]+$"),
+                "Its number from 1, and how many there are.",
+            ),
+            header("Cloudsync-Db-Version", true, Holds::Text("^[0-9]+$"), "The newest number of the site."),
+            header("Cloudsync-Token", false, Holds::Hex(32), "The token of the last answer."),
+            header("Cloudsync-Acknowledged", false, Holds::Any(128), "The cursor of the last download."),
+        ],
+        body: Some(Content::Frames),
+        answers: &[
+            answer(200, "The last: applied, now or before", OBJECT),
+            answer(202, "Kept until the last comes; the last, until the database is back", OBJECT),
+        ],
+        problems: &[
+            ProblemKind::SiteConflict,
+            ProblemKind::OutOfOrder,
+            ProblemKind::Incomplete,
+            ProblemKind::ClockAhead,
+            ProblemKind::CursorExpired,
+            ProblemKind::InvalidPayload,
+            ProblemKind::StorageFull,
+        ],
+        ..PLAIN
+    },
+    Operation {
         id: "download",
         path: "/v1/databases/{database}/changes",
         tag: "sync",

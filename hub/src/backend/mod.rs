@@ -18,6 +18,7 @@ use crate::config::{BackendLocation, DatabaseConfig};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::feed::log::Log;
+use crate::inbox::Chunks;
 use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
@@ -115,6 +116,8 @@ pub(crate) struct Upload {
     pub(crate) role: Option<String>,
     /// The claims of the caller: a JSON object.
     pub(crate) claims: String,
+    /// The chunks before this one, which are applied together with it.
+    pub(crate) before: Option<Chunks>,
 }
 
 /// A view of a database that stands still.

@@ -50,7 +50,14 @@ impl App {
         shutdown: &watch::Receiver<bool>,
     ) -> Result<App> {
         let connections_max = config.edges.connections_max;
-        let databases = Arc::new(Databases::new(store, &config.memory, connections_max, metrics, shutdown));
+        let databases = Arc::new(Databases::new(
+            store,
+            &config.memory,
+            config.inbox_key.as_ref(),
+            connections_max,
+            metrics,
+            shutdown,
+        ));
         for database in &config.databases {
             databases.serve(database, Origin::File).await?;
         }

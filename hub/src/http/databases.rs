@@ -15,7 +15,7 @@ use super::health::Probe;
 use crate::auth::api_key::{ApiKey, ApiKeys, PresentedKey};
 use crate::auth::{Door, Tokens};
 use crate::backend::{self, Backend};
-use crate::config::{DatabaseConfig, DatabaseName, MemoryConfig};
+use crate::config::{DatabaseConfig, DatabaseName, InboxKey, MemoryConfig};
 use crate::error::Result;
 use crate::feed::Feed;
 use crate::horizon::Horizon;
@@ -121,6 +121,7 @@ pub(crate) struct Databases {
     store: Arc<dyn Store>,
     memory: Arc<Memory>,
     node: Arc<Node>,
+    inbox_key: Option<InboxKey>,
     metrics: Metrics,
     shutdown: watch::Receiver<bool>,
     list: RwLock<DatabaseList>,
@@ -133,6 +134,7 @@ impl Databases {
     pub(crate) fn new(
         store: &Arc<dyn Store>,
         memory: &MemoryConfig,
+        inbox_key: Option<&InboxKey>,
         connections_max: usize,
         metrics: &Metrics,
         shutdown: &watch::Receiver<bool>,
@@ -141,6 +143,7 @@ impl Databases {
             store: Arc::clone(store),
             memory: Memory::new(memory, metrics.store()),
             node: Node::new(connections_max),
+            inbox_key: inbox_key.cloned(),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             list: RwLock::default(),
@@ -212,7 +215,11 @@ impl Databases {
             probe: Probe::default(),
             origin,
             config: config.clone(),
-            inbox: Inbox::new(Arc::clone(&self.store), Keys::new(config.name.as_str())),
+            inbox: Inbox::new(
+                Arc::clone(&self.store),
+                Keys::new(config.name.as_str()),
+                self.inbox_key.as_ref(),
+            ),
             horizon: Horizon::default(),
             limits: Limits::new(config.limits, &self.node, metrics.clone()),
             bell: Bell::default(),
@@ -259,7 +266,7 @@ mod tests {
         let location = crate::config::StoreLocation::Directory(home.path().to_owned());
         let store = crate::store::open(&location, &metrics).await.unwrap();
         let (hub, ending) = Shutdown::new();
-        let databases = Databases::new(&store, &MemoryConfig::default(), 10, &metrics, &ending);
+        let databases = Databases::new(&store, &MemoryConfig::default(), None, 10, &metrics, &ending);
         assert!(databases.all().is_empty());
 
         databases.serve(&config("first-0123456789abcdef0123456789"), Origin::File).await.unwrap();

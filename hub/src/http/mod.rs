@@ -3,6 +3,7 @@
 //! | path | method | answer |
 //! |---|---|---|
 //! | `/v1/databases/<name>/uploads` | POST | what became of one upload |
+//! | `/v1/databases/<name>/chunks` | POST | that a chunk is kept, or what became of the upload that it ends |
 //! | `/v1/databases/<name>/changes` | GET | what is new since a cursor; waits for it |
 //! | `/v1/databases/<name>/metrics` | GET | the metrics of one database as JSON |
 //! | `/healthz` | GET, HEAD | that the process answers |
@@ -40,6 +41,7 @@ use warp::reply::Response;
 use warp::{Filter, Reply};
 
 use crate::api;
+use crate::upload::Form;
 use app::App;
 use asker::{Asker, asker};
 use problem::{Problem, ProblemKind};
@@ -57,6 +59,8 @@ pub(crate) fn json_response(value: &Value) -> Response {
 /// All paths of the hub; every request gets an answer.
 pub(crate) fn routes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     uploads(app)
+        .or(chunks(app))
+        .unify()
         .or(changes(app))
         .unify()
         .or(database_metrics(app))
@@ -86,14 +90,32 @@ fn uploads(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let post =
         path().and(warp::post()).and(with(Arc::clone(app))).and(asker()).and(warp::body::stream()).and_then(
             |name: String, app: Arc<App>, asker: Asker, body| {
-                answered(async move { upload(&app, &name, &asker, body).await })
+                answered(async move { upload(&app, &name, &asker, Form::Whole, body).await })
             },
         );
     let other = path().and(only("POST")).map(|_name, response| response);
     post.or(other).unify().boxed()
 }
 
-async fn upload<S, B, E>(app: &App, name: &str, asker: &Asker, body: S) -> Result<Response, Problem>
+fn chunks(app: &Arc<App>) -> BoxedFilter<(Response,)> {
+    let path = || warp::path!("v1" / "databases" / String / "chunks");
+    let post =
+        path().and(warp::post()).and(with(Arc::clone(app))).and(asker()).and(warp::body::stream()).and_then(
+            |name: String, app: Arc<App>, asker: Asker, body| {
+                answered(async move { upload(&app, &name, &asker, Form::Chunk, body).await })
+            },
+        );
+    let other = path().and(only("POST")).map(|_name, response| response);
+    post.or(other).unify().boxed()
+}
+
+async fn upload<S, B, E>(
+    app: &App,
+    name: &str,
+    asker: &Asker,
+    form: Form,
+    body: S,
+) -> Result<Response, Problem>
 where
     S: futures_util::Stream<Item = Result<B, E>> + Send,
     B: bytes::Buf,
@@ -102,7 +124,7 @@ where
     let mut body = pin!(body);
     let answer = async {
         let (database, caller) = app.admit(name, asker).await?;
-        let answer = crate::upload::take(app, &database, &caller, &asker.headers, body.as_mut()).await;
+        let answer = crate::upload::take(app, &database, &caller, &asker.headers, form, body.as_mut()).await;
         if let Err(problem) = &answer {
             database.metrics.count_upload(problem.kind().slug());
         }

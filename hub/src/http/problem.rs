@@ -41,6 +41,8 @@ pub enum ProblemKind {
     SiteConflict,
     /// Uploads before this one are missing.
     OutOfOrder,
+    /// Chunks of an upload are missing.
+    Incomplete,
     /// Stamps are too far in the future.
     ClockAhead,
     /// Tombstones are gone that the site may not have received.
@@ -82,6 +84,7 @@ impl ProblemKind {
         ProblemKind::TooSlow,
         ProblemKind::SiteConflict,
         ProblemKind::OutOfOrder,
+        ProblemKind::Incomplete,
         ProblemKind::ClockAhead,
         ProblemKind::CursorExpired,
         ProblemKind::Restored,
@@ -111,6 +114,7 @@ impl ProblemKind {
             ProblemKind::TooSlow => StatusCode::REQUEST_TIMEOUT,
             ProblemKind::SiteConflict
             | ProblemKind::OutOfOrder
+            | ProblemKind::Incomplete
             | ProblemKind::ClockAhead
             | ProblemKind::NameTaken
             | ProblemKind::ReadOnly => StatusCode::CONFLICT,
@@ -140,6 +144,7 @@ impl ProblemKind {
             ProblemKind::TooSlow => "too_slow",
             ProblemKind::SiteConflict => "site_conflict",
             ProblemKind::OutOfOrder => "out_of_order",
+            ProblemKind::Incomplete => "incomplete_upload",
             ProblemKind::ClockAhead => "clock_ahead",
             ProblemKind::CursorExpired => "cursor_expired",
             ProblemKind::Restored => "restored",
@@ -180,6 +185,7 @@ impl ProblemKind {
             ProblemKind::TooSlow => "The body came too slowly",
             ProblemKind::SiteConflict => "Another replica goes by this site id",
             ProblemKind::OutOfOrder => "Earlier uploads are missing",
+            ProblemKind::Incomplete => "A chunk of the upload is missing",
             ProblemKind::ClockAhead => "The clock of the device is ahead",
             ProblemKind::CursorExpired => "The site was away for too long and needs a snapshot first",
             ProblemKind::Restored => "The database was set back, and the site needs a snapshot first",
@@ -319,6 +325,7 @@ impl From<Error> for Problem {
             | ProblemKind::TooSlow
             | ProblemKind::SiteConflict
             | ProblemKind::OutOfOrder
+            | ProblemKind::Incomplete
             | ProblemKind::ClockAhead
             | ProblemKind::CursorExpired
             | ProblemKind::Restored

@@ -8,8 +8,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use crate::keys::InboxName;
-
 /// What an object begins with.
 const MAGIC: &[u8; 4] = b"CSI1";
 
@@ -64,6 +62,9 @@ pub(crate) struct Head {
     /// The place up to which the site had received the log.
     #[serde(default)]
     pub(crate) cursor: Option<String>,
+    /// How many chunks it has, of which its body is the last; none if it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) chunks: Option<u32>,
     /// When it was taken, in milliseconds since 1970.
     pub(crate) accepted_ms: u64,
 }
@@ -110,7 +111,7 @@ impl Entry {
         object: &Bytes,
         key: &SigningKey,
         database: &str,
-        name: &InboxName,
+        name: &str,
     ) -> Result<Entry, Distrust> {
         let signed = object.len().checked_sub(MAC_BYTES).ok_or(Distrust::Layout)?;
         let (text, mac) = object.split_at(signed);
@@ -120,7 +121,7 @@ impl Entry {
         let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_too_long| Distrust::Layout)?;
         let head = rest.get(..length).ok_or(Distrust::Layout)?;
         let head: Head = serde_json::from_slice(head).map_err(|_other| Distrust::Layout)?;
-        if head.database != database || head.name != name.to_string() {
+        if head.database != database || head.name != name {
             return Err(Distrust::Place);
         }
         Ok(Entry { head, body: object.slice(MAGIC.len() + 4 + length..signed) })
@@ -132,6 +133,7 @@ mod tests {
     use shared_format::SiteId;
 
     use super::*;
+    use crate::keys::InboxName;
 
     fn name(first: i64) -> InboxName {
         InboxName { site: SiteId::from_bytes([0xaa; 16]), first, last: 7, upload: [0xbb; 16] }
@@ -145,6 +147,7 @@ mod tests {
             role: Some("app".to_owned()),
             claims: "{}".to_owned(),
             cursor: None,
+            chunks: None,
             accepted_ms: 5,
         };
         Entry { head, body: Bytes::from_static(body) }
@@ -152,7 +155,7 @@ mod tests {
 
     fn check(object: Vec<u8>, database: &str, name: &InboxName, wanted: Result<Entry, Distrust>) {
         let key = SigningKey::derive(b"key");
-        assert_eq!(Entry::decode(&Bytes::from(object), &key, database, name), wanted);
+        assert_eq!(Entry::decode(&Bytes::from(object), &key, database, &name.to_string()), wanted);
     }
 
     #[test]
@@ -179,7 +182,7 @@ mod tests {
         }
         for length in 0..sound.len() {
             let cut = sound[..length].to_vec();
-            let found = Entry::decode(&Bytes::from(cut), &key, "demo", &name(1));
+            let found = Entry::decode(&Bytes::from(cut), &key, "demo", &name(1).to_string());
             assert!(matches!(found, Err(Distrust::Layout | Distrust::Signature)), "{length}");
         }
     }

@@ -4,7 +4,9 @@
 //! be applied is kept elsewhere, and a dead job names it. A site keeps what it sent until it hears from Postgres, so
 //! the order of its entries is that of their ranges, and one applied twice is told by its id.
 
+mod chunks;
 mod entry;
+mod expire;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -16,13 +18,15 @@ use shared_format::payload::{Limits, Payload, decode_frame};
 use shared_format::{FormatError, Hlc, SiteId};
 
 use crate::backend::Upload;
+use crate::config::InboxKey;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::http::databases::Database;
 use crate::jobs::queue::NewJob;
 use crate::keys::{InboxName, Keys};
 use crate::store::Store;
-use entry::{Entry, Head, SigningKey};
+pub(crate) use chunks::{Chunk, Chunks};
+use entry::{Distrust, Entry, Head, SigningKey};
 
 /// Entries that one look lists; those behind are looked at when these are gone.
 const ENTRIES_MAX: usize = 10_000;
@@ -37,11 +41,16 @@ pub(crate) const BURIED: &str = "buried_upload";
 /// The lane of everything that applies entries.
 pub(crate) const LANE: &str = "inbox";
 
+/// The status of an upload of which a chunk is missing.
+pub(crate) const INCOMPLETE: &str = "incomplete";
+
 /// Takes uploads for one database while that is away, and applies them when it is back.
 pub(crate) struct Inbox {
     store: Arc<dyn Store>,
     keys: Keys,
-    /// Known from the first time on that Postgres was reached.
+    /// The key of the configuration.
+    own_key: Option<SigningKey>,
+    /// The key of the database, known from the first time on that Postgres was reached.
     key: OnceLock<SigningKey>,
 }
 
@@ -57,8 +66,9 @@ enum Fate {
 }
 
 impl Inbox {
-    pub(crate) fn new(store: Arc<dyn Store>, keys: Keys) -> Inbox {
-        Inbox { store, keys, key: OnceLock::new() }
+    pub(crate) fn new(store: Arc<dyn Store>, keys: Keys, own_key: Option<&InboxKey>) -> Inbox {
+        let own_key = own_key.map(|key| SigningKey::derive(key.as_bytes()));
+        Inbox { store, keys, own_key, key: OnceLock::new() }
     }
 
     /// Learns the key of the database, while that can be asked.
@@ -72,6 +82,57 @@ impl Inbox {
         Ok(())
     }
 
+    /// The chunks of an upload before its last. A database that signs nothing has a key of this process, since one node
+    /// serves it: what an earlier one signed is sent again.
+    pub(crate) async fn chunks(&self, database: &Database, upload: &Upload, count: u32) -> Result<Chunks> {
+        if self.key().is_err() && database.backend.queue().is_none() {
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret).map_err(|_none| Error::RandomBytes)?;
+            // Whoever was first has made one.
+            let _known = self.key.set(SigningKey::derive(&secret));
+        }
+        if self.key().is_err() {
+            self.learn_key(database).await?;
+        }
+        Ok(Chunks {
+            store: Arc::clone(&self.store),
+            keys: self.keys.clone(),
+            key: self.key()?.clone(),
+            database: database.name.as_str().to_owned(),
+            name: InboxName {
+                site: upload.site,
+                first: upload.first,
+                last: upload.last,
+                upload: upload.upload,
+            },
+            count,
+            token: token_text(upload),
+            role: upload.role.clone(),
+        })
+    }
+
+    /// Makes a chunk durable, until the last one comes.
+    pub(crate) async fn stage(
+        &self,
+        database: &Database,
+        upload: &Upload,
+        chunk: Chunk,
+        body: Bytes,
+    ) -> Result<Value> {
+        let chunks = self.chunks(database, upload, chunk.count).await?;
+        let now_ms = since_1970_ms(SystemTime::now());
+        chunks.put(chunk.number, now_ms, body).await?;
+        Ok(json!({ "status": "staged", "chunk": chunk.number, "server_time_ms": now_ms }))
+    }
+
+    fn key(&self) -> Result<&SigningKey> {
+        let reason = "postgres was not reached since this node began, and there is no inbox_key";
+        self.own_key
+            .as_ref()
+            .or_else(|| self.key.get())
+            .ok_or_else(|| Error::Unavailable { reason: reason.to_owned() })
+    }
+
     /// Makes an upload durable that Postgres cannot take now.
     pub(crate) async fn accept(
         &self,
@@ -81,8 +142,7 @@ impl Inbox {
         body: Bytes,
     ) -> Result<Value> {
         let unavailable = |reason: &str| Error::Unavailable { reason: reason.to_owned() };
-        let key =
-            self.key.get().ok_or_else(|| unavailable("postgres was not reached since this node began"))?;
+        let key = self.key()?;
         let now = SystemTime::now();
         if newest_stamp(&upload.payload)? > latest(now) {
             return Err(unavailable(
@@ -95,13 +155,19 @@ impl Inbox {
         if waiting.iter().any(|known| known.upload != id && known.last >= first) {
             return Err(unavailable("another upload of this site waits for postgres"));
         }
+        if let Some(chunks) = &upload.before
+            && let Some(missing) = chunks.missing().await?
+        {
+            return Ok(json!({ "status": INCOMPLETE, "missing": missing }));
+        }
         let head = Head {
             database: database.name.as_str().to_owned(),
             name: name.to_string(),
-            token: upload.token.map(|token| format!("{:032x}", u128::from_be_bytes(token))),
+            token: token_text(upload),
             role: upload.role.clone(),
             claims: upload.claims.clone(),
             cursor: cursor.map(|cursor| cursor.to_string()),
+            chunks: upload.before.as_ref().map(Chunks::count),
             accepted_ms: since_1970_ms(now),
         };
         let object = Bytes::from(Entry { head, body }.encode(key));
@@ -117,8 +183,12 @@ impl Inbox {
 
     /// Bytes of everything that waits.
     pub(crate) async fn weigh(&self) -> Result<u64> {
-        let entries = self.store.entries(&self.keys.inbox(), None, ENTRIES_MAX).await?;
-        Ok(entries.iter().map(|entry| entry.bytes).fold(0, u64::saturating_add))
+        let mut bytes = 0_u64;
+        for folder in [self.keys.inbox(), self.keys.chunks()] {
+            let entries = self.store.entries(&folder, None, ENTRIES_MAX).await?;
+            bytes = entries.iter().map(|entry| entry.bytes).fold(bytes, u64::saturating_add);
+        }
+        Ok(bytes)
     }
 
     async fn names(&self, folder: &str) -> Result<Vec<InboxName>> {
@@ -173,9 +243,7 @@ impl Inbox {
 
     async fn apply(&self, database: &Database, name: &InboxName, object: &Bytes) -> Result<Fate> {
         self.learn_key(database).await?;
-        let unknown = || Error::Unavailable { reason: "key of the database is not known".to_owned() };
-        let key = self.key.get().ok_or_else(unknown)?;
-        let entry = match Entry::decode(object, key, database.name.as_str(), name) {
+        let entry = match self.read(database, name, object)? {
             Ok(entry) => entry,
             Err(distrust) => return Ok(Fate::Buried(distrust.reason().to_owned())),
         };
@@ -191,7 +259,7 @@ impl Inbox {
             return Ok(Fate::Buried(Error::CursorExpired.to_string()));
         }
         let token = entry.head.token.as_deref().and_then(|token| u128::from_str_radix(token, 16).ok());
-        let upload = Upload {
+        let mut upload = Upload {
             payload: Bytes::from(payload),
             site: name.site,
             upload: name.upload,
@@ -201,9 +269,31 @@ impl Inbox {
             rejected_seen: None,
             role: entry.head.role,
             claims: entry.head.claims,
+            before: None,
         };
+        if let Some(count) = entry.head.chunks {
+            upload.before = Some(self.chunks(database, &upload, count).await?);
+        }
+        let chunks = upload.before.clone();
         let answer = database.backend.reserve().await?.apply(upload).await?;
-        fate(&answer, name)
+        let fate = fate(&answer, name)?;
+        if let (Some(chunks), Fate::Done | Fate::Overtaken) = (chunks, &fate) {
+            chunks.forget().await?;
+        }
+        Ok(fate)
+    }
+
+    /// Reads an entry that was signed with the key of the configuration, or before there was one.
+    fn read(
+        &self,
+        database: &Database,
+        name: &InboxName,
+        object: &Bytes,
+    ) -> Result<std::result::Result<Entry, Distrust>> {
+        let decode = |key: &SigningKey| Entry::decode(object, key, database.name.as_str(), &name.to_string());
+        let read = decode(self.key()?);
+        let with_other = self.key.get().filter(|_| read == Err(Distrust::Signature)).map(decode);
+        Ok(with_other.unwrap_or(read))
     }
 
     /// Whether the site of an entry has to take a snapshot before anything of it is applied.
@@ -219,6 +309,11 @@ impl Inbox {
     /// Keeps an entry that can never be applied, and lets a dead job name it.
     async fn bury(&self, database: &Database, name: &InboxName, object: Bytes, reason: String) -> Result<()> {
         self.store.put(&self.keys.buried_entry(name), object).await?;
+        self.note_dead(database, name, reason).await
+    }
+
+    /// Lets a dead job name an entry, and say why.
+    async fn note_dead(&self, database: &Database, name: &InboxName, reason: String) -> Result<()> {
         let Some(queue) = database.backend.queue() else { return Ok(()) };
         let job = NewJob {
             kind: BURIED,
@@ -243,6 +338,10 @@ impl Inbox {
     }
 }
 
+fn token_text(upload: &Upload) -> Option<String> {
+    upload.token.map(|token| format!("{:032x}", u128::from_be_bytes(token)))
+}
+
 /// What the answer of Postgres means for an entry; an error means that it has to wait.
 fn fate(answer: &Value, name: &InboxName) -> Result<Fate> {
     let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
@@ -253,7 +352,7 @@ fn fate(answer: &Value, name: &InboxName) -> Result<Fate> {
         // The site sent it itself, and more after it. A copy of its file, which is another replica, still holds what
         // it sent, and is told so.
         "site_conflict" if acked >= name.last => Ok(Fate::Overtaken),
-        "site_conflict" | "out_of_order" | "invalid" => Ok(Fate::Buried(detail())),
+        "site_conflict" | "out_of_order" | "invalid" | INCOMPLETE => Ok(Fate::Buried(detail())),
         // Time mends it.
         "clock_ahead" => Err(Error::Unavailable { reason: detail() }),
         _ => Err(Error::UploadStatus { found: status.to_owned() }),

@@ -11,7 +11,9 @@ use serde_json::Value;
 use crate::error::Result;
 
 /// How long a claimed job is this node's, unless it lengthens that.
-pub(crate) const LEASE: Duration = Duration::from_secs(60);
+///
+/// What a node that died had begun waits as long: also uploads in the inbox.
+pub(crate) const LEASE: Duration = Duration::from_secs(20);
 
 /// Tries of a job that does not recur, before it is dead.
 pub(crate) const ATTEMPTS_MAX: i32 = 20;

@@ -17,7 +17,7 @@ pub(super) enum Kind {
     CatchUp,
     /// Joins small segments.
     Compaction,
-    /// Removes segments and snapshots that nobody needs.
+    /// Removes segments, snapshots and parts of uploads that nobody needs.
     Expiry,
     /// Applies what waits in the inbox.
     Inbox,
@@ -105,7 +105,8 @@ pub(super) async fn recur(database: &Database, kind: Kind) -> Result<()> {
         }
         Kind::Expiry => {
             database.feed.expire(SEGMENTS_KEEP).await?;
-            database.feed.expire_snapshots().await.map(drop)
+            database.feed.expire_snapshots().await?;
+            database.inbox.expire(database).await
         }
         Kind::Inbox => database.inbox.apply_all(database).await,
         Kind::Snapshot => database.feed.make_snapshot().await,

@@ -7,6 +7,7 @@ use warp::http::{HeaderMap, header};
 
 use crate::cursor::Cursor;
 use crate::http::problem::{Problem, ProblemKind};
+use crate::inbox::Chunk;
 
 /// What the headers of an upload say.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(super) struct UploadHeaders {
     pub(super) rejected_seen: Option<i64>,
     /// The place up to which the site has received the log.
     pub(super) cursor: Option<Cursor>,
+    /// Which chunk of the upload the body is; none if it is all of it.
+    pub(super) chunk: Option<Chunk>,
     /// How long the body says that it is.
     pub(super) content_length: Option<u64>,
 }
@@ -49,6 +52,7 @@ impl UploadHeaders {
             token: read_token(headers)?,
             rejected_seen: number(headers, "Cloudsync-Rejected-Seen")?,
             cursor: read_cursor(headers)?,
+            chunk: read_chunk(headers)?,
             content_length: number(headers, header::CONTENT_LENGTH.as_str())?
                 .and_then(|length| u64::try_from(length).ok()),
         })
@@ -80,6 +84,25 @@ fn read_cursor(headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
     let name = "Cloudsync-Acknowledged";
     let Some(found) = text(headers, name)? else { return Ok(None) };
     found.parse().map(Some).map_err(|_| Problem::header(name, &shown(found), "a cursor as it was given"))
+}
+
+fn read_chunk(headers: &HeaderMap) -> Result<Option<Chunk>, Problem> {
+    let name = "Cloudsync-Chunk";
+    let Some(found) = text(headers, name)? else { return Ok(None) };
+    let number = |text| parse_number(text).and_then(|number| u32::try_from(number).ok());
+    let chunk = found.split_once('/').and_then(|(n, count)| Some((number(n)?, number(count)?)));
+    match chunk {
+        Some((number, count)) if number >= 1 && number <= count && count <= Chunk::COUNT_MAX => {
+            Ok(Some(Chunk { number, count }))
+        }
+        Some(_) | None => {
+            let wanted = format!(
+                "<number>/<count>, from 1, the number not above the count, at most {}",
+                Chunk::COUNT_MAX
+            );
+            Err(Problem::header(name, &shown(found), &wanted))
+        }
+    }
 }
 
 fn missing(name: &str, wanted: &str) -> Problem {
@@ -185,6 +208,8 @@ mod tests {
         assert_eq!((read.first, read.last, read.token, read.rejected_seen), (1, 7, None, None));
         assert_eq!(read.cursor, None);
         assert_eq!(read.upload[0], 0xff);
+        let chunk = UploadHeaders::read(&headers(&[("cloudsync-chunk", "2/256")])).unwrap().chunk;
+        assert_eq!((read.chunk, chunk), (None, Some(Chunk { number: 2, count: 256 })));
         let more = [("cloudsync-token", SITE), ("cloudsync-rejected-seen", "3"), ("content-length", "12")];
         let read = UploadHeaders::read(&headers(&more)).unwrap();
         assert_eq!(read.token.unwrap()[1], 0x11);
@@ -203,6 +228,9 @@ mod tests {
         for number in ["-1", "+1", "1.0", "99999999999999999999"] {
             check_refused("cloudsync-db-version", number);
             check_refused("cloudsync-rejected-seen", number);
+        }
+        for chunk in ["1", "0/2", "3/2", "1/257", "/2", "1/", "-1/2", "1/2/3"] {
+            check_refused("cloudsync-chunk", chunk);
         }
         check_refused("cloudsync-db-version", "6");
         check_refused("cloudsync-token", "+0112233445566778899aabbccddeeff");

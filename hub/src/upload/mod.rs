@@ -2,7 +2,8 @@
 //!
 //! Nothing of a body is trusted before its frame, its checksum and the verifier are satisfied. An upload that was not
 //! answered is sent again with the same id, and Postgres tells that it has it. While Postgres is away, an upload
-//! is kept in the inbox, and answered by 202.
+//! is kept in the inbox, and answered by 202. What is larger than one body comes in chunks, which are kept beside the
+//! inbox until the last one is there, and are applied together.
 
 mod body;
 mod headers;
@@ -25,6 +26,7 @@ use crate::error::Error;
 use crate::http::app::{App, Database};
 use crate::http::json_response;
 use crate::http::problem::{Problem, ProblemKind};
+use crate::inbox::{Chunk, Chunks, INCOMPLETE};
 use body::Patience;
 use headers::UploadHeaders;
 
@@ -39,12 +41,34 @@ where
     body::pass_over(body, Patience::of(app.edges())).await;
 }
 
-/// Takes one upload from its headers to its answer.
+/// What is posted to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// All of an upload.
+    Whole,
+    /// One chunk of it.
+    Chunk,
+}
+
+impl Form {
+    /// The chunk that the headers name, if they are to name one.
+    fn check(self, chunk: Option<Chunk>) -> Result<Option<Chunk>, Problem> {
+        let wrong = |found: &str, wanted: &str| Err(Problem::header("Cloudsync-Chunk", found, wanted));
+        match (self, chunk) {
+            (Form::Whole, Some(_)) => wrong("one", "none: chunks have a path of their own"),
+            (Form::Chunk, None) => wrong("none", "<number>/<count>"),
+            (Form::Whole, None) | (Form::Chunk, Some(_)) => Ok(chunk),
+        }
+    }
+}
+
+/// Takes one upload, or one chunk of it, from its headers to its answer.
 pub(crate) async fn take<S, B, E>(
     app: &App,
     database: &Arc<Database>,
     caller: &Caller,
     headers: &HeaderMap,
+    form: Form,
     body: S,
 ) -> Result<Response, Problem>
 where
@@ -53,7 +77,11 @@ where
     E: std::fmt::Display,
 {
     let headers = UploadHeaders::read(headers)?;
-    database.limits.check_storage()?;
+    let chunk = form.check(headers.chunk)?;
+    // The last chunk makes room: the others go when it is applied.
+    if !chunk.is_some_and(Chunk::is_last) {
+        database.limits.check_storage()?;
+    }
     let announced = headers.content_length.unwrap_or(body::BODY_BYTES_MAX);
     let _load = database.limits.carry(announced.min(body::BODY_BYTES_MAX))?;
     let _room = app.room_for_upload(&database.name).await?;
@@ -62,24 +90,71 @@ where
     database.metrics.received_bytes.inc_by(received);
     // A wrong body is told so whatever Postgres does.
     let payload = expand(body.clone(), database.metrics.received_rows.clone()).await?;
-    let UploadHeaders { site, upload, first, last, token, rejected_seen, cursor, content_length: _ } =
-        headers;
+    let UploadHeaders { site, upload, first, last, token, rejected_seen, cursor, .. } = headers;
     let (role, claims) = (caller.role.clone(), caller.claims.clone());
-    let upload = Upload { payload, site, upload, first, last, token, rejected_seen, role, claims };
-    match apply(database, &upload, cursor).await {
+    let mut upload =
+        Upload { payload, site, upload, first, last, token, rejected_seen, role, claims, before: None };
+    let Some(chunk) = chunk else { return finish(database, &upload, cursor, body).await };
+    if !chunk.is_last() {
+        return stage(database, &upload, chunk, body).await;
+    }
+    upload.before = Some(database.inbox.chunks(database, &upload, chunk.count).await?);
+    // It may take longer than the patience of whoever stands between: a site that asks again finds it under way.
+    let database = Arc::clone(database);
+    let finished = tokio::spawn(async move { finish(&database, &upload, cursor, body).await });
+    finished.await.unwrap_or_else(|_ended| Err(Problem::from(Error::TaskEnded { task: "upload" })))
+}
+
+/// Keeps a chunk until the last one comes.
+async fn stage(database: &Database, upload: &Upload, chunk: Chunk, body: Bytes) -> Result<Response, Problem> {
+    let received = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    let answer = database.inbox.stage(database, upload, chunk, body).await?;
+    database.limits.note_upload(received);
+    database.metrics.count_upload("staged");
+    Ok(accepted(&answer))
+}
+
+fn accepted(answer: &Value) -> Response {
+    let mut response = json_response(answer);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+/// Applies an upload that is whole, or keeps it for when that can be done.
+async fn finish(
+    database: &Database,
+    upload: &Upload,
+    cursor: Option<Cursor>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let received = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    match apply(database, upload, cursor).await {
         Ok(answer) => {
             database.limits.note_upload(received);
-            respond(database, &answer)
-        }
-        Err(error) if is_away(database, &error) => {
-            let answer = database.inbox.accept(database, &upload, cursor, body).await?;
-            database.limits.note_upload(received);
-            database.metrics.count_upload("stored");
-            let mut response = json_response(&answer);
-            *response.status_mut() = StatusCode::ACCEPTED;
+            let response = respond(database, &answer)?;
+            if let Some(chunks) = &upload.before {
+                forget(database, chunks).await;
+            }
             Ok(response)
         }
+        Err(error) if is_away(database, &error) => {
+            let answer = database.inbox.accept(database, upload, cursor, body).await?;
+            if answer.get("status").and_then(Value::as_str) == Some(INCOMPLETE) {
+                return respond(database, &answer);
+            }
+            database.limits.note_upload(received);
+            database.metrics.count_upload("stored");
+            Ok(accepted(&answer))
+        }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes chunks that are applied. What stays expires.
+async fn forget(database: &Database, chunks: &Chunks) {
+    if let Err(error) = chunks.forget().await {
+        let name = database.name.as_str();
+        tracing::warn!(database = name, problem = error.logged(), "applied chunks were not removed");
     }
 }
 
@@ -171,11 +246,12 @@ fn judge(answer: &Value) -> Result<Taken, Problem> {
         "out_of_order" => ProblemKind::OutOfOrder,
         "site_conflict" => ProblemKind::SiteConflict,
         "clock_ahead" => ProblemKind::ClockAhead,
+        INCOMPLETE => ProblemKind::Incomplete,
         "invalid" => ProblemKind::InvalidPayload,
         _ => return Err(Problem::from(Error::UploadStatus { found: status.to_owned() })),
     };
     let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("postgres refused the upload");
-    let told = ["acked", "accepted_hlc", "server_time_ms"];
+    let told = ["acked", "accepted_hlc", "server_time_ms", "missing"];
     let problem = told.into_iter().fold(Problem::new(kind, detail), |problem, name| match answer.get(name) {
         Some(value) if !value.is_null() => problem.with(name, value.clone()),
         Some(_) | None => problem,
@@ -197,6 +273,7 @@ mod tests {
             ("out_of_order", Err(ProblemKind::OutOfOrder)),
             ("site_conflict", Err(ProblemKind::SiteConflict)),
             ("clock_ahead", Err(ProblemKind::ClockAhead)),
+            ("incomplete", Err(ProblemKind::Incomplete)),
             ("invalid", Err(ProblemKind::InvalidPayload)),
             ("something else", Err(ProblemKind::Internal)),
         ] {

@@ -18,7 +18,7 @@ pub(crate) use restored::{acked, note_lost, note_restored};
 pub(crate) use upload::{Request, take};
 
 use crate::catalog::{self, Replica};
-use crate::changes::next_upload;
+use crate::changes::{Cut, next_upload};
 use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::log;
@@ -110,7 +110,7 @@ pub(crate) fn definitions(connection: &Connection) -> Result<Vec<u8>> {
 fn pass_on(connection: &Connection) -> Result<()> {
     let Some(mut replica) = Replica::load_current(connection)? else { return Ok(()) };
     pass_on_definitions(connection, &replica)?;
-    while let Some(upload) = next_upload(&mut replica)? {
+    while let Some(upload) = next_upload(&mut replica, Cut::Bodies)? {
         append(connection, &upload.frame)?;
         outbox::remove(connection, &upload)?;
         settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;

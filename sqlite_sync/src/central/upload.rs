@@ -21,7 +21,8 @@ const REJECTIONS_TOLD_MAX: i64 = 1_000;
 /// What a site sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
-    pub(crate) frames: &'a [u8],
+    /// The payload as frames; none if a chunk of it is missing.
+    pub(crate) frames: Option<&'a [u8]>,
     pub(crate) site: SiteId,
     pub(crate) upload: &'a [u8],
     pub(crate) first: i64,
@@ -56,8 +57,13 @@ pub(crate) fn take(connection: &Connection, applying: &Applying, request: &Reque
         unit.commit()?;
         return Ok(answer);
     }
+    let Some(frames) = request.frames else {
+        let answer = answer(connection, request, &known, "incomplete", None)?;
+        unit.commit()?;
+        return Ok(answer);
+    };
     pass_on(connection)?;
-    let merged = merge(connection, applying, request);
+    let merged = merge(connection, applying, request, frames);
     let intake = match merged {
         Ok(intake) => intake,
         Err(error @ (Error::ClockAhead { .. } | Error::Format { .. })) => {
@@ -73,7 +79,7 @@ pub(crate) fn take(connection: &Connection, applying: &Applying, request: &Reque
     end_transaction(connection)?;
     confirm_rejections(connection, request)?;
     keep_refusals(connection, request, &intake)?;
-    let known = accept(connection, request, &known)?;
+    let known = accept(connection, request, &known, greatest_own(request, frames)?)?;
     let mut answer = answer(connection, request, &known, "applied", None)?;
     if let Some(object) = answer.as_object_mut() {
         object.insert("refused".into(), json!(intake.refusals.len()));
@@ -85,9 +91,14 @@ pub(crate) fn take(connection: &Connection, applying: &Applying, request: &Reque
     Ok(answer)
 }
 
-fn merge(connection: &Connection, applying: &Applying, request: &Request<'_>) -> Result<Intake> {
+fn merge(
+    connection: &Connection,
+    applying: &Applying,
+    request: &Request<'_>,
+    frames: &[u8],
+) -> Result<Intake> {
     let mut replica = Replica::current(connection)?;
-    let mut applied = apply(&mut replica, applying, request.frames, Source::Upload(request.site))?;
+    let mut applied = apply(&mut replica, applying, frames, Source::Upload(request.site))?;
     Ok(applied.intake.take().unwrap_or_default())
 }
 
@@ -155,14 +166,14 @@ fn store(connection: &Connection, site: SiteId, known: &Known) -> Result<()> {
 }
 
 /// Notes the upload as taken, under a new token.
-fn accept(connection: &Connection, request: &Request<'_>, known: &Known) -> Result<Known> {
+fn accept(connection: &Connection, request: &Request<'_>, known: &Known, greatest: Hlc) -> Result<Known> {
     let mut token = [0; 16];
     getrandom::fill(&mut token).map_err(|_no_source| Error::Random)?;
     let known = Known {
         acked: known.acked.max(request.last),
         token: token.to_vec(),
         upload: request.upload.to_vec(),
-        accepted_hlc: known.accepted_hlc.max(greatest_own(request)?.to_sql()),
+        accepted_hlc: known.accepted_hlc.max(greatest.to_sql()),
         generation: generation(connection)?,
         is_new: false,
     };
@@ -171,9 +182,9 @@ fn accept(connection: &Connection, request: &Request<'_>, known: &Known) -> Resu
 }
 
 /// The greatest clock of the site's own stamps.
-fn greatest_own(request: &Request<'_>) -> Result<Hlc> {
+fn greatest_own(request: &Request<'_>, frames: &[u8]) -> Result<Hlc> {
     let mut greatest = Hlc::ZERO;
-    let mut rest = request.frames;
+    let mut rest = frames;
     while !rest.is_empty() {
         let (body, used) = decode_frame(rest, &Limits::UPLOAD).reading("frame")?;
         rest = rest.get(used..).unwrap_or_default();

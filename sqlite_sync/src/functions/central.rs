@@ -110,7 +110,10 @@ fn upload(context: &Context<'_>, applying: &Applying) -> Result<String> {
         return Err(wrong(context, UPLOAD, 4, "a number not below the one before"));
     }
     let request = Request {
-        frames: bytes(0, "a payload (BLOB)")?,
+        frames: match context.get_raw(0) {
+            Argument::Null => None,
+            _given => Some(bytes(0, "a payload (BLOB), or NULL for one of which a part is missing")?),
+        },
         site: SiteId::try_from(of_sixteen(1)?).map_err(|_other| wrong(context, UPLOAD, 1, sixteen))?,
         upload: of_sixteen(2)?,
         first,

@@ -13,6 +13,7 @@ use crate::apply::rebase;
 use crate::catalog::Replica;
 use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
+use crate::outbox;
 use crate::resend::resend_after;
 use crate::restamp::{Reason, restamp_unsent};
 use crate::settings::{self, Setting};
@@ -57,6 +58,8 @@ enum Way {
     Restored,
     /// What was acknowledged after a number, once more.
     Resend(DbVersion),
+    /// The chunks of the upload from a number on, once more.
+    SendChunks(i64),
 }
 
 /// What is asked for.
@@ -184,6 +187,12 @@ impl Answer {
         Some(Duration::from_secs(seconds))
     }
 
+    /// Whether the server does not know the path, though it may know the database.
+    pub(super) fn is_of_no_path(&self) -> bool {
+        let is_unknown = self.response.status == 404;
+        is_unknown && self.problem().get("code").and_then(Json::as_str) == Some("not_found")
+    }
+
     fn problem(&self) -> Json {
         serde_json::from_slice(&self.response.body).unwrap_or(Json::Null)
     }
@@ -227,6 +236,7 @@ impl Answer {
                 Some(acked) if acked < log::acknowledged(connection)? => Way::Resend(acked),
                 Some(_) | None => return Err(self.refused(ask)),
             },
+            Some("incomplete_upload") => Way::SendChunks(number("missing").unwrap_or(1)),
             _other => return Err(self.refused(ask)),
         };
         concessions.0 += 1;
@@ -243,6 +253,7 @@ impl Answer {
                 Way::Rebase => rebase::expire(connection)?,
                 Way::Restored => rebase::expect_restored(connection)?,
                 Way::Resend(acked) => resend_after(&mut replica, acked)?,
+                Way::SendChunks(number) => outbox::note_missing(connection, number)?,
                 Way::Restamp(reason) => {
                     restamp_unsent(&mut replica, reason)?;
                     if matches!(reason, Reason::SiteConflict) {

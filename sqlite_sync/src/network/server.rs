@@ -51,6 +51,10 @@ impl Server {
         format!("{}/uploads", self.base)
     }
 
+    pub(super) fn chunks(&self) -> String {
+        format!("{}/chunks", self.base)
+    }
+
     /// Where changes are asked for; of some tables only if `tables` is not empty.
     pub(super) fn changes(&self, cursor: Option<&str>, tables: &str, wait_ms: i64) -> String {
         let cursor = cursor.map(|cursor| format!("cursor={}&", escape(cursor))).unwrap_or_default();

@@ -1,4 +1,6 @@
 //! Sends what is unsent, one stored upload after the other, and takes in the answers.
+//!
+//! The chunks of an upload go one by one; the server keeps them, and answers the last as it answers an upload.
 
 use std::time::Duration;
 
@@ -12,12 +14,12 @@ use super::progress::Progress;
 use super::transport::Method;
 use crate::apply::rebase;
 use crate::catalog::Replica;
-use crate::changes::next_upload;
+use crate::changes::{Cut, next_upload};
 use crate::conflicts::{self, LostAtServer};
 use crate::connection::Applying;
 use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
-use crate::outbox::{self, Upload};
+use crate::outbox::{self, Chunk, Upload};
 use crate::rejected::{self, Rejection};
 use crate::settings::{self, Setting};
 use crate::sql::Unit;
@@ -25,6 +27,9 @@ use crate::sql::Unit;
 /// An answer to an upload is two lists at most: 1,000 refusals, each by its row's key and a message, and 1,000 cells
 /// that lost. One that cannot be read would hold up the file for good.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How much longer a server may take for each chunk that it applies with the last one.
+const CHUNK_WAIT: Duration = Duration::from_secs(20);
 
 /// The status of a file whose changes the server keeps, but has not applied yet.
 const STORED: &str = "syncing";
@@ -36,12 +41,31 @@ impl Network {
         self.ask_time(connection)?;
         let progress = Progress::new(connection);
         let (mut chunks, mut bytes) = (0, 0);
+        let mut cut = Cut::Chunks;
         loop {
             if rebase::is_expired(connection)? {
                 self.rebase(connection, applying)?;
             }
-            let Some(upload) = take_upload(connection)? else { break };
+            let Some(upload) = take_upload(connection, cut)? else { break };
             progress.tell("send", 0, chunks, bytes)?;
+            if upload.before > 0
+                && let Some(chunk) = outbox::next_chunk(connection)?
+            {
+                let ask = self.chunk_ask(connection, &upload, &chunk)?;
+                let answer = self.ask(connection, &ask)?;
+                if answer.response.status == 202 {
+                    stage(connection, &upload, &chunk, &answer)?;
+                    chunks += 1;
+                    bytes += chunk.frame.len();
+                } else if answer.is_of_no_path() {
+                    // The server is older than chunks.
+                    cut = Cut::Bodies;
+                    outbox::discard(connection)?;
+                } else {
+                    answer.give_way(connection, &ask, &mut concessions)?;
+                }
+                continue;
+            }
             let ask = self.upload_ask(connection, &upload)?;
             let answer = self.ask(connection, &ask)?;
             if answer.response.status == 200 {
@@ -103,7 +127,23 @@ impl Network {
         unit.commit()
     }
 
+    fn chunk_ask<'u>(&self, connection: &Connection, upload: &Upload, chunk: &'u Chunk) -> Result<Ask<'u>> {
+        self.post_ask(connection, upload, Some(chunk.number), &chunk.frame)
+    }
+
     fn upload_ask<'u>(&self, connection: &Connection, upload: &'u Upload) -> Result<Ask<'u>> {
+        let last = (upload.before > 0).then_some(upload.before + 1);
+        self.post_ask(connection, upload, last, &upload.frame)
+    }
+
+    /// One body of an upload; `chunk` is its number, if it is not all of it.
+    fn post_ask<'u>(
+        &self,
+        connection: &Connection,
+        upload: &Upload,
+        chunk: Option<i64>,
+        frame: &'u [u8],
+    ) -> Result<Ask<'u>> {
         let replica = Replica::open(connection)?;
         let mut headers = self.headers(&replica)?;
         let id: String = upload.id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -113,12 +153,21 @@ impl Network {
         if let Some(seen) = settings::integer(connection, Setting::RejectedSeen)?.filter(|seen| *seen > 0) {
             headers.push(("Cloudsync-Rejected-Seen", seen.to_string()));
         }
+        let mut wait = Duration::ZERO;
+        if let Some(number) = chunk {
+            let count = upload.before + 1;
+            headers.push(("Cloudsync-Chunk", format!("{number}/{count}")));
+            if number == count {
+                wait = CHUNK_WAIT.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+            }
+        }
+        let server = self.server()?;
         Ok(Ask {
             method: Method::Post,
-            url: self.server()?.uploads(),
+            url: if chunk.is_some() { server.chunks() } else { server.uploads() },
             headers,
-            body: &upload.frame,
-            wait: Duration::ZERO,
+            body: frame,
+            wait,
             answer_bytes_max: ANSWER_BYTES_MAX,
             wanted: "200 or 202",
         })
@@ -126,15 +175,23 @@ impl Network {
 }
 
 /// The upload that is on its way, or the next one, stored before it is sent.
-fn take_upload(connection: &Connection) -> Result<Option<Upload>> {
+fn take_upload(connection: &Connection, cut: Cut) -> Result<Option<Upload>> {
     let unit = Unit::begin(connection)?;
     let mut replica = Replica::current(connection)?;
     let upload = match outbox::pending(connection)? {
         Some(upload) => Some(upload),
-        None => next_upload(&mut replica)?,
+        None => next_upload(&mut replica, cut)?,
     };
     unit.commit()?;
     Ok(upload)
+}
+
+/// Takes in that the server keeps a chunk.
+fn stage(connection: &Connection, upload: &Upload, chunk: &Chunk, answer: &Answer) -> Result<()> {
+    let unit = Unit::begin(connection)?;
+    outbox::note_sent(connection, upload, chunk.number)?;
+    answer.keep_clock(connection)?;
+    unit.commit()
 }
 
 /// Takes in that the server has an upload: its range goes, its refusals stay. False while the server has more
@@ -160,9 +217,7 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
     let mut replica =
         if lost.is_empty() { Replica::open(connection)? } else { Replica::current(connection)? };
     let is_told = !tells_more(connection, &json, &rejections)?;
-    let is_there =
-        if is_told { outbox::remove(connection, upload)? } else { outbox::holds(connection, upload)? };
-    if !is_there {
+    if !outbox::holds(connection, upload)? {
         return unit.commit().map(|()| is_told);
     }
     conflicts::record_lost(&mut replica, &lost, lost_more)?;
@@ -172,7 +227,9 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
     if !is_told {
         return unit.commit().map(|()| false);
     }
+    outbox::for_each_chunk(connection, |frame| rejected::forget_accepted(&replica, frame, upload.last))?;
     rejected::forget_accepted(&replica, &upload.frame, upload.last)?;
+    outbox::remove(connection, upload)?;
     settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;
     log::delete_range(connection, upload.first, upload.last)?;
     unit.commit().map(|()| true)

@@ -1,4 +1,4 @@
-//! Applies a payload in Postgres: one statement, one transaction, one answer.
+//! Applies a payload in Postgres: one statement, one transaction, one answer; with chunks before it, some statements.
 //!
 //! `cloudsync.apply_upload` takes the caller's role itself and gives it back. A statement that failed may
 //! have been committed all the same; the site then sends it again and hears `duplicate`.
@@ -13,7 +13,16 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::backend::{Upload, UploadPlace};
 use crate::error::{Error, Result};
+use crate::inbox::{Chunks, INCOMPLETE};
 use crate::postgres::{Lease, Place};
+
+const ADD_CHUNK: &str = "select cloudsync.add_chunk($1)";
+
+/// How much longer each chunk may take, in seconds. One of 16 MiB takes about one on a machine of today.
+const CHUNK_SECONDS: u64 = 20;
+
+/// The limit on a statement of an upload without chunks, in seconds: what every connection is told.
+const STATEMENT_SECONDS: u64 = 60;
 
 const APPLY: &str = "select cloudsync.apply_upload($1, $2, $3, $4, $5, $6, $7, $8, $9)::text";
 
@@ -48,14 +57,59 @@ async fn apply(place: Place, upload: &Upload) -> Result<Value> {
 }
 
 async fn run(lease: &Lease, upload: &Upload) -> Result<Value> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, ask(lease.client(), upload)).await {
+    let client = lease.client();
+    let chunks = upload.before.as_ref();
+    let longer = chunks.map_or(0, |chunks| u64::from(chunks.count()).saturating_mul(CHUNK_SECONDS));
+    let asked = async {
+        match chunks {
+            Some(chunks) => ask_whole(client, upload, chunks, STATEMENT_SECONDS.saturating_add(longer)).await,
+            None => ask(client, upload, &upload.payload).await,
+        }
+    };
+    match tokio::time::timeout(ANSWER_TIMEOUT + Duration::from_secs(longer), asked).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(Error::Unavailable { reason: "postgres did not answer an upload".to_owned() }),
     }
 }
 
-async fn ask(client: &Client, upload: &Upload) -> Result<Value> {
-    let payload: &[u8] = &upload.payload;
+/// Applies an upload with the chunks before it in one transaction; one chunk at a time is in memory here.
+async fn ask_whole(client: &Client, upload: &Upload, chunks: &Chunks, seconds: u64) -> Result<Value> {
+    let begin = format!("begin; set local statement_timeout = '{seconds}s'");
+    client.batch_execute(&begin).await.map_err(Error::Postgres)?;
+    let answer = judge(client, upload, chunks).await?;
+    client.batch_execute("commit").await.map_err(Error::Postgres)?;
+    Ok(answer)
+}
+
+async fn judge(client: &Client, upload: &Upload, chunks: &Chunks) -> Result<Value> {
+    // Whether it would be taken, before its chunks are read. It locks the site until the end.
+    let answer = ask_incomplete(client, upload).await?;
+    if answer.get("status").and_then(Value::as_str) != Some(INCOMPLETE) {
+        return Ok(answer);
+    }
+    for number in chunks.numbers() {
+        let Some(frame) = chunks.frame(number).await? else {
+            let mut answer = ask_incomplete(client, upload).await?;
+            answer["missing"] = Value::from(number);
+            return Ok(answer);
+        };
+        add_chunk(client, Some(&frame)).await?;
+    }
+    ask(client, upload, &upload.payload).await
+}
+
+/// Asks as if a chunk were missing; what was added is forgotten.
+async fn ask_incomplete(client: &Client, upload: &Upload) -> Result<Value> {
+    add_chunk(client, None).await?;
+    ask(client, upload, &[]).await
+}
+
+async fn add_chunk(client: &Client, frame: Option<&[u8]>) -> Result<()> {
+    let parameter: [(&(dyn ToSql + Sync), Type); 1] = [(&frame, Type::BYTEA)];
+    client.query_typed(ADD_CHUNK, &parameter).await.map_err(Error::Postgres).map(drop)
+}
+
+async fn ask(client: &Client, upload: &Upload, payload: &[u8]) -> Result<Value> {
     let site: &[u8] = upload.site.as_bytes();
     let id: &[u8] = &upload.upload;
     let token: Option<&[u8]> = upload.token.as_ref().map(<[u8; 16]>::as_slice);

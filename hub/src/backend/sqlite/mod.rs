@@ -171,26 +171,45 @@ impl Backend for Sqlite {
 impl UploadPlace for Arc<File> {
     fn apply(self: Box<Self>, upload: Upload) -> BoxFuture<'static, Result<Value>> {
         async move {
+            let (frames, missing) = gather(&upload).await?;
             let file = Arc::clone(&self);
             let told = self.call(move |connection| {
                 // A file that is none any more keeps nothing.
                 file.check_is_there()?;
-                take(connection, &upload)
+                take(connection, &upload, frames.as_deref())
             });
             let told = told.await?;
-            serde_json::from_str(&told).map_err(|_| Error::UploadAnswer { part: "object" })
+            let mut answer: Value =
+                serde_json::from_str(&told).map_err(|_| Error::UploadAnswer { part: "object" })?;
+            if let Some(missing) = missing {
+                answer["missing"] = Value::from(missing);
+            }
+            Ok(answer)
         }
         .boxed()
     }
 }
 
-/// Hands an upload to the extension. The caller's role and claims mean nothing here.
-fn take(connection: &mut Connection, upload: &Upload) -> Result<String> {
-    let frame = encode_frame(&upload.payload);
+/// The frames of an upload, one behind the other; if a chunk is missing, its number instead.
+async fn gather(upload: &Upload) -> Result<(Option<Vec<u8>>, Option<u32>)> {
+    let mut frames = Vec::new();
+    if let Some(chunks) = &upload.before {
+        for number in chunks.numbers() {
+            let Some(frame) = chunks.frame(number).await? else { return Ok((None, Some(number))) };
+            frames.extend_from_slice(&frame);
+        }
+    }
+    frames.extend(encode_frame(&upload.payload));
+    Ok((Some(frames), None))
+}
+
+/// Hands an upload to the extension, without its frames if one is missing. The caller's role and claims mean nothing
+/// here.
+fn take(connection: &mut Connection, upload: &Upload, frames: Option<&[u8]>) -> Result<String> {
     let sql = "select cloudsync_central_upload(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     let Upload { site, upload: id, first, last, token, rejected_seen, .. } = upload;
     let (site, token) = (site.as_bytes().as_slice(), token.as_ref().map(<[u8; 16]>::as_slice));
-    let row = params![frame, site, id.as_slice(), first, last, token, rejected_seen];
+    let row = params![frames, site, id.as_slice(), first, last, token, rejected_seen];
     in_transaction(connection, "apply an upload", |connection| {
         connection.prepare_cached(sql)?.query_row(row, |row| row.get(0))
     })
