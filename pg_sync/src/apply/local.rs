@@ -16,6 +16,9 @@ use crate::metadata::Metadata;
 use crate::ruled::{self, Registers};
 use crate::sites;
 
+/// Rows up to which a join needs no more memory than the session gives.
+const FEW_ROWS: usize = 64;
+
 /// A row as it is here.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Local {
@@ -119,7 +122,9 @@ pub(super) fn read(incoming: &Incoming, which: &[usize]) -> Result<HashMap<usize
         let mut locals = HashMap::new();
         for (table, rows) in by_table(incoming, which) {
             let Some(table) = incoming.tables.get(table) else { continue };
-            let found = query::run_with_rows(&read_sql(table), &[], &keys(incoming, table, &rows));
+            let keys = keys(incoming, table, &rows);
+            let look = || query::run_with_rows(&read_sql(table), &[], &keys);
+            let found = if rows.len() > FEW_ROWS { session::with_room(look) } else { look() };
             for row in &found.rows {
                 let place = row.attribute(1).map_or(-1, codec::to_i64);
                 let Ok(place) = usize::try_from(place) else { continue };

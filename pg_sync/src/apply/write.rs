@@ -154,8 +154,15 @@ type Statement = (bool, i64, i32, Write, Vec<usize>);
 
 /// Runs the data statements: creations and updates parents first, then deletions children first.
 fn write_data(incoming: &Incoming, decided: &[Decided<'_>]) {
+    let written: Vec<&Decided<'_>> =
+        decided.iter().filter(|one| one.decision.write != Write::Nothing).collect();
+    let is_alike = |a: &&Decided<'_>, b: &&Decided<'_>| {
+        (a.table.table_id, a.decision.write) == (b.table.table_id, b.decision.write)
+            && a.decision.asked.keys().eq(b.decision.asked.keys())
+    };
     let mut groups: BTreeMap<Statement, Vec<&Decided<'_>>> = BTreeMap::new();
-    for one in decided.iter().filter(|one| one.decision.write != Write::Nothing) {
+    for alike in written.chunk_by(is_alike) {
+        let Some(one) = alike.first() else { continue };
         let rank = incoming.ranks.get(one.row.table).and_then(|rank| i64::try_from(*rank).ok()).unwrap_or(0);
         let is_deletion = one.decision.write == Write::Delete;
         let places: Vec<usize> = one.decision.asked.keys().copied().collect();
@@ -163,7 +170,7 @@ fn write_data(incoming: &Incoming, decided: &[Decided<'_>]) {
         groups
             .entry((is_deletion, rank, one.table.table_id, one.decision.write, places))
             .or_default()
-            .push(one);
+            .extend(alike);
     }
     for ((_, _, _, write, places), rows) in groups {
         let Some(table) = rows.first().map(|one| one.table) else { continue };

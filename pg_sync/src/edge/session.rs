@@ -201,6 +201,14 @@ pub(crate) fn by_index<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
+/// Runs `body`, which joins rows of ours with tables, with memory for so many as a payload may have: else the server
+/// writes its hash tables to files.
+pub(crate) fn with_room<T>(body: impl FnOnce() -> T) -> T {
+    let _part = RolePart::begin();
+    set_config(c"work_mem", c"64MB", pg_sys::GucAction::GUC_ACTION_SAVE);
+    body()
+}
+
 /// Runs `body` with the rights of cloudsync_owner, names looked up in pg_catalog only.
 pub(crate) fn as_owner<T>(body: impl FnOnce() -> T) -> T {
     let _part = OwnerPart::begin();
