@@ -223,6 +223,10 @@ begin
   execute %3$L || v_rows || %4$L
   using v_site, floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16,
     v_table.incarnation, v_table.version, v_few;
+  if not v_sees_now then
+    -- Rows go that this transaction does not see.
+    insert into cloudsync.uncaptured (table_id) values (%1$s);
+  end if;
   if not v_few then
     if tg_relid = v_table.relation then
       delete from cloudsync.too_large as l where l.table_id = %1$s;

@@ -72,6 +72,15 @@ select 'r', m.key_1, m.alive, d.n, m.registers is not null from cloudsync.meta_2
 select 'p', key_1, alive from cloudsync.meta_3 order by key_1;
 select 'late', key_1, alive from cloudsync.meta_4 order by key_1;
 select count(*) from cloudsync.uncaptured;
+select 'rows that it does not see';
+begin isolation level $level;
+select count(*) from late;
+$(meanwhile "insert into late values (5, 'unseen')")
+truncate late;
+commit;
+select cloudsync.catch_up();
+select 'late', key_1, alive from cloudsync.meta_4 order by key_1;
+select count(*) from cloudsync.uncaptured;
 SQL
     )
     expect "$level" "$answer" "4
@@ -93,6 +102,15 @@ p|5|f
 p|15|t
 late|3|f
 late|4|t
+0
+rows that it does not see
+3
+1
+late|1|f
+late|2|f
+late|3|f
+late|4|f
+late|5|f
 0"
 done
 
