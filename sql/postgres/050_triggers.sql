@@ -86,7 +86,10 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select format(
     $check$v_table := cloudsync.registered(%1$s);
-  if v_table.relation is distinct from %3$s then
+  if v_table.table_id is null then
+    -- A dump is being restored, and the registry will come.
+    return null;
+  elsif v_table.relation is distinct from %3$s then
     raise exception 'function %% captures another table than %%', 'cloudsync.capture_%2$s_%1$s', tg_relid::regclass
       using errcode = 'wrong_object_type';
   end if;
@@ -98,6 +101,7 @@ begin atomic
     insert into cloudsync.uncaptured (table_id) values (%1$s);
     return null;
   end if;
+  v_site := cloudsync.self_ordinal();
   %5$s$check$,
     t.table_id,
     spell_check.operation,
@@ -137,7 +141,7 @@ set extra_float_digits = 1$head$,
 #variable_conflict use_variable
 declare
   v_table cloudsync.tables;
-  v_site integer := cloudsync.self_ordinal();
+  v_site integer;
   v_start bigint := floor(extract(epoch from transaction_timestamp()) * 1000)::bigint << 16;
   v_wall bigint := floor(extract(epoch from clock_timestamp()) * 1000)::bigint << 16;
   v_sees_now boolean := current_setting('transaction_isolation') not in ('repeatable read', 'serializable');
@@ -212,7 +216,7 @@ set search_path = pg_catalog, pg_temp$head$,
 #variable_conflict use_variable
 declare
   v_table cloudsync.tables;
-  v_site integer := cloudsync.self_ordinal();
+  v_site integer;
   v_rows text := format('only %%I.%%I as d', tg_table_schema, tg_table_name);
   v_sees_now boolean := current_setting('transaction_isolation') not in ('repeatable read', 'serializable');
   v_few boolean;

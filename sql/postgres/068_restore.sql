@@ -1,6 +1,34 @@
 -- A database that was restored from a dump: attribute numbers, and with them column ids, are others where columns had
 -- been dropped, and numbers of transactions mean nothing. Brought in line at the first use, by what has lasted: names.
 
+-- What was written for tracked tables belongs to our owner also where a dump is restored without owners. Runs as whoever
+-- restores: what he may not give away stays his.
+create function cloudsync.take_over()
+returns event_trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $take$
+declare
+  v_command text;
+begin
+  for v_command in
+    select format('alter %s %s owner to cloudsync_owner', d.object_type, d.object_identity)
+    from pg_event_trigger_ddl_commands() as d
+    left join pg_class as c on d.classid = 'pg_class'::regclass and c.oid = d.objid
+    left join pg_proc as p on d.classid = 'pg_proc'::regclass and p.oid = d.objid
+    where d.schema_name = 'cloudsync' and not d.in_extension
+      and coalesce(c.relowner, p.proowner) <> 'cloudsync_owner'::regrole
+      and (c.relname ~ '^meta_[0-9]+$' and c.relkind = 'r' or p.proname ~ '^capture_[a-z]+_[0-9]+$')
+  loop
+    begin
+      execute v_command;
+    exception when insufficient_privilege then
+      null;
+    end;
+  end loop;
+end
+$take$;
+
 -- Overrides, each moved to the place of its column's new id; those of columns that are gone go.
 create function cloudsync.moved(cols bigint[], "from" smallint[], "to" smallint[])
 returns bigint[]

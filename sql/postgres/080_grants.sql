@@ -75,6 +75,13 @@ alter event trigger cloudsync_definitions enable always;
 alter event trigger cloudsync_leave enable always;
 alter event trigger cloudsync_rewrites enable always;
 
+-- A dump that is restored without owners makes what ours should be.
+create event trigger cloudsync_owners on ddl_command_end
+when tag in ('CREATE TABLE', 'CREATE FUNCTION')
+execute function cloudsync.take_over();
+
+alter event trigger cloudsync_owners enable always;
+
 -- Commands that may make, attach, detach or drop a partition. Event triggers fire in the order of their names: the
 -- partitions are compared after they got their triggers, and our owner the right to read them.
 create event trigger cloudsync_attach_partitions on ddl_command_end

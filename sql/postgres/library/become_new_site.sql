@@ -1,9 +1,15 @@
 -- Makes this database a site of its own: at installation, and when it turns out to be a copy.
 -- The conflict clause takes the row lock, so of two sessions that notice, one waits and then
--- finds the work done.
+-- finds the work done. A dump may have brought sites, and their sequence not yet.
 with added as (
   insert into cloudsync.site_dictionary (ordinal, site)
-  values (pg_catalog.nextval('cloudsync.site_ordinal'), $4)
+  values (
+    greatest(
+      pg_catalog.nextval('cloudsync.site_ordinal')::integer,
+      (select 1 operator(pg_catalog.+) pg_catalog.max(d.ordinal) from cloudsync.site_dictionary as d)
+    ),
+    $4
+  )
   returning ordinal
 )
 insert into cloudsync.self as s (ordinal, system_identifier, timeline, database_oid)
