@@ -71,7 +71,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [ProblemKind; 24] = [
+    pub const ALL: [ProblemKind; 25] = [
         ProblemKind::BadRequest,
         ProblemKind::Unauthorized,
         ProblemKind::TokenExpired,
