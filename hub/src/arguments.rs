@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// What the hub tells about itself when asked.
 pub const USAGE: &str = "\
 usage: hub serve --config <hub.toml>
+       hub check --config <hub.toml>                    says what is wrong, and how to mend it
+       hub status --config <hub.toml>                   databases, slots, jobs, what the store holds
+       hub verify --config <hub.toml> --database <name> compares what clients get with the database
        hub key create --config <hub.toml> --database <name> [--role <role>] [--label <text>] [--expires-in-s <seconds>]
        hub key list --config <hub.toml> --database <name>
        hub key revoke --config <hub.toml> --database <name> --key <id>
@@ -37,6 +40,23 @@ pub enum Command {
     Serve {
         /// The file.
         config: PathBuf,
+    },
+    /// Say what is wrong with a configuration and what it names.
+    Check {
+        /// The file.
+        config: PathBuf,
+    },
+    /// Say how the databases are.
+    Status {
+        /// The file.
+        config: PathBuf,
+    },
+    /// Compare what clients get with the database.
+    Verify {
+        /// The file.
+        config: PathBuf,
+        /// The database.
+        database: String,
     },
     /// Make, list or revoke keys.
     Key {
@@ -79,7 +99,7 @@ pub enum KeyAction {
 /// Reads the arguments after the program's name.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
     let mut arguments = arguments.into_iter();
-    let wanted = "serve, key, openapi, --version or --help";
+    let wanted = "serve, check, status, verify, key, openapi, --version or --help";
     let first = arguments.next();
     let command = match first.as_ref().and_then(|first| first.to_str()) {
         Some("--version" | "-V") => no_options(arguments, Command::Version),
@@ -87,6 +107,13 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
         Some("openapi") => no_options(arguments, Command::OpenApi),
         Some("serve") => Options::read(arguments, &["config"])
             .and_then(|mut found| Ok(Command::Serve { config: found.config()? })),
+        Some("check") => Options::read(arguments, &["config"])
+            .and_then(|mut found| Ok(Command::Check { config: found.config()? })),
+        Some("status") => Options::read(arguments, &["config"])
+            .and_then(|mut found| Ok(Command::Status { config: found.config()? })),
+        Some("verify") => Options::read(arguments, &["config", "database"]).and_then(|mut found| {
+            Ok(Command::Verify { config: found.config()?, database: found.text("database")? })
+        }),
         Some("key") => read_key(arguments),
         Some(_) | None => return Err(wrong(first, wanted)),
     }?;
@@ -193,6 +220,11 @@ mod tests {
         let config = || PathBuf::from("hub.toml");
         check("serve --config hub.toml", Some(Command::Serve { config: config() }));
         check("serve --config=hub.toml", Some(Command::Serve { config: config() }));
+        check("check --config hub.toml", Some(Command::Check { config: config() }));
+        check("status --config hub.toml", Some(Command::Status { config: config() }));
+        let database = "demo".to_owned();
+        let verify = Command::Verify { config: config(), database };
+        check("verify --database demo --config hub.toml", Some(verify));
         check("key list --config hub.toml --database demo", key(KeyAction::List));
         let revoke = KeyAction::Revoke { key: "ab".to_owned() };
         check("key revoke --config hub.toml --database demo --key ab", key(revoke));
@@ -228,6 +260,8 @@ mod tests {
             "key create --config a",
             "key revoke --config a --database b",
             "key create --config a --database b --expires-in-s 0",
+            "verify --config a",
+            "check --config a --database b",
         ] {
             check(line, None);
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use hub::arguments::{self, Command, USAGE};
-use hub::cli;
+use hub::cli::{self, Told};
 use hub::config::{Config, Environment};
 use hub::error::{Error, Result};
 use hub::files;
@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(is_good) => ExitCode::from(u8::from(!is_good)),
         Err(error) => {
             let usage = matches!(error, Error::Argument { .. }).then_some(USAGE);
             // Where not even this can be written, the exit code has to say it alone.
@@ -25,9 +25,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+/// Runs the command; says whether it found nothing wrong.
+fn run() -> Result<bool> {
+    let mut is_good = true;
     let told = match arguments::read(std::env::args_os().skip(1))? {
-        Command::Serve { config } => return serve(&config),
+        Command::Serve { config } => return serve(&config).map(|()| true),
+        Command::Check { config } => judged(asked(&config, cli::check)?, &mut is_good),
+        Command::Status { config } => judged(asked(&config, cli::status)?, &mut is_good),
+        Command::Verify { config, database } => {
+            judged(asked(&config, async |config| cli::verify(config, &database).await)?, &mut is_good)
+        }
         Command::Key { config, database, action } => {
             asked(&config, async |config| cli::key(config, &database, action).await)?
         }
@@ -35,7 +42,13 @@ fn run() -> Result<()> {
         Command::Version => concat!("hub ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
         Command::Help => USAGE.to_owned(),
     };
-    std::io::stdout().write_all(told.as_bytes()).map_err(Error::Output)
+    std::io::stdout().write_all(told.as_bytes()).map_err(Error::Output)?;
+    Ok(is_good)
+}
+
+fn judged(told: Told, is_good: &mut bool) -> String {
+    *is_good = told.is_good;
+    told.text
 }
 
 fn environment() -> Environment {
@@ -45,7 +58,7 @@ fn environment() -> Environment {
 }
 
 /// Asks something on behalf of a person: what it found is printed, not logged.
-fn asked(path: &std::path::Path, ask: impl AsyncFnOnce(&Config) -> Result<String>) -> Result<String> {
+fn asked<T>(path: &std::path::Path, ask: impl AsyncFnOnce(&Config) -> Result<T>) -> Result<T> {
     let config = Config::read(path, &environment())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;

@@ -149,6 +149,11 @@ impl ApiKeys {
         ApiKeys(keys)
     }
 
+    /// The roles that they stand for.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(ApiKey::role)
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.0.len()

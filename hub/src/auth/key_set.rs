@@ -152,6 +152,11 @@ impl KeySet {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Asks the service once, and gives the number of keys that tokens can be checked by.
+    pub(super) async fn count(&self) -> Result<usize> {
+        Ok(self.fetch().await?.1.len())
+    }
+
     /// Asks the service, unless it was asked just now.
     async fn ask(&self, asked: &mut Asked) {
         if !asked.may_ask() {

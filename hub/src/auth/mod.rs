@@ -11,8 +11,10 @@ mod signatures;
 mod token;
 
 use crate::auth::api_key::{ApiKey, PresentedKey};
-use crate::config::DatabaseName;
+use crate::config::{DatabaseName, KeySetUrl};
+use crate::error;
 use crate::http::problem::{Problem, ProblemKind};
+use crate::metrics::DatabaseMetrics;
 use token::Refusal;
 
 pub(crate) use token::Tokens;
@@ -156,6 +158,11 @@ fn unknown_credential() -> Problem {
 
 fn unauthorized(detail: &str) -> Problem {
     Problem::new(ProblemKind::Unauthorized, detail)
+}
+
+/// Asks a service for the keys that it publishes, and gives the number of those that tokens can be checked by.
+pub(crate) async fn published_keys(url: KeySetUrl, metrics: &DatabaseMetrics) -> error::Result<usize> {
+    key_set::KeySet::new(url, metrics.clone()).count().await
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use shared_format::SiteId;
 
-use crate::config::{BackendLocation, DatabaseConfig};
+use crate::config::{BackendLocation, DatabaseConfig, SqliteLocation};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::feed::log::Log;
@@ -22,6 +22,7 @@ use crate::inbox::Chunks;
 use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
+use crate::postgres::PostgresUrl;
 
 /// One central database.
 pub(crate) trait Backend: Send + Sync {
@@ -80,6 +81,15 @@ pub(crate) enum Report {
     },
     /// Its replication slots.
     Slots,
+    /// What it holds, counted.
+    Summary,
+    /// Its jobs.
+    Jobs {
+        /// The number to begin behind; empty for the first.
+        after: String,
+        /// Most of them.
+        items: i64,
+    },
     /// Rows that it refused.
     Rejected {
         /// The number to begin behind; empty for the first.
@@ -165,4 +175,14 @@ pub(crate) fn open(database: &DatabaseConfig) -> Result<Arc<dyn Backend>> {
         BackendLocation::Postgres(url) => Arc::new(postgres::Postgres::new(url)?),
         BackendLocation::Sqlite(location) => Arc::new(sqlite::Sqlite::new(location)),
     })
+}
+
+/// Tries what a hub needs of a central file, without beginning with it; says how it stands.
+pub(crate) fn check_file(location: &SqliteLocation) -> Result<&'static str> {
+    sqlite::check(location)
+}
+
+/// Opens a view of a Postgres database that stands still, for whoever looks at it beside the hub.
+pub(crate) async fn open_beside(url: &PostgresUrl, epoch: &Epoch) -> Result<Box<dyn SnapshotRows>> {
+    postgres::open_beside(url, epoch).await
 }

@@ -9,6 +9,7 @@ mod manifest;
 pub(crate) mod name;
 pub(crate) mod part;
 pub(crate) mod visibility;
+pub(crate) mod whole;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -56,6 +56,12 @@ impl SplitPart {
         self.bytes.len()
     }
 
+    /// The frames of all readers, one after another: they lie in front of the index.
+    pub(super) fn all_frames(&self) -> Bytes {
+        let end = self.places.iter().filter_map(|place| place.at.checked_add(place.length)).max();
+        self.bytes.slice(..end.unwrap_or(0))
+    }
+
     /// The frames that a reader gets, as they lie.
     pub(super) fn frames(&self, reader: &Readership) -> Vec<Bytes> {
         let shared = self.places.iter().filter(|place| reader.share(&place.audience) == Share::Rows);
@@ -102,6 +108,11 @@ mod tests {
         check(CallerKind::Token, &["b"], &[b"all", b"rows of b"]);
         check(CallerKind::Token, &["a", "b", "c"], &[b"all", b"rows of a", b"rows of b"]);
         check(CallerKind::Key, &["a"], &[b"all", b"rows of a", b"guarded"]);
+    }
+
+    #[test]
+    fn all_frames_are_those_of_every_audience() {
+        assert_eq!(SplitPart::read(part()).unwrap().all_frames(), "allrows of arows of bguarded");
     }
 
     #[test]

@@ -100,8 +100,9 @@ impl SnapshotRows for Anchored {
     }
 }
 
-/// Opens such a transaction, as the owner of the metadata and without row security.
-pub(super) async fn open(url: &PostgresUrl, log: &Log, epoch: &Epoch) -> Result<Anchored> {
+/// Opens such a transaction, as the owner of the metadata and without row security. The place is asked of the log, if
+/// there is one here.
+pub(super) async fn open(url: &PostgresUrl, log: Option<&Log>, epoch: &Epoch) -> Result<Anchored> {
     let tls = TlsConnector::new(url)?;
     let (client, connection) = connect(url, &tls).await?;
     let driver = tokio::spawn(async move {
@@ -109,7 +110,11 @@ pub(super) async fn open(url: &PostgresUrl, log: &Log, epoch: &Epoch) -> Result<
         drop(connection.await);
     });
     let mut anchored = Anchored { lsn: Lsn::ZERO, client, page: None, driver };
-    anchored.lsn = match by_visibility(log, epoch, &anchored.client).await? {
+    let known = match log {
+        Some(log) => by_visibility(log, epoch, &anchored.client).await?,
+        None => None,
+    };
+    anchored.lsn = match known {
         Some(lsn) => lsn,
         None => by_slot(url, epoch, &anchored.client).await?,
     };

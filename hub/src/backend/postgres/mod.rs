@@ -82,6 +82,11 @@ impl Postgres {
     }
 }
 
+/// Opens a view of a database for whoever looks at it beside the hub.
+pub(super) async fn open_beside(url: &PostgresUrl, epoch: &Epoch) -> Result<Box<dyn SnapshotRows>> {
+    Ok(Box::new(anchor::open(url, None, epoch).await?))
+}
+
 impl Backend for Postgres {
     fn reserve(&self) -> BoxFuture<'_, Result<Box<dyn UploadPlace>>> {
         async { Ok(Box::new(self.pool.reserve().await?) as Box<dyn UploadPlace>) }.boxed()
@@ -145,7 +150,8 @@ impl Backend for Postgres {
         log: &'a Log,
         epoch: &'a Epoch,
     ) -> BoxFuture<'a, Result<Box<dyn SnapshotRows>>> {
-        async { Ok(Box::new(anchor::open(&self.url, log, epoch).await?) as Box<dyn SnapshotRows>) }.boxed()
+        async { Ok(Box::new(anchor::open(&self.url, Some(log), epoch).await?) as Box<dyn SnapshotRows>) }
+            .boxed()
     }
 
     fn take_turns<'a>(&'a self, ingest: &'a Ingest) -> BoxFuture<'a, Result<()>> {

@@ -22,6 +22,11 @@ pub(super) async fn run(pool: &Pool, report: &Report) -> Result<Value> {
             let after = if after.is_empty() { "0" } else { after };
             (include_str!("../../../../sql/hub/report_rejected.sql"), Some((after, items)))
         }
+        Report::Jobs { after, items } => {
+            let after = if after.is_empty() { "0" } else { after };
+            (include_str!("../../../../sql/hub/report_jobs.sql"), Some((after, items)))
+        }
+        Report::Summary => (include_str!("../../../../sql/hub/report_summary.sql"), None),
         Report::Slots => (include_str!("../../../../sql/hub/report_slots.sql"), None),
     };
     let parameters: Vec<(&(dyn ToSql + Sync), Type)> = match &parameters {

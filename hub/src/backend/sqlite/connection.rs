@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use crate::config::SqliteLocation;
 use crate::error::{Error, Result};
@@ -35,6 +35,22 @@ pub(super) fn open(location: &SqliteLocation) -> Result<Connection> {
     let settings = "pragma synchronous = full; pragma foreign_keys = on";
     connection.execute_batch(settings).map_err(failed("set up the central file"))?;
     Ok(connection)
+}
+
+/// Loads the library into a database in memory.
+pub(super) fn try_library(location: &SqliteLocation) -> Result<()> {
+    let memory = Connection::open_in_memory();
+    let memory = memory.map_err(|source| Error::Sqlite { action: "open a database in memory", source })?;
+    load(&memory, location)
+}
+
+/// Reads what a file that is there says of its tables, and tries its right to write.
+pub(super) fn try_file(location: &SqliteLocation) -> Result<()> {
+    let failed = |source| Error::Sqlite { action: "read and write the central file", source };
+    let connection = Connection::open_with_flags(&location.file, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let connection = connection.map_err(failed)?;
+    connection.busy_handler(Some(wait_for_writer)).map_err(failed)?;
+    connection.execute_batch("begin immediate; select count(*) from sqlite_schema; rollback").map_err(failed)
 }
 
 /// Waits for another program that writes; false when that has taken too long.

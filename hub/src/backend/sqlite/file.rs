@@ -108,14 +108,7 @@ fn open(location: SqliteLocation, may_be_new: bool) -> Result<File> {
         let path = path.clone();
         move |source| Error::CentralFile { operation, path, source }
     };
-    let beside = lock_path(&location.file);
-    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(beside);
-    let lock = lock.map_err(failed("make the lock of"))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Error::CentralFileServed { path }),
-        Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
-    }
+    let lock = lock(&location)?;
     if !may_be_new {
         identity(&location.file).map_err(failed("look at"))?;
     }
@@ -132,6 +125,38 @@ fn open(location: SqliteLocation, may_be_new: bool) -> Result<File> {
     });
     serving.map_err(failed("serve"))?;
     Ok(File { jobs, reached, location, opened, begun })
+}
+
+/// Keeps other hubs out until it is dropped.
+fn lock(location: &SqliteLocation) -> Result<fs::File> {
+    let path = location.file.clone();
+    let failed = |operation| {
+        let path = path.clone();
+        move |source| Error::CentralFile { operation, path, source }
+    };
+    let beside = lock_path(&location.file);
+    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(beside);
+    let lock = lock.map_err(failed("make the lock of"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::CentralFileServed { path }),
+        Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
+    }
+}
+
+/// Tries what a hub needs of the file, without beginning with it; says how it stands.
+pub(crate) fn check(location: &SqliteLocation) -> Result<&'static str> {
+    connection::try_library(location)?;
+    let _lock = match lock(location) {
+        Ok(lock) => lock,
+        Err(Error::CentralFileServed { .. }) => return Ok("a hub serves the file"),
+        Err(error) => return Err(error),
+    };
+    if identity(&location.file).is_err() {
+        return Ok("the file is not there yet, the first hub makes it");
+    }
+    connection::try_file(location)?;
+    Ok("the file can be read and written, nobody serves it now")
 }
 
 fn lock_path(file: &Path) -> PathBuf {

@@ -26,6 +26,7 @@ use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
 use crate::shutdown::asked;
+pub(super) use file::check;
 use file::{File, begin, in_transaction};
 
 /// One central file.
@@ -129,7 +130,11 @@ impl Backend for Sqlite {
 
     fn report(&self, report: Report) -> BoxFuture<'_, Result<Option<Value>>> {
         match report {
-            Report::Devices { .. } | Report::Slots | Report::Rejected { .. } => async { Ok(None) }.boxed(),
+            Report::Devices { .. }
+            | Report::Slots
+            | Report::Summary
+            | Report::Jobs { .. }
+            | Report::Rejected { .. } => async { Ok(None) }.boxed(),
         }
     }
 
