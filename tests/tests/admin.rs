@@ -315,6 +315,40 @@ fn operators_see_devices_slots_segments_snapshots_and_refused_rows() {
 }
 
 #[test]
+fn operators_see_jobs_and_revive_or_forget_dead_ones() {
+    let setting = Setting::new();
+    setting.create();
+    let session = setting.second.session();
+    for key in ["to revive", "to forget"] {
+        session.run(&format!(
+            "select cloudsync.bury_job('of a test', '{key}', 'test', '{{}}', 'it cannot be done')"
+        ));
+    }
+    let list = |query: &str| {
+        let page = setting.ask("GET", &format!("/v1/databases/second/jobs{query}"), None, 200);
+        page["items"].as_array().cloned().unwrap_or_else(|| panic!("a list in {page}"))
+    };
+    let find = |key: &str| list("").into_iter().find(|job| job["key"] == key);
+    let (revived, forgotten) =
+        (find("to revive").expect("it is listed"), find("to forget").expect("it is listed"));
+    assert_eq!(
+        (&revived["state"], &revived["kind"], &revived["last_error"], &revived["recurs"]),
+        (&json!("dead"), &json!("of a test"), &json!("it cannot be done"), &json!(false))
+    );
+    let after = &list("?limit=1")[0]["job"];
+    assert!(list(&format!("?after={after}")).iter().all(|job| job["job"] != *after));
+    let path = |job: &Value, act: &str| format!("/v1/databases/second/jobs/{}{act}", job["job"]);
+    setting.ask("POST", &path(&revived, "/revive"), None, 204);
+    setting.ask("DELETE", &path(&forgotten, ""), None, 204);
+    assert_eq!(find("to revive").expect("it waits again")["state"], "waiting");
+    assert_eq!(find("to forget"), None);
+    // Neither one that waits nor one that is not there can be forgotten.
+    setting.ask("DELETE", &path(&revived, ""), None, 404);
+    setting.ask("POST", "/v1/databases/second/jobs/0/revive", None, 404);
+    assert_eq!(setting.ask("DELETE", "/v1/databases/second/jobs/x", None, 404)["code"], "unknown_name");
+}
+
+#[test]
 fn every_request_keeps_to_its_description_whatever_is_sent() {
     let setting = Setting::new();
     setting.create();
@@ -328,7 +362,7 @@ fn every_request_keeps_to_its_description_whatever_is_sent() {
         // What operators ask for, but for what takes the database away from the other requests.
         .args([
             "--include-operation-id-regex",
-            "^(list|get|create|replace|revoke|rotate).*(Database|Key|s)s?$",
+            "^(list|get|create|replace|revoke|rotate|revive|forget).*(Database|Key|Job|s)s?$",
         ])
         .args(["--exclude-operation-id", "createDatabase", "--exclude-operation-id", "replaceDatabase"])
         // A description cannot say which names there are.
@@ -339,7 +373,7 @@ fn every_request_keeps_to_its_description_whatever_is_sent() {
         .expect("schemathesis can be started");
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}\n{}", setting.hub.log_tail(20));
-    assert!(told.contains("Tested: 11"), "{told}");
+    assert!(told.contains("Tested: 14"), "{told}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::operation::{Access, Answer, Content, Holds, Operation, Parameter, Place};
 use super::types::{
-    DatabaseAnswer, DatabasesAnswer, Device, KeysAnswer, NewDatabase, NewKeyAnswer, NewKeyBody, Page,
+    DatabaseAnswer, DatabasesAnswer, Device, Job, KeysAnswer, NewDatabase, NewKeyAnswer, NewKeyBody, Page,
     RejectedRow, RotateBody, SegmentAnswer, Settings, Slot, SnapshotAnswer,
 };
 use super::{databases, keys, reports};
@@ -385,6 +385,50 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[answer(200, "A page of rows", json!(Page<RejectedRow>))],
         problems: &[ProblemKind::UnknownName],
         handler: Some(reports::rejected),
+        ..PLAIN
+    },
+    Operation {
+        id: "listJobs",
+        path: "/v1/databases/{database}/jobs",
+        tag: "reports",
+        title: "List jobs",
+        says: "What the hub does beside requests, in the order of their numbers. One that failed too often, or can never be \
+               done, is dead until somebody revives or forgets it.",
+        parameters: &[
+            query(
+                "after",
+                Holds::Number(0, i64::MAX.unsigned_abs()),
+                "The job that the page before ended with.",
+            ),
+            LIMIT,
+        ],
+        answers: &[answer(200, "A page of jobs", json!(Page<Job>))],
+        problems: &[ProblemKind::UnknownName],
+        handler: Some(reports::jobs),
+        ..PLAIN
+    },
+    Operation {
+        id: "reviveJob",
+        method: "POST",
+        path: "/v1/databases/{database}/jobs/{job}/revive",
+        tag: "reports",
+        title: "Try a dead job again",
+        says: "It waits for its turn as if it had never failed.",
+        answers: &[answer(204, "It waits again", Content::Nothing)],
+        problems: &[ProblemKind::UnknownName],
+        handler: Some(reports::revive_job),
+        ..PLAIN
+    },
+    Operation {
+        id: "forgetJob",
+        method: "DELETE",
+        path: "/v1/databases/{database}/jobs/{job}",
+        tag: "reports",
+        title: "Forget a dead job",
+        says: "It will never be done.",
+        answers: &[answer(204, "It is gone", Content::Nothing)],
+        problems: &[ProblemKind::UnknownName],
+        handler: Some(reports::forget_job),
         ..PLAIN
     },
     Operation {

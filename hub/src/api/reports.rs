@@ -1,6 +1,7 @@
-//! What operators look at: devices, slots, refused rows from the database; segments and snapshots from the store.
+//! What operators look at: devices, slots, refused rows, jobs from the database; segments and snapshots from the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
@@ -11,12 +12,13 @@ use serde::de::DeserializeOwned;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::call::{Call, answer, wrong};
-use super::types::{Device, Page, RejectedRow, SegmentAnswer, Slot, SnapshotAnswer};
+use super::call::{Call, answer, done, wrong};
+use super::types::{Device, Job, Page, RejectedRow, SegmentAnswer, Slot, SnapshotAnswer};
 use crate::backend::Report;
 use crate::error::{Error, Result};
 use crate::http::problem::{Problem, ProblemKind};
 use crate::ingest::archive::Archive;
+use crate::jobs::queue::JobQueue;
 use crate::keys::{Keys, SegmentName, parse_snapshot_key};
 use crate::store::Entry;
 
@@ -44,6 +46,38 @@ pub(super) fn rejected(call: Call) -> Answered {
         |row| row.rejection.to_string(),
     )
     .boxed()
+}
+
+pub(super) fn jobs(call: Call) -> Answered {
+    page::<Job>(call, |after, items| Report::Jobs { after, items }, |job| job.job.to_string()).boxed()
+}
+
+pub(super) fn revive_job(call: Call) -> Answered {
+    async move {
+        let (queue, job) = dead_job(&call)?;
+        if queue.revive(job).await? { done() } else { Err(no_dead_job(&call)) }
+    }
+    .boxed()
+}
+
+pub(super) fn forget_job(call: Call) -> Answered {
+    async move {
+        let (queue, job) = dead_job(&call)?;
+        if queue.forget(job).await? { done() } else { Err(no_dead_job(&call)) }
+    }
+    .boxed()
+}
+
+/// The queue, and the job that the path names.
+fn dead_job(call: &Call) -> std::result::Result<(Arc<dyn JobQueue>, i64), Problem> {
+    let missing = || Problem::new(ProblemKind::UnknownName, "a SQLite file as the centre keeps no jobs");
+    let queue = call.database()?.backend.queue().ok_or_else(missing)?;
+    let job = call.name(1).parse().map_err(|_no_number| no_dead_job(call))?;
+    Ok((queue, job))
+}
+
+fn no_dead_job(call: &Call) -> Problem {
+    Problem::new(ProblemKind::UnknownName, format!("there is no dead job {:?}", call.name(1)))
 }
 
 /// Answers with a page of what the database says.

@@ -223,6 +223,28 @@ pub(super) struct Slot {
     pub(super) retained_bytes: Option<i64>,
 }
 
+/// Work that the hub does beside requests.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(super) struct Job {
+    pub(super) job: i64,
+    /// What is done.
+    pub(super) kind: String,
+    /// Which one of this kind.
+    pub(super) key: String,
+    /// `waiting`, `running` or `dead`.
+    pub(super) state: String,
+    /// How often it was begun since it was done last, or revived.
+    pub(super) attempts: i64,
+    /// It is done again and again.
+    pub(super) recurs: bool,
+    /// When it is due, in UTC.
+    pub(super) run_at: String,
+    /// When its state changed last, in UTC.
+    pub(super) changed_at: String,
+    /// Why it failed last.
+    pub(super) last_error: Option<String>,
+}
+
 /// A row that the database refused.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(super) struct RejectedRow {

@@ -80,6 +80,12 @@ pub(crate) trait JobQueue: Send + Sync {
     /// Keeps what can never be done, with why, until somebody looks at it.
     fn bury(&self, job: NewJob, error: String) -> BoxFuture<'_, Result<()>>;
 
+    /// Lets a dead job be tried again; false when there is none of this number.
+    fn revive(&self, job: i64) -> BoxFuture<'_, Result<bool>>;
+
+    /// Forgets a dead job; false when there is none of this number.
+    fn forget(&self, job: i64) -> BoxFuture<'_, Result<bool>>;
+
     /// How many jobs there are, by state.
     fn count(&self) -> BoxFuture<'_, Result<Vec<JobCount>>>;
 }

@@ -21,6 +21,8 @@ const CLAIM: &str = "select c.job_id, c.kind, c.key, c.attempts, c.fence \
 const EXTEND: &str = "select coalesce(cloudsync.extend_job($1, $2, $3::text::interval), false)";
 const END: &str = "select cloudsync.end_job($1, $2, $3, $4)";
 const BURY: &str = "select cloudsync.bury_job($1, $2, $3, $4::text::jsonb, $5)";
+const REVIVE: &str = "select coalesce(cloudsync.revive_job($1), false)";
+const FORGET: &str = "select coalesce(cloudsync.forget_job($1), false)";
 const COUNT: &str = "select s.state, pg_catalog.count(*) from cloudsync.job_states as s group by s.state";
 
 /// The queue of one Postgres database.
@@ -121,6 +123,14 @@ impl JobQueue for PostgresQueue {
             self.ask(BURY, &parameters).await.map(drop)
         }
         .boxed()
+    }
+
+    fn revive(&self, job: i64) -> BoxFuture<'_, Result<bool>> {
+        async move { self.is_believed(REVIVE, &[(&job, Type::INT8)]).await }.boxed()
+    }
+
+    fn forget(&self, job: i64) -> BoxFuture<'_, Result<bool>> {
+        async move { self.is_believed(FORGET, &[(&job, Type::INT8)]).await }.boxed()
     }
 
     fn count(&self) -> BoxFuture<'_, Result<Vec<JobCount>>> {
