@@ -162,6 +162,12 @@ impl Keys {
         format!("{}/{epoch:010}/server-start", self.root)
     }
 
+    /// How far what is stored of an epoch that ends was merged into Postgres again.
+    #[must_use]
+    pub fn replayed(&self, epoch: u32) -> String {
+        format!("{}/{epoch:010}/replayed", self.root)
+    }
+
     /// Folder of one epoch's snapshots.
     #[must_use]
     pub fn snapshots(&self, epoch: u32) -> String {

@@ -219,6 +219,47 @@ fn lose_segments(folder: &Path) {
     }
 }
 
+/// How many files of the store end like this.
+fn stored(folder: &Path, end: &str) -> usize {
+    let entries = fs::read_dir(folder).expect("the store can be read").flatten();
+    let count = |path: std::path::PathBuf| match path.is_dir() {
+        true => stored(&path, end),
+        false => usize::from(path.to_string_lossy().ends_with(end)),
+    };
+    entries.map(|entry| count(entry.path())).sum()
+}
+
+#[test]
+fn bringing_back_goes_on_where_it_was_left() {
+    let mut stage = stage();
+    let before = sites(&mut stage);
+    fail_over(&mut stage, |stage| {
+        let segments = stored(stage.hub.store_directory(), ".seg");
+        stage.play(&["pg: insert into todo values ('last', 'in the last segment', null, 0)"]);
+        wait::until("there is one segment more", || {
+            (stored(stage.hub.store_directory(), ".seg") > segments).then_some(())
+        });
+        stage.hub.stop(Signal::Kill);
+    });
+    // The first write on a new timeline notes what others would wait for.
+    stage.mark();
+    // That row has to wait, after others were brought back.
+    let in_the_way = stage.database.session();
+    in_the_way.run("begin; insert into todo values ('last', 'in the way', null, 0)");
+    stage.hub.launch();
+    wait::until("something is brought back", || {
+        (stored(stage.hub.store_directory(), "replayed") == 1).then_some(())
+    });
+    stage.hub.stop(Signal::Kill);
+    in_the_way.run("rollback");
+    stage.play(&["hub: start"]);
+    let mut rows = ROWS_AFTER_FAILOVER.to_vec();
+    rows.insert(4, "last|in the last segment|NULL|0");
+    stage.settles_at(&rows);
+    healed(&mut stage, "failover", &before);
+    assert!(stage.hub.whole_log().contains("merged on from where that was left"));
+}
+
 #[test]
 fn a_client_sends_again_what_neither_the_standby_nor_the_store_has() {
     let mut stage = stage();

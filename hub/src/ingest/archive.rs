@@ -201,6 +201,17 @@ impl Archive {
         self.store.put(&self.keys.server_start(epoch.number()), Bytes::from(started)).await
     }
 
+    /// How far an epoch was merged again, as it was noted.
+    pub(crate) async fn replayed(&self, epoch: EpochId) -> Result<Option<String>> {
+        let object = self.store.get(&self.keys.replayed(epoch.number())).await?;
+        Ok(object.and_then(|object| String::from_utf8(object.to_vec()).ok()))
+    }
+
+    /// Notes how far an epoch was merged again.
+    pub(crate) async fn put_replayed(&self, epoch: EpochId, mark: String) -> Result<()> {
+        self.store.put(&self.keys.replayed(epoch.number()), Bytes::from(mark)).await
+    }
+
     /// Notes that nothing happened up to an LSN. Each leader writes its own marker.
     pub(crate) async fn put_idle(&self, epoch: u32, fence: Fence, lsn: Lsn) -> Result<()> {
         self.store.put(&self.keys.idle_marker(epoch, fence), Bytes::from(lsn.to_string())).await

@@ -227,13 +227,14 @@ async fn drive(mut connection: Connection, heard: mpsc::Sender<String>, missed: 
     }
 }
 
-/// Shows other hubs that the holder of the lock is alive, until the connection is lost: whoever uses it then is told.
+/// Shows other hubs that the holder of the lock is alive, until the connection is lost: whoever uses it then is told. An
+/// answer that is late waits behind something that takes long, and that is a sign of life too.
 pub(super) async fn pulse(control: Arc<Control>) {
     let mut ticks = interval(PULSE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if control.say().await.is_err() {
+        if control.say().await.is_err() && control.client.is_closed() {
             return;
         }
     }

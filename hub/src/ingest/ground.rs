@@ -7,6 +7,7 @@
 use tokio::time::{Instant, sleep};
 
 use super::control::Control;
+use super::replay::Replaying;
 use super::{Ingest, RETRY_MIN};
 use crate::epoch::{Epoch, EpochId, EpochReason, ServerIdentity};
 use crate::error::{Error, Result};
@@ -82,8 +83,9 @@ impl Ingest {
                 Ok(Ground { connection, slot, epoch, index, stored })
             }
             (Step::NewEpoch(cause), Some(stock)) => {
-                let is_restarted = self.archive.server_start(stock.epoch.id).await? != Some(started);
-                self.heal(control, &stock, cause, is_restarted).await?;
+                let before = self.archive.server_start(stock.epoch.id).await?;
+                let what = cause.replay(before.as_ref() != Some(&started));
+                self.heal(control, &stock, cause, Replaying { what, started }).await?;
                 release_slot(control, &slot).await?;
                 let made = connection.create_slot(&slot, PLUGIN, SlotKind::Lasting).await?;
                 let opening = opening(cause.reason(), made.consistent_point);
@@ -129,11 +131,11 @@ impl Ingest {
     }
 
     /// Ends an epoch: says so, and brings back what Postgres lacks.
-    async fn heal(&self, control: &Control, stock: &Stock, cause: Cause, is_restarted: bool) -> Result<()> {
+    async fn heal(&self, control: &Control, stock: &Stock, cause: Cause, replaying: Replaying) -> Result<()> {
         let database = self.database.as_str();
         let Stock { epoch, index, stored } = stock;
         tracing::warn!(database, epoch = %epoch.id, %stored, cause = cause.label(), "epoch ends: {cause}");
-        let replayed = self.replay(control, epoch, index, cause.replay(is_restarted)).await?;
+        let replayed = self.replay(control, epoch, index, &replaying).await?;
         if replayed.frames > 0 {
             let (frames, changed, refused) = (replayed.frames, replayed.changed, replayed.refused);
             tracing::warn!(
