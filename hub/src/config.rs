@@ -21,7 +21,8 @@
 //! | `jwt` of database `my-app`, a table | its `secret`: `CLOUDSYNC_DATABASE_MY_APP_JWT_SECRET`; see `config/auth.rs` |
 //!
 //! `CLOUDSYNC_LOG` and `CLOUDSYNC_LOG_FORMAT` say what is logged and how; they have no key.
-//! S3 credentials come from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` only.
+//! S3 credentials come from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`; without them, from where
+//! every AWS SDK finds them: a profile, the role of a pod or a container, the role of the instance.
 
 mod auth;
 mod backend;

@@ -21,6 +21,8 @@ pub enum StoreKind {
     Directory,
     /// The S3 API of moto: full semantics, signatures not checked.
     Moto,
+    /// The S3 API of moto, with the credentials that a container gets from its machine; moto gives those too.
+    MotoOfContainer,
     /// The S3 API of s3s-fs: signatures and their expiry checked.
     S3sFs,
 }
@@ -60,11 +62,18 @@ impl ObjectStore {
                 let url = format!("file://{}", directory.path().display());
                 Self { url, environment: Vec::new(), directory: Some(directory) }
             }
-            StoreKind::Moto => {
+            StoreKind::Moto | StoreKind::MotoOfContainer => {
                 let server = Server::moto();
                 let answer = ureq::put(format!("{}/{bucket}", server.endpoint)).send_empty();
                 answer.unwrap_or_else(|error| panic!("moto makes no bucket: {error}"));
-                server.store(&bucket)
+                let store = server.store(&bucket);
+                if kind == StoreKind::Moto {
+                    return store;
+                }
+                let role = "latest/meta-data/iam/security-credentials/default-role";
+                let place = format!("{}/{role}", server.endpoint);
+                let environment = vec![("AWS_CONTAINER_CREDENTIALS_FULL_URI".into(), place.into())];
+                Self { environment, ..store }
             }
             StoreKind::S3sFs => {
                 let server = Server::s3s_fs();

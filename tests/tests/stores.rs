@@ -43,6 +43,11 @@ fn rows_travel_both_ways_on_s3() {
 }
 
 #[test]
+fn rows_travel_both_ways_on_s3_with_the_credentials_of_a_container() {
+    rows_travel_both_ways(Setting { store: StoreKind::MotoOfContainer, ..Setting::PLAIN });
+}
+
+#[test]
 fn rows_travel_both_ways_on_s3_with_signatures() {
     rows_travel_both_ways_on(StoreKind::S3sFs);
 }

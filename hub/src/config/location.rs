@@ -55,8 +55,8 @@ pub struct S3Location {
     pub timeout: Duration,
     /// Whether clients read parts of snapshots from the service themselves, and how.
     pub presigned: Option<S3Presigned>,
-    /// The credentials.
-    pub credentials: S3Credentials,
+    /// The credentials; none where the machine gives them.
+    pub credentials: Option<S3Credentials>,
 }
 
 /// How clients read from a service.
@@ -245,16 +245,21 @@ fn region(key: &str, location: &S3Location, environment: &Environment) -> Result
     }
 }
 
-fn credentials(environment: &Environment) -> Result<S3Credentials> {
-    let needed = |name: &str| {
-        let found = environment.get(name).filter(|text| !text.is_empty()).cloned();
-        found.ok_or_else(|| wrong(name, "nothing", "the environment variable, for a store in S3"))
+/// The credentials of the environment, both or none.
+fn credentials(environment: &Environment) -> Result<Option<S3Credentials>> {
+    let found = |name: &str| environment.get(name).filter(|text| !text.is_empty()).cloned();
+    let lacking = |name: &str, other: &str| {
+        Err(wrong(name, "nothing", format!("the environment variable beside {other}, or neither")))
     };
-    Ok(S3Credentials {
-        access_key: needed("AWS_ACCESS_KEY_ID")?,
-        secret_key: needed("AWS_SECRET_ACCESS_KEY")?,
-        session_token: environment.get("AWS_SESSION_TOKEN").filter(|text| !text.is_empty()).cloned(),
-    })
+    match (found("AWS_ACCESS_KEY_ID"), found("AWS_SECRET_ACCESS_KEY")) {
+        (Some(access_key), Some(secret_key)) => {
+            let session_token = found("AWS_SESSION_TOKEN");
+            Ok(Some(S3Credentials { access_key, secret_key, session_token }))
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => lacking("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
+        (None, Some(_)) => lacking("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    }
 }
 
 #[cfg(test)]
@@ -340,6 +345,18 @@ mod tests {
             &environment,
             "presigned_endpoint",
         );
-        check_refused("s3://bucket?region=eu", &Environment::new(), "AWS_ACCESS_KEY_ID");
+        for (there, lacking) in
+            [("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")]
+        {
+            let half = Environment::from([(there.to_owned(), "hidden".to_owned())]);
+            check_refused("s3://bucket?region=eu", &half, lacking);
+        }
+    }
+
+    #[test]
+    fn without_credentials_in_the_environment_the_machine_is_asked() {
+        let location = StoreLocation::parse("store", "s3://bucket?region=eu", &Environment::new()).unwrap();
+        assert!(matches!(location, StoreLocation::S3(found) if found.credentials.is_none()));
+        assert!(s3("s3://bucket?region=eu").credentials.is_some());
     }
 }

@@ -114,7 +114,7 @@ pub async fn open(location: &StoreLocation, metrics: &Metrics) -> Result<Arc<dyn
             Ok(Arc::new(metered::Metered::new(directory, metrics.store())))
         }
         StoreLocation::S3(location) => {
-            let s3 = s3::S3Store::open(location)?;
+            let s3 = s3::S3Store::open(location).await;
             Ok(Arc::new(metered::Metered::new(s3, metrics.store())))
         }
     }

@@ -5,11 +5,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedCredentialsProvider, SharedHttpClient,
 };
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
@@ -20,7 +23,7 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
 
 use super::{Entry, ObjectUrl, PutOutcome, Store, StoreFuture, check_key, check_prefix};
-use crate::config::{S3Encryption, S3Location};
+use crate::config::{S3Credentials, S3Encryption, S3Location};
 use crate::error::{Error, Result};
 
 /// Longest wait for a connection to the service.
@@ -46,7 +49,8 @@ pub struct S3Store {
 
 impl S3Store {
     /// Sets up a client; the service is first asked when it is needed.
-    pub fn open(location: &S3Location) -> Result<S3Store> {
+    pub async fn open(location: &S3Location) -> S3Store {
+        let credentials = credentials(location).await;
         let prefix = match location.prefix.as_str() {
             "" => String::new(),
             prefix => format!("{prefix}/"),
@@ -55,17 +59,17 @@ impl S3Store {
         let signing = location.presigned.as_ref().map(|presigned| {
             let endpoint = presigned.endpoint.as_deref().or(endpoint);
             // Clients check what they get themselves; a checksum would be one more header to sign.
-            let config = config(location, endpoint)
+            let config = config(location, endpoint, credentials.clone())
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
             (Client::from_conf(config.build()), presigned.valid)
         });
-        Ok(S3Store {
-            client: Client::from_conf(config(location, endpoint).build()),
+        S3Store {
+            client: Client::from_conf(config(location, endpoint, credentials).build()),
             signing,
             bucket: location.bucket.clone(),
             prefix,
             encryption: location.encryption.clone(),
-        })
+        }
     }
 
     fn name(&self, key: &str) -> Result<String> {
@@ -176,10 +180,11 @@ impl S3Store {
 }
 
 /// How the service is spoken with at an address, or at the one of AWS.
-fn config(location: &S3Location, endpoint: Option<&str>) -> aws_sdk_s3::config::Builder {
-    let credentials = &location.credentials;
-    let http_client =
-        aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+fn config(
+    location: &S3Location,
+    endpoint: Option<&str>,
+    credentials: SharedCredentialsProvider,
+) -> aws_sdk_s3::config::Builder {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(location.timeout)
@@ -187,15 +192,9 @@ fn config(location: &S3Location, endpoint: Option<&str>) -> aws_sdk_s3::config::
         .build();
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .http_client(http_client)
+        .http_client(http_client())
         .region(Region::new(location.region.clone()))
-        .credentials_provider(Credentials::new(
-            credentials.access_key.clone(),
-            credentials.secret_key.clone(),
-            credentials.session_token.clone(),
-            None,
-            "environment",
-        ))
+        .credentials_provider(credentials)
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(location.attempts))
         .force_path_style(location.path_style);
@@ -206,6 +205,23 @@ fn config(location: &S3Location, endpoint: Option<&str>) -> aws_sdk_s3::config::
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired),
         None => config,
     }
+}
+
+/// The credentials of the environment, or those that the machine gives: a profile, a role of a pod, of a container, or
+/// of the instance. Those are asked for when they are needed, and again before they expire.
+async fn credentials(location: &S3Location) -> SharedCredentialsProvider {
+    if let Some(S3Credentials { access_key, secret_key, session_token }) = location.credentials.clone() {
+        let found = Credentials::new(access_key, secret_key, session_token, None, "environment");
+        return SharedCredentialsProvider::new(found);
+    }
+    let provider = ProviderConfig::without_region().with_http_client(http_client());
+    let region = Region::new(location.region.clone());
+    let machine = DefaultCredentialsChain::builder().configure(provider).region(region).build().await;
+    SharedCredentialsProvider::new(machine)
+}
+
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
 fn failed(operation: &'static str, key: &str, reason: String) -> Error {
