@@ -7,6 +7,7 @@ use tests::object_store::{ObjectStore, StoreKind};
 use tests::places;
 use tests::postgres::{Cluster, Database, Durability};
 use tests::process::Signal;
+use tests::sql::Session;
 use tests::stage::TODO;
 use tests::wait;
 
@@ -218,6 +219,32 @@ fn the_status_tells_how_each_database_is() {
     assert!(!is_good && told.contains("PROBLEM") && told.contains("53300"), "{told}");
 }
 
+/// Writes rows that nobody is told of.
+fn write_past_capture(admin: &Session) {
+    admin.run(
+        "alter table todo disable trigger cloudsync_insert, disable trigger cloudsync_update,
+           disable trigger cloudsync_delete;
+         update todo set title = 'not told' where id in ('k1', 'd');
+         delete from todo where id = 'k5';
+         insert into todo values ('untold', 'untold', null, 0);
+         alter table todo enable trigger cloudsync_insert, enable trigger cloudsync_update,
+           enable trigger cloudsync_delete",
+    );
+}
+
+#[test]
+fn a_comparison_names_a_database_of_the_file() {
+    let database = tracked("unnamed");
+    let hub = Hub::start(&database, StoreKind::Directory);
+    for (words, wanted) in [
+        (&["verify", "--database", "nowhere"][..], "a database of the file"),
+        (&["verify"], "--database <name>"),
+    ] {
+        let (is_good, told) = hub.command(words);
+        assert!(!is_good && told.contains(wanted), "{told}");
+    }
+}
+
 #[test]
 fn rows_that_went_past_capture_are_found_by_comparing() {
     let database = tracked("verify");
@@ -260,15 +287,7 @@ fn rows_that_went_past_capture_are_found_by_comparing() {
         "{told}"
     );
 
-    admin.run(
-        "alter table todo disable trigger cloudsync_insert, disable trigger cloudsync_update,
-           disable trigger cloudsync_delete;
-         update todo set title = 'not told' where id in ('k1', 'd');
-         delete from todo where id = 'k5';
-         insert into todo values ('untold', 'untold', null, 0);
-         alter table todo enable trigger cloudsync_insert, enable trigger cloudsync_update,
-           enable trigger cloudsync_delete",
-    );
+    write_past_capture(&admin);
     let (is_good, told) = verify();
     assert!(!is_good && told.contains("4 differences"), "{told}");
     for line in [
@@ -293,11 +312,4 @@ fn rows_that_went_past_capture_are_found_by_comparing() {
         device.sync();
         (device.value("select count(*) from todo where title = 'told' or id = 'k5'") == "3").then_some(())
     });
-    for (words, wanted) in [
-        (&["verify", "--database", "nowhere"][..], "a database of the file"),
-        (&["verify"], "--database <name>"),
-    ] {
-        let (is_good, told) = hub.command(words);
-        assert!(!is_good && told.contains(wanted), "{told}");
-    }
 }
