@@ -131,6 +131,10 @@ async fn finish(
     match apply(database, upload, cursor).await {
         Ok(answer) => {
             database.limits.note_upload(received);
+            // Postgres may be away for the next one.
+            if let Err(error) = database.inbox.learn_key(database).await {
+                tracing::debug!(problem = error.logged(), "key of the inbox is not learned yet");
+            }
             let response = respond(database, &answer)?;
             if let Some(chunks) = &upload.before {
                 forget(database, chunks).await;
