@@ -217,7 +217,9 @@ fn writes_to_a_table_that_changed_while_event_triggers_were_off_reach_clients() 
             insert into todo values ('w', 'fourth', null, 4, 'y')",
         "a: update todo set note = 'mine' where id = 'v'",
     ]);
-    stage.postgres.run("update cloudsync.jobs set run_at = now() where kind = 'catch_up'");
+    let due = "with due as (update cloudsync.jobs set run_at = now() where kind = 'catch_up' returning 1)
+        select count(*) from due";
+    wait::until("the job is there", || (stage.postgres.value(due) == "1").then_some(()));
     let noticed = "select count(*) from cloudsync.columns where name = 'tag'";
     wait::until("the hub has asked", || (stage.postgres.value(noticed) == "1").then_some(()));
     stage.settles_at(&["t|first|unnoticed|1", "v|third|mine|3", "w|fourth|NULL|4"]);
