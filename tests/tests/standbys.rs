@@ -15,10 +15,12 @@ const AHEAD: &str =
 
 /// A stage whose server waits for a standby, with that standby.
 fn stage() -> (Stage, Cluster) {
-    let stage = Stage::new(OWN_CLUSTER);
+    let mut stage = Stage::new(OWN_CLUSTER);
     let standby = stage.cluster().standby();
     stage.cluster().wait_for(&standby);
     stage.cluster().wait_for_standbys();
+    // A leader that runs hears of the setting within a second; one that begins knows it at once.
+    stage.play(&["hub: terminate", "hub: start"]);
     (stage, standby)
 }
 
