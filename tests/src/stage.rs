@@ -5,6 +5,8 @@
 //! [`Stage::play`].
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -229,6 +231,14 @@ impl Stage {
             .value("insert into mark values (1, 1) on conflict (id) do update set n = mark.n + 1 returning n")
     }
 
+    /// Returns the objects below a folder of the database's part of the store, which is a directory.
+    pub fn objects(&self, folder: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        files(&self.hub.store_directory().join("v1").join(&self.database.name).join(folder), &mut found);
+        found.sort();
+        found
+    }
+
     /// Returns the rows of all tables, as Postgres holds them.
     pub fn postgres_rows(&self) -> Vec<String> {
         self.tables.iter().flat_map(|table| self.postgres.rows(table.show)).collect()
@@ -252,6 +262,14 @@ impl Stage {
             let first_other = rows.iter().zip(&truth).find(|(ours, theirs)| ours != theirs);
             assert_eq!(first_other, None, "first row that differs between {name} and Postgres");
         }
+    }
+}
+
+/// Adds the files below a folder, which need not be there.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Uploads that are larger than one body: sent in chunks, and applied in one transaction, whatever happens on the way.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tests::process::Signal;
 use tests::stage::{Setting, Stage, on_both};
@@ -25,20 +25,6 @@ const CAME: &str = "select count(*), count(distinct id), count(distinct xid::tex
 const STATUS: &str = "select json_extract(cloudsync_network_send_changes(), '$.send.status')";
 const LEFT: &str = "select count(*) from cloudsync_outbox_chunks";
 
-/// The objects below a folder of the database's part of the store.
-fn objects(stage: &Stage, folder: &str) -> Vec<PathBuf> {
-    fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
-            let path = entry.path();
-            if path.is_dir() { files(&path, found) } else { found.push(path) }
-        }
-    }
-    let mut found = Vec::new();
-    files(&stage.hub.store_directory().join("v1").join(&stage.database.name).join(folder), &mut found);
-    found.sort();
-    found
-}
-
 fn own_postgres() -> Stage {
     let mut stage = Stage::new(Setting { own_cluster: true, ..Setting::PLAIN });
     stage.postgres.run(TRANSACTIONS);
@@ -50,7 +36,7 @@ fn came_at_once(stage: &mut Stage) {
     stage.settle();
     stage.all_equal();
     assert_eq!(stage.postgres.rows(CAME), ["2000|2000|1"]);
-    assert_eq!(objects(stage, "chunks"), Vec::<PathBuf>::new(), "what is applied is not kept");
+    assert_eq!(stage.objects("chunks"), Vec::<PathBuf>::new(), "what is applied is not kept");
     assert_eq!(stage.client("a").value(LEFT), "0");
 }
 
@@ -79,7 +65,7 @@ fn a_sync_that_breaks_off_goes_on_at_another_node() {
     let mut second = stage.hub.beside(&stage.database);
     second.start_again();
     stage.play(&[WRITE, BREAK_OFF, "a: sync fails"]);
-    assert_eq!(objects(&stage, "chunks").len(), 2, "two chunks are kept");
+    assert_eq!(stage.objects("chunks").len(), 2, "two chunks are kept");
     assert_eq!(stage.postgres.value("select count(*) from todo"), "0", "and nothing of them is visible");
     stage.play(&["a: drop trigger broken"]);
     stage.hub.stop(Signal::Kill);
@@ -95,7 +81,7 @@ fn chunks_that_went_lost_or_were_tampered_with_are_sent_again() {
     on_both(|setting| {
         let mut stage = Stage::new(setting);
         stage.play(&["a: sync", WRITE, BREAK_OFF, "a: sync fails", "a: drop trigger broken", "hub: kill"]);
-        let kept = objects(&stage, "chunks");
+        let kept = stage.objects("chunks");
         fs::remove_file(&kept[0]).expect("a chunk can be removed");
         let mut bytes = fs::read(&kept[1]).expect("a chunk can be read");
         let middle = bytes.len() / 2;
@@ -104,7 +90,7 @@ fn chunks_that_went_lost_or_were_tampered_with_are_sent_again() {
         stage.play(&["hub: start"]);
         wait::until_ok("a syncs", || stage.client("a").try_sync());
         assert_eq!(stage.postgres.value("select count(*) from todo"), "2000");
-        assert_eq!(objects(&stage, "chunks"), Vec::<PathBuf>::new());
+        assert_eq!(stage.objects("chunks"), Vec::<PathBuf>::new());
         stage.settle();
         stage.all_equal();
     });
@@ -115,10 +101,10 @@ fn what_was_taken_in_chunks_while_postgres_was_away_is_applied_as_one() {
     let mut stage = own_postgres();
     stage.play(&["postgres: stop", WRITE]);
     assert_eq!(stage.client("a").value(STATUS), "syncing", "the hub keeps what a sends");
-    assert_eq!(objects(&stage, "inbox").len(), 1);
-    assert!(objects(&stage, "chunks").len() >= 2);
+    assert_eq!(stage.objects("inbox").len(), 1);
+    assert!(stage.objects("chunks").len() >= 2);
     stage.play(&["hub: kill", "postgres: start", "hub: start"]);
-    wait::until("the inbox is empty", || objects(&stage, "inbox").is_empty().then_some(()));
+    wait::until("the inbox is empty", || stage.objects("inbox").is_empty().then_some(()));
     assert_eq!(stage.postgres.rows(CAME), ["2000|2000|1"], "without the device");
     came_at_once(&mut stage);
 }

@@ -1,7 +1,6 @@
 //! Uploads while Postgres is away: taken, durable, and applied once when it is back, whoever is left.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use tests::process::Signal;
 use tests::stage::{Setting, Stage};
@@ -24,26 +23,12 @@ fn stage() -> Stage {
     stage
 }
 
-/// The objects below a folder of the database's part of the store.
-fn objects(stage: &Stage, folder: &str) -> Vec<PathBuf> {
-    fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
-            let path = entry.path();
-            if path.is_dir() { files(&path, found) } else { found.push(path) }
-        }
-    }
-    let mut found = Vec::new();
-    files(&stage.hub.store_directory().join("v1").join(&stage.database.name).join(folder), &mut found);
-    found.sort();
-    found
-}
-
 fn stores(stage: &mut Stage, client: &str) {
     assert_eq!(stage.client(client).value(STATUS), "syncing", "the hub keeps what {client} sends");
 }
 
 fn is_applied(stage: &Stage) {
-    wait::until("the inbox is empty", || objects(stage, "inbox").is_empty().then_some(()));
+    wait::until("the inbox is empty", || stage.objects("inbox").is_empty().then_some(()));
 }
 
 #[test]
@@ -59,7 +44,7 @@ fn what_was_taken_while_postgres_was_away_outlives_every_node_and_its_device() {
     stores(&mut stage, "b");
     // Sent again it is the same entry.
     stores(&mut stage, "a");
-    assert_eq!(objects(&stage, "inbox").len(), 2);
+    assert_eq!(stage.objects("inbox").len(), 2);
     stage.play(&["hub: kill", "postgres: start", "hub: start"]);
     is_applied(&stage);
     // No device had to come back for that.
@@ -118,7 +103,7 @@ fn a_node_that_starts_while_postgres_is_away_takes_uploads_by_the_key_that_it_wa
         let told = stage.client("a").try_rows(STATUS);
         (told == Ok(vec!["syncing".to_owned()])).then_some(())
     });
-    assert_eq!(objects(&stage, "inbox").len(), 1);
+    assert_eq!(stage.objects("inbox").len(), 1);
     stage.play(&["hub: kill", "postgres: start", "hub: start"]);
     is_applied(&stage);
     assert_eq!(stage.postgres.rows(WRITES), ["t|INSERT|1", "u|INSERT|1"]);
@@ -131,7 +116,7 @@ fn an_entry_that_was_tampered_with_is_buried_and_seen() {
     stage.play(&["postgres: stop", "a: insert into todo values ('u', 'while away', null, 0)"]);
     stores(&mut stage, "a");
     stage.hub.stop(Signal::Kill);
-    let entry = objects(&stage, "inbox").remove(0);
+    let entry = stage.objects("inbox").remove(0);
     let mut bytes = fs::read(&entry).expect("the entry can be read");
     let role = bytes.windows(3).position(|window| window == b"app").expect("the entry names its role");
     bytes[role..role + 3].copy_from_slice(b"dba");
@@ -140,7 +125,7 @@ fn an_entry_that_was_tampered_with_is_buried_and_seen() {
     is_applied(&stage);
     let dead = "select kind, state, last_error from cloudsync.job_states where state = 'dead'";
     assert_eq!(stage.postgres.rows(dead), ["buried_upload|dead|signature is wrong"]);
-    assert_eq!(objects(&stage, "buried").len(), 1);
+    assert_eq!(stage.objects("buried").len(), 1);
     assert_eq!(stage.postgres.rows(WRITES), ["t|INSERT|1"]);
     // The device still has what it sent.
     stage.settles_at(&["t|before|NULL|0", "u|while away|NULL|0"]);
