@@ -45,6 +45,25 @@ const fn header(name: &'static str, is_required: bool, holds: Holds, says: &'sta
 
 const LIMIT: Parameter = query("limit", Holds::Number(1, 1_000), "Most items of the page; 100 by default.");
 
+// The headers of an upload, which all its chunks have too.
+const UPLOADER: Parameter = header("Cloudsync-Site", true, Holds::Hex(32), "The site that made the changes.");
+const UPLOAD: Parameter =
+    header("Cloudsync-Upload", true, Holds::Hex(32), "A random id, the same when the upload is repeated.");
+const UPLOAD_RANGE: Parameter =
+    header("Cloudsync-Range", true, Holds::Text("^[0-9]+-[0-9]+$"), "The numbers that it speaks for.");
+const UPLOAD_DB_VERSION: Parameter =
+    header("Cloudsync-Db-Version", true, Holds::Text("^[0-9]+$"), "The newest number of the site.");
+const UPLOAD_TOKEN: Parameter =
+    header("Cloudsync-Token", false, Holds::Hex(32), "The token of the last answer.");
+const UPLOAD_ACKNOWLEDGED: Parameter =
+    header("Cloudsync-Acknowledged", false, Holds::Any(128), "The cursor of the last download.");
+const UPLOAD_REJECTED_SEEN: Parameter = header(
+    "Cloudsync-Rejected-Seen",
+    false,
+    Holds::Text("^[0-9]+$"),
+    "The greatest rejection that the site has stored.",
+);
+
 /// What most operations have; each names what it has otherwise.
 const PLAIN: Operation = Operation {
     id: "",
@@ -73,25 +92,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
                answered as a duplicate.",
         access: Access::Key,
         parameters: &[
-            header("Cloudsync-Site", true, Holds::Hex(32), "The site that made the changes."),
-            header(
-                "Cloudsync-Upload",
-                true,
-                Holds::Hex(32),
-                "A random id, the same when the upload is repeated.",
-            ),
-            header(
-                "Cloudsync-Range",
-                true,
-                Holds::Text("^[0-9]+-[0-9]+$"),
-                "The numbers that it speaks for.",
-            ),
-            header("Cloudsync-Db-Version", true, Holds::Text("^[0-9]+$"), "The newest number of the site."),
-            header("Cloudsync-Token", false, Holds::Hex(32), "The token of the last answer."),
-            header("Cloudsync-Acknowledged", false, Holds::Any(128), "The cursor of the last download."),
+            UPLOADER,
+            UPLOAD,
+            UPLOAD_RANGE,
+            UPLOAD_DB_VERSION,
+            UPLOAD_TOKEN,
+            UPLOAD_ACKNOWLEDGED,
+            UPLOAD_REJECTED_SEEN,
         ],
         body: Some(Content::Frames),
-        answers: &[answer(200, "Applied, now or before", OBJECT)],
+        answers: &[
+            answer(200, "Applied, now or before", OBJECT),
+            answer(202, "Kept until the database is back", OBJECT),
+        ],
         problems: &[
             ProblemKind::SiteConflict,
             ProblemKind::OutOfOrder,
@@ -113,28 +126,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
                transaction. The other headers are the same for all.",
         access: Access::Key,
         parameters: &[
-            header("Cloudsync-Site", true, Holds::Hex(32), "The site that made the changes."),
-            header(
-                "Cloudsync-Upload",
-                true,
-                Holds::Hex(32),
-                "A random id, the same when the upload is repeated.",
-            ),
-            header(
-                "Cloudsync-Range",
-                true,
-                Holds::Text("^[0-9]+-[0-9]+$"),
-                "The numbers that it speaks for.",
-            ),
+            UPLOADER,
+            UPLOAD,
+            UPLOAD_RANGE,
             header(
                 "Cloudsync-Chunk",
                 true,
                 Holds::Text("^[0-9]+/[0-9]+$"),
-                "Its number from 1, and how many there are.",
+                "Its number from 1, and how many there are, at most 256.",
             ),
-            header("Cloudsync-Db-Version", true, Holds::Text("^[0-9]+$"), "The newest number of the site."),
-            header("Cloudsync-Token", false, Holds::Hex(32), "The token of the last answer."),
-            header("Cloudsync-Acknowledged", false, Holds::Any(128), "The cursor of the last download."),
+            UPLOAD_DB_VERSION,
+            UPLOAD_TOKEN,
+            UPLOAD_ACKNOWLEDGED,
+            UPLOAD_REJECTED_SEEN,
         ],
         body: Some(Content::Frames),
         answers: &[
@@ -147,6 +151,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ProblemKind::Incomplete,
             ProblemKind::ClockAhead,
             ProblemKind::CursorExpired,
+            ProblemKind::Restored,
             ProblemKind::InvalidPayload,
             ProblemKind::StorageFull,
         ],
@@ -200,6 +205,15 @@ pub(super) const OPERATIONS: &[Operation] = &[
                     ),
                     ("Cloudsync-Source", "`log` or `snapshot`."),
                     ("Cloudsync-Tables", "The tables that the answer is of, where some were asked for."),
+                    ("Cloudsync-Part", "The part of the snapshot that the answer begins with, from 0."),
+                    (
+                        "Cloudsync-Acked",
+                        "The number up to which the database has what the site sent, in a new epoch.",
+                    ),
+                    (
+                        "Cloudsync-Restored",
+                        "`true` where the database was set back on purpose: its rows stand.",
+                    ),
                     ("ETag", "Of parts of a snapshot: the name of these bytes."),
                 ],
                 ..answer(200, "Payload frames", Content::Frames)
