@@ -250,14 +250,14 @@ pub enum Error {
     /// Postgres refused a statement, or the connection to it broke.
     #[error("postgres failed")]
     Postgres(#[source] tokio_postgres::Error),
-    /// Postgres answered an upload with something that is no answer.
-    #[error("answer of postgres to an upload has no {part}")]
+    /// A database answered an upload with something that is no answer.
+    #[error("answer of the database to an upload has no {part}")]
     UploadAnswer {
         /// What is missing.
         part: &'static str,
     },
-    /// Postgres answered an upload with a status that this release does not know.
-    #[error("postgres answered an upload with status {found:?}")]
+    /// A database answered an upload with a status that this release does not know.
+    #[error("the database answered an upload with status {found:?}")]
     UploadStatus {
         /// The status.
         found: String,

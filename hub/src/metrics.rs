@@ -64,11 +64,11 @@ pub struct DatabaseMetrics {
     pub fenced: IntGauge,
     rejected_rows: IntCounterVec,
     jobs: JobFamilies,
-    /// Uploads that wait in the store for Postgres.
+    /// Uploads that wait in the store for the database.
     pub inbox_entries: IntGauge,
     /// The sites that are here.
     pub devices: Arc<Devices>,
-    /// How long the store has been behind Postgres.
+    /// How long the store has been behind the database.
     pub behind: Arc<Behind>,
     /// Rows in the uploads that were read.
     pub received_rows: IntCounter,
@@ -88,7 +88,7 @@ pub struct DatabaseMetrics {
     pub in_flight_bytes: IntGauge,
     /// Downloads that wait for something new.
     pub long_polls_open: IntGauge,
-    /// Time that Postgres takes to apply an upload, in seconds.
+    /// Time that the database takes to apply an upload, in seconds.
     pub apply_seconds: Histogram,
     /// The commit end LSN up to which the store holds everything.
     pub ingest_position_bytes: IntGauge,
@@ -106,7 +106,7 @@ impl DatabaseMetrics {
         self.uploads.with_label_values(&[self.name.as_str(), status]).inc();
     }
 
-    /// Counts rows that Postgres refused for the first time, by SQLSTATE as in the answer to an upload.
+    /// Counts rows that the database refused for the first time, by SQLSTATE as in the answer to an upload.
     pub fn count_rejected(&self, states: &Map<String, Value>) {
         for (state, rows) in states {
             let counter = self.rejected_rows.with_label_values(&[self.name.as_str(), state]);
@@ -159,7 +159,7 @@ impl DatabaseMetrics {
         self.jobs.jobs_ended.with_label_values(&[self.name.as_str(), kind, outcome]).inc();
     }
 
-    /// Counts rows that were merged into Postgres again, and those that it refused.
+    /// Counts rows that were merged into the database again, and those that it refused.
     pub fn count_replayed(&self, changed: i64, refused: i64) {
         for (outcome, rows) in [("changed", changed), ("refused", refused)] {
             let counter = self.replayed_rows.with_label_values(&[self.name.as_str(), outcome]);

@@ -148,7 +148,7 @@ fn a_hub_without_postgres_is_alive_but_not_ready() {
     assert_eq!(answer.status, 503, "{answer:?}");
     let state = answer.json();
     assert_eq!(state["databases"][0]["name"], "demo");
-    assert_eq!(state["databases"][0]["postgres"], false);
+    assert_eq!(state["databases"][0]["reachable"], false);
 }
 
 #[test]

@@ -299,7 +299,7 @@ impl Feed {
         if self.ingest.status().verified {
             return Ok(());
         }
-        let reason = "postgres is not known to be the server that the log comes from";
+        let reason = "the database is not known to be the one that the log comes from";
         Err(Error::Unavailable { reason: reason.to_owned() })
     }
 

@@ -13,13 +13,13 @@ use super::app::{App, Database};
 use super::json_response;
 use super::problem::Problem;
 
-/// How long one look at Postgres serves everybody who asks.
+/// How long one look at a database serves everybody who asks.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Longest wait for Postgres.
+/// Longest wait for a database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The last look at the Postgres of one database, so that asking often costs nothing.
+/// The last look at one database, so that asking often costs nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Probe(Mutex<Option<(Instant, bool)>>);
 
@@ -63,12 +63,12 @@ pub(super) async fn readyz(app: &App) -> Response {
 }
 
 async fn look_at(database: &Arc<Database>) -> (bool, Value) {
-    let postgres = database.probe.reachable(database).await;
+    let reachable = database.probe.reachable(database).await;
     let feed = database.feed.status();
-    let ready = postgres && feed.ready();
+    let ready = reachable && feed.ready();
     (
         ready,
-        json!({ "name": database.name.as_str(), "ready": ready, "postgres": postgres, "feed": feed.to_json() }),
+        json!({ "name": database.name.as_str(), "ready": ready, "reachable": reachable, "feed": feed.to_json() }),
     )
 }
 

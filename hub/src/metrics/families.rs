@@ -75,7 +75,7 @@ impl ClientFamilies {
             downloads: counter_by("cloudsync_downloads_total", "Downloads answered, by source.", "source")?,
             rejected_rows: counter_by(
                 "cloudsync_rejected_rows_total",
-                "Rows of uploads that Postgres refused, by SQLSTATE, counted when first refused.",
+                "Rows of uploads that the database refused, by SQLSTATE, counted when first refused.",
                 "sqlstate",
             )?,
             received_rows: counter("cloudsync_received_rows_total", "Rows in uploads.")?,
@@ -93,7 +93,7 @@ impl ClientFamilies {
             long_polls_open: gauge("cloudsync_long_polls_open", "Downloads that wait for something new.")?,
             apply_seconds: histogram(
                 "cloudsync_apply_seconds",
-                "Time that Postgres takes to apply an upload.",
+                "Time that the database takes to apply an upload.",
             )?,
             devices_connected: gauge(
                 "cloudsync_devices_connected",
@@ -201,7 +201,7 @@ impl JobFamilies {
             )?,
             inbox_entries: make.gauge(
                 "cloudsync_inbox_entries",
-                "Uploads that wait in the store for Postgres.",
+                "Uploads that wait in the store for the database.",
                 DATABASE,
             )?,
         })
@@ -244,7 +244,7 @@ impl LogFamilies {
             ingested_rows: counter("cloudsync_ingested_rows_total", "Rows of the log that were decoded.")?,
             ingest_seconds: make.histogram(
                 "cloudsync_ingest_seconds",
-                "Time from a commit in Postgres until clients can have it.",
+                "Time from a commit until clients can have it.",
                 DATABASE,
             )?,
             ingest_position_bytes: gauge(
@@ -257,7 +257,7 @@ impl LogFamilies {
             )?,
             ingest_lag_seconds: make.float_gauge(
                 "cloudsync_ingest_lag_seconds",
-                "Age of the oldest commit that the store lacks, or of the loss of Postgres.",
+                "Age of the oldest commit that the store lacks, or of the loss of the database.",
                 DATABASE,
             )?,
             slot_retained_bytes: gauge(
@@ -281,7 +281,7 @@ impl LogFamilies {
             )?,
             replayed_rows: counter_by(
                 "cloudsync_replayed_rows_total",
-                "Rows of the store merged into Postgres again, by outcome.",
+                "Rows of the store merged into the database again, by outcome.",
                 "outcome",
             )?,
             stored_objects: make.gauge(

@@ -254,7 +254,7 @@ fn judge(answer: &Value) -> Result<Taken, Problem> {
         "invalid" => ProblemKind::InvalidPayload,
         _ => return Err(Problem::from(Error::UploadStatus { found: status.to_owned() })),
     };
-    let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("postgres refused the upload");
+    let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("the database refused the upload");
     let told = ["acked", "accepted_hlc", "server_time_ms", "missing"];
     let problem = told.into_iter().fold(Problem::new(kind, detail), |problem, name| match answer.get(name) {
         Some(value) if !value.is_null() => problem.with(name, value.clone()),
