@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures_util::{Stream, StreamExt};
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 use tokio::time::timeout;
 use warp::http::{HeaderMap, StatusCode, header};
 use warp::reply::Response;
@@ -98,7 +98,7 @@ impl Holds {
                 Err(wrong(name, "a longer text", &format!("at most {max} characters")))
             }
             // What a text has to look like is its reader's to know; the expression is for the document.
-            Holds::Any(_) | Holds::Text(_) => Ok(()),
+            Holds::Any(_) | Holds::Text(_) | Holds::Free => Ok(()),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Call {
 
     /// The body as what it should be.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        T::deserialize(&self.body).map_err(|error| {
+        from_object(&self.body).map_err(|error| {
             // Up to the first quote: behind it may stand what was found.
             let told = error.to_string();
             let told = if told.starts_with("invalid") { "a value of another type" } else { &told };
@@ -178,6 +178,12 @@ impl Call {
         let missing = "the hub has no control database: databases and keys are what its file says";
         self.app.control.as_deref().ok_or_else(|| Problem::new(ProblemKind::ReadOnly, missing))
     }
+}
+
+/// Reads a JSON object as what it should be. What is derived would take the values of its members as a list too.
+pub(super) fn from_object<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<T, D::Error> {
+    let members = Map::<String, Value>::deserialize(from)?;
+    T::deserialize(Value::Object(members)).map_err(D::Error::custom)
 }
 
 /// Says that a database is not served.

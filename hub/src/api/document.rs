@@ -134,6 +134,7 @@ fn describe_parameter(parameter: &Parameter) -> Value {
         Holds::Hex(digits) => json!({ "type": "string", "pattern": format!("^[0-9a-f]{{{digits}}}$") }),
         Holds::Text(pattern) => json!({ "type": "string", "pattern": pattern }),
         Holds::Any(max) => json!({ "type": "string", "maxLength": max }),
+        Holds::Free => json!({ "type": "string" }),
     };
     json!({
         "name": parameter.name,

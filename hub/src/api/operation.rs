@@ -47,6 +47,8 @@ pub(super) enum Holds {
     Text(&'static str),
     /// Any text of at most this many characters.
     Any(usize),
+    /// Any text; what is not understood means nothing.
+    Free,
 }
 
 /// One parameter beside those in the path.

@@ -1,8 +1,11 @@
 //! What requests and answers of operators hold; their schemas are made from here.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+use super::call::from_object;
 
 /// Whether the file or the control database brought a database.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
@@ -133,11 +136,18 @@ pub(super) struct Settings {
     #[schemars(regex(pattern = r"^postgres(ql)?://.{1,1000}$"))]
     pub(super) url: String,
     /// What it may take of each node.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "limits", skip_serializing_if = "Option::is_none")]
     pub(super) limits: Option<LimitsBody>,
     /// Further keys.
     #[serde(flatten)]
     pub(super) further: Map<String, Value>,
+}
+
+fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LimitsBody>, D::Error> {
+    match Option::<Value>::deserialize(from)? {
+        Some(limits) => from_object(limits).map(Some).map_err(D::Error::custom),
+        None => Ok(None),
+    }
 }
 
 /// A key of a database.
