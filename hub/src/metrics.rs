@@ -84,6 +84,8 @@ pub struct DatabaseMetrics {
     pub received_bytes: IntCounter,
     /// Bytes of download bodies as sent, compressed.
     pub sent_bytes: IntCounter,
+    /// Rows in those bodies, also deletions and rows to forget.
+    pub sent_rows: IntCounter,
     /// Bytes of uploads and downloads that are on their way.
     pub in_flight_bytes: IntGauge,
     /// Downloads that wait for something new.
@@ -222,6 +224,7 @@ impl Metrics {
             inbox_entries: self.jobs.inbox_entries.with_label_values(&label),
             received_bytes: clients.received_bytes.with_label_values(&label),
             sent_bytes: clients.sent_bytes.with_label_values(&label),
+            sent_rows: clients.sent_rows.with_label_values(&label),
             limited: clients.limited.clone(),
             in_flight_bytes: clients.in_flight_bytes.with_label_values(&label),
             long_polls_open: clients.long_polls_open.with_label_values(&label),
@@ -368,6 +371,7 @@ mod tests {
             "cloudsync_downloads_total{database=\"demo\",source=\"log\"} 1",
             "cloudsync_received_bytes_total{database=\"demo\"} 0",
             "cloudsync_sent_bytes_total{database=\"demo\"} 0",
+            "cloudsync_sent_rows_total{database=\"demo\"} 0",
             "cloudsync_long_polls_open{database=\"demo\"} 0",
             "cloudsync_in_flight_bytes{database=\"demo\"} 0",
             "cloudsync_limited_total{database=\"demo\",limit=\"storage\"} 0",

@@ -240,3 +240,38 @@ fn a_guarded_table_without_scopes_is_read_with_keys_only() {
         (key.value("select body from note where id = 'r1'") == "changed").then_some(())
     });
 }
+
+#[test]
+fn rows_that_readers_get_are_counted_as_each_gets_them() {
+    on_both(|setting| {
+        let stage = stage(setting);
+        let readers = [person(&stage, "ann"), person(&stage, "bob")];
+        // Both get the mark, and what was written before.
+        let sent_by = |write: &str| {
+            let before = stage.hub.metric("cloudsync_sent_rows_total");
+            stage.postgres.run(write);
+            let mark = stage.mark();
+            for reader in &readers {
+                wait::until("the reader sees the mark", || {
+                    reader.sync_waiting(500);
+                    (reader.rows("select n from mark").concat() == mark).then_some(())
+                });
+            }
+            stage.hub.metric("cloudsync_sent_rows_total") - before
+        };
+        sent_by("select 1");
+        assert_eq!(sent_by("update note set body = 'second' where id = 'r1'"), 3.0, "one reads the row");
+        assert_eq!(
+            sent_by("update note set team = 'blue' where id = 'r1'"),
+            4.0,
+            "one loses it, one gets it"
+        );
+        assert_eq!(sent_by("delete from note where id = 'all'"), 4.0, "both lose it");
+        let before = stage.hub.metric("cloudsync_sent_rows_total");
+        sees(&stage, &person(&stage, "eve"), &["b1|blue|first", "r1|blue|second"]);
+        let sent = stage.hub.metric("cloudsync_sent_rows_total") - before;
+        assert!(sent >= 3.0, "a snapshot holds the notes and the mark: {sent}");
+        let told = stage.hub.ask_as(API_KEY, "127.0.0.1", "/metrics").body;
+        assert!(told.contains("\"cloudsync_sent_rows_total\":[{\"value\":"), "{told}");
+    });
+}

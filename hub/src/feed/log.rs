@@ -445,7 +445,8 @@ mod tests {
         log.begin_leading(DecodedTransactions::begin(Lsn::new(20), &snapshot));
         for (xid, commit_end) in [(6, 30), (7, 40)] {
             let bytes = Bytes::from_static(b"x");
-            let frame = LogFrame { last: at(commit_end), transaction_end: true, bytes, pieces: Vec::new() };
+            let frame =
+                LogFrame { last: at(commit_end), transaction_end: true, bytes, rows: 1, pieces: Vec::new() };
             log.push(frame, &[Transaction { xid, commit_end: Lsn::new(commit_end) }]);
         }
         log.add_segment(epoch(1).id, SegmentName { previous: at(20), last: at(30), fence: 2 });
@@ -483,9 +484,22 @@ mod tests {
                 departed: std::collections::BTreeSet::new(),
             });
             let rows = Bytes::from_static(b"rows");
-            let pieces = vec![Piece { round: 0, audience, rows, evictions: Bytes::new() }];
+            let pieces = vec![Piece {
+                round: 0,
+                audience,
+                rows,
+                row_count: 1,
+                evictions: Bytes::new(),
+                eviction_count: 0,
+            }];
             log.push(
-                LogFrame { last: at(commit_end), transaction_end: true, bytes: Bytes::new(), pieces },
+                LogFrame {
+                    last: at(commit_end),
+                    transaction_end: true,
+                    bytes: Bytes::new(),
+                    rows: 0,
+                    pieces,
+                },
                 &[],
             );
         };

@@ -75,6 +75,8 @@ pub struct Feed {
 pub struct ChangesAnswer {
     /// Payload frames; each piece is one or more of them.
     pub frames: Vec<Bytes>,
+    /// Rows in them, also those to forget, as far as they were counted.
+    pub rows: u64,
     /// The client's place once it has applied them.
     pub cursor: String,
     /// The answer ends at the end of a transaction and nothing more is known.
@@ -489,6 +491,7 @@ impl Feed {
                     Cursor::Log { epoch: epoch.id, position, transaction_end, scopes: reader.mark() };
                 return Ok(Waited::Answer(ChangesAnswer {
                     frames: read.frames,
+                    rows: read.rows,
                     cursor: cursor.to_string(),
                     complete: transaction_end && !more,
                     part: None,
@@ -566,6 +569,7 @@ impl Feed {
         let PartsWanted { first, same_next, tables, reader, takes_urls } = wanted;
         let id = build.id;
         let mut frames: Vec<Bytes> = Vec::new();
+        let mut rows = 0_u64;
         let mut url = None;
         let mut next = first;
         let one = first.saturating_add(1);
@@ -573,8 +577,9 @@ impl Feed {
         let ended = loop {
             let by_url = takes_urls && next == first;
             let is_last = match self.snapshots.part(build, next, tables, reader, by_url).await? {
-                PartRead::Part { frames: more, is_last } => {
+                PartRead::Part { frames: more, rows: counted, is_last } => {
                     frames.extend(more);
+                    rows = rows.saturating_add(counted);
                     is_last
                 }
                 PartRead::Elsewhere(found) => {
@@ -604,6 +609,7 @@ impl Feed {
         let name = PartsName { epoch: epoch.id, snapshot: id, first, next, tables: names, reader };
         Ok(Taken::Answer(ChangesAnswer {
             frames,
+            rows,
             cursor: cursor.to_string(),
             complete: ended && (!tables.is_empty() || self.is_end(id.lsn)),
             part: Some(first),

@@ -131,6 +131,7 @@ mod tests {
             last: at(*commit_end),
             transaction_end: true,
             bytes: Bytes::from(vec![b'x'; length]),
+            rows: 1,
             pieces: Vec::new(),
         };
         let frames: Vec<LogFrame> = commit_ends.iter().map(frame).collect();
@@ -226,8 +227,15 @@ mod tests {
         let scout = tokio::spawn(scout.run(ending));
         let audience = Arc::new(Audience::Scopes { now: ["a".to_owned()].into(), departed: BTreeSet::new() });
         let rows = Bytes::from_static(b"rows of a");
-        let pieces = vec![Piece { round: 0, audience, rows, evictions: Bytes::new() }];
-        let frame = LogFrame { last: at(30), transaction_end: true, bytes: Bytes::new(), pieces };
+        let pieces = vec![Piece {
+            round: 0,
+            audience,
+            rows,
+            row_count: 1,
+            evictions: Bytes::new(),
+            eviction_count: 0,
+        }];
+        let frame = LogFrame { last: at(30), transaction_end: true, bytes: Bytes::new(), rows: 0, pieces };
         let new = Segment { scopes: into_blocks(vec![frame]), ..segment(at(20), &[30], 0) };
         archive.put_segment(1, &new).await.unwrap();
         log.hear(epoch().id, &[new.name]);

@@ -20,6 +20,8 @@ pub(crate) struct LogRead {
     pub(crate) has_pieces: bool,
     /// The frames, none of them empty.
     pub(crate) frames: Vec<Bytes>,
+    /// Rows in them, also those to forget.
+    pub(crate) rows: u64,
     /// The client's place after these frames.
     pub(crate) place: Position,
     /// That place is the end of a transaction.
@@ -36,7 +38,8 @@ impl LogRead {
         transaction_end: bool,
         bytes_max: usize,
     ) -> LogRead {
-        LogRead { reader, has_pieces: false, frames: Vec::new(), place, transaction_end, bytes: 0, bytes_max }
+        let frames = Vec::new();
+        LogRead { reader, has_pieces: false, frames, rows: 0, place, transaction_end, bytes: 0, bytes_max }
     }
 
     /// Whether a frame of this length would be too much.
@@ -51,15 +54,18 @@ impl LogRead {
                 continue;
             }
             let reader = Arc::clone(&self.reader);
-            let parts = || shares(&reader, frame).filter(|bytes| !bytes.is_empty());
-            let length = parts().map(Bytes::len).fold(0, usize::saturating_add);
+            let parts = || shares(&reader, frame).filter(|(bytes, _rows)| !bytes.is_empty());
+            let length = parts().map(|(bytes, _rows)| bytes.len()).fold(0, usize::saturating_add);
             if self.is_full(length) {
                 return false;
             }
             self.has_pieces |= !frame.pieces.is_empty();
             self.move_to(frame.last, frame.transaction_end);
             self.bytes = self.bytes.saturating_add(length);
-            self.frames.extend(parts().cloned());
+            for (bytes, rows) in parts() {
+                self.frames.push(bytes.clone());
+                self.rows = self.rows.saturating_add(u64::from(rows));
+            }
         }
         true
     }
@@ -73,14 +79,14 @@ impl LogRead {
     }
 }
 
-/// What a reader gets of a frame, as it is.
-fn shares<'a>(reader: &Readership, frame: &'a LogFrame) -> impl Iterator<Item = &'a Bytes> {
+/// What a reader gets of a frame, as it is, and how many rows are in it.
+fn shares<'a>(reader: &Readership, frame: &'a LogFrame) -> impl Iterator<Item = (&'a Bytes, u32)> {
     let pieces = frame.pieces.iter().filter_map(|piece| match reader.share(&piece.audience) {
-        Share::Rows => Some(&piece.rows),
-        Share::Evictions => Some(&piece.evictions),
+        Share::Rows => Some((&piece.rows, piece.row_count)),
+        Share::Evictions => Some((&piece.evictions, piece.eviction_count)),
         Share::Nothing => None,
     });
-    std::iter::once(&frame.bytes).chain(pieces)
+    std::iter::once((&frame.bytes, frame.rows)).chain(pieces)
 }
 
 /// The newest frames of one epoch's log.
@@ -166,6 +172,7 @@ mod tests {
             last: at(commit_end),
             transaction_end: commit_end.is_multiple_of(20),
             bytes: Bytes::from_static(bytes),
+            rows: u32::try_from(bytes.len()).unwrap(),
             pieces: Vec::new(),
         }
     }
@@ -184,6 +191,7 @@ mod tests {
         tail(100).read(&mut read);
         let found: Vec<&str> = read.frames.iter().map(|frame| std::str::from_utf8(frame).unwrap()).collect();
         assert_eq!((found.as_slice(), read.place), (wanted, at(wanted_place)), "{place} {bytes_max}");
+        assert_eq!(read.rows, wanted.iter().map(|bytes| u64::try_from(bytes.len()).unwrap()).sum::<u64>());
         assert_eq!(read.transaction_end, place == wanted_place || wanted_place.is_multiple_of(20));
     }
 

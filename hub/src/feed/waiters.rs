@@ -185,7 +185,7 @@ mod tests {
 
     fn piece(audience: Audience) -> Piece {
         let (rows, evictions) = (Bytes::from_static(b"rows"), Bytes::from_static(b"gone"));
-        Piece { round: 0, audience: Arc::new(audience), rows, evictions }
+        Piece { round: 0, audience: Arc::new(audience), rows, row_count: 1, evictions, eviction_count: 1 }
     }
 
     fn scopes(now: &[&str], departed: &[&str]) -> Audience {
@@ -198,6 +198,7 @@ mod tests {
             last: at(commit_end),
             transaction_end: true,
             bytes: Bytes::new(),
+            rows: 0,
             pieces: audiences.into_iter().map(piece).collect(),
         }
     }

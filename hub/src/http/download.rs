@@ -138,7 +138,7 @@ pub(super) async fn answer(
             })?;
             let (frames, moved) = (Vec::new(), Moved::No);
             let (part, name, url) = (None, None, None);
-            ChangesAnswer { frames, cursor, complete: true, part, name, url, moved, is_by_table: false }
+            ChangesAnswer { frames, rows: 0, cursor, complete: true, part, name, url, moved, is_by_table: false }
         }
     };
     drop(waiting);
@@ -182,8 +182,8 @@ fn respond(
     let mut response = match found.name {
         _ if nothing => Response::default(),
         Some(name) if let Some(url) = &found.url => elsewhere(&format!("\"{name}\""), url)?,
-        Some(name) => parts(database, asked, &format!("\"{name}\""), found.frames)?,
-        None => frames(database, found.frames)?,
+        Some(name) => parts(database, asked, &format!("\"{name}\""), (found.frames, found.rows))?,
+        None => frames(database, found.frames, found.rows)?,
     };
     if nothing {
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -209,13 +209,15 @@ fn parts(
     database: &Database,
     asked: &HeaderMap,
     tag: &str,
-    mut found: Vec<Bytes>,
+    (mut found, mut rows): (Vec<Bytes>, u64),
 ) -> Result<Response, Problem> {
     let length = found.iter().map(Bytes::len).fold(0_usize, usize::saturating_add);
     let (status, place) = match range::wanted(asked, tag, length) {
         range::Wanted::Whole => (StatusCode::OK, None),
         range::Wanted::Part(bytes) => {
             found = cut(found, &bytes);
+            // They were counted with the answer that broke off.
+            rows = 0;
             let last = bytes.end.saturating_sub(1);
             (StatusCode::PARTIAL_CONTENT, Some(format!("bytes {}-{last}/{length}", bytes.start)))
         }
@@ -225,7 +227,7 @@ fn parts(
         let detail = format!("header Range: found none of the {length} bytes, wanted some");
         Problem::new(ProblemKind::RangeNotSatisfiable, detail).response()
     } else {
-        frames(database, found)?
+        frames(database, found, rows)?
     };
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -266,11 +268,12 @@ fn cut(frames: Vec<Bytes>, wanted: &Range<usize>) -> Vec<Bytes> {
 }
 
 /// A body of frames, sent from where they are without joining them first.
-fn frames(database: &Database, frames: Vec<Bytes>) -> Result<Response, Problem> {
+fn frames(database: &Database, frames: Vec<Bytes>, rows: u64) -> Result<Response, Problem> {
     let length = frames.iter().map(Bytes::len).fold(0_usize, usize::saturating_add);
     let bytes = u64::try_from(length).unwrap_or(u64::MAX);
     let load = database.limits.carry(bytes)?;
     database.metrics.sent_bytes.inc_by(bytes);
+    database.metrics.sent_rows.inc_by(rows);
     let parts = frames.into_iter().map(move |frame| {
         // They are on their way until the last is handed over, or nobody wants them.
         let _held = &load;

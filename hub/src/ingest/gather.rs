@@ -37,6 +37,8 @@ pub(crate) struct Gathered {
 #[derive(Default)]
 pub(crate) struct Gatherer {
     builder: PayloadBuilder,
+    /// Rows in it.
+    rows: u32,
     splitter: Splitter,
     used: BTreeSet<DefinitionKey>,
     changeset_bytes: usize,
@@ -78,6 +80,7 @@ impl Gatherer {
                 self.builder.definition(definition);
             }
             self.builder.append(rows);
+            self.rows = self.rows.saturating_add(u32::try_from(rows.row_count()).unwrap_or(u32::MAX));
         }
         for collection in payload.collections() {
             self.builder.collection(collection);
@@ -144,7 +147,13 @@ impl Gatherer {
             Bytes::from(encode_frame(&gathered.builder.finish()))
         };
         Some(Gathered {
-            frame: LogFrame { last, transaction_end: !within, bytes, pieces: gathered.splitter.finish() },
+            frame: LogFrame {
+                last,
+                transaction_end: !within,
+                bytes,
+                rows: gathered.rows,
+                pieces: gathered.splitter.finish(),
+            },
             confirm: gathered.confirm,
             transactions: gathered.transactions,
             used: gathered.used,
@@ -235,7 +244,7 @@ mod tests {
         gatherer.end_transaction(Lsn::new(20), Some(5), true);
         assert!(gatherer.is_due(false));
         let gathered = gatherer.cut().unwrap();
-        assert_eq!(keys(&gathered).len(), 2);
+        assert_eq!((keys(&gathered).len(), gathered.frame.rows), (2, 2));
         assert_eq!((gathered.frame.last, gathered.frame.transaction_end), (at(20, 11), true));
         assert_eq!(gathered.confirm, Some(Lsn::new(20)));
         let xids: Vec<u64> = gathered.transactions.iter().map(|transaction| transaction.xid).collect();

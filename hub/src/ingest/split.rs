@@ -22,7 +22,9 @@ use crate::segment::Piece;
 #[derive(Default)]
 struct Group {
     rows: PayloadBuilder,
+    row_count: u32,
     evictions: PayloadBuilder,
+    eviction_count: u32,
     /// Definitions that it holds already.
     used: BTreeSet<DefinitionKey>,
 }
@@ -39,7 +41,16 @@ pub(crate) struct Splitter {
 /// Rows of one batch for one audience.
 struct Share {
     rows: ChangesBuilder,
+    row_count: u32,
     evictions: EvictionBuilder,
+}
+
+impl Group {
+    fn append(&mut self, changes: &Changes<'_>) {
+        self.rows.append(changes);
+        let rows = u32::try_from(changes.row_count()).unwrap_or(u32::MAX);
+        self.row_count = self.row_count.saturating_add(rows);
+    }
 }
 
 impl Splitter {
@@ -59,14 +70,14 @@ impl Splitter {
             return Ok(());
         }
         let Some(scopes) = changes.scopes() else {
-            self.group(DefinitionKey::of(changes), default, definitions).rows.append(changes);
+            self.group(DefinitionKey::of(changes), default, definitions).append(changes);
             return Ok(());
         };
         if self.moved.is_empty()
             && scopes.agree()
             && let Some(audience) = common_audience(changes, &scopes)?
         {
-            self.group(DefinitionKey::of(changes), &audience, definitions).rows.append(changes);
+            self.group(DefinitionKey::of(changes), &audience, definitions).append(changes);
             return Ok(());
         }
         self.add_rows(changes, &scopes, definitions)
@@ -102,10 +113,12 @@ impl Splitter {
                 let DefinitionKey { table, incarnation, version } = key;
                 Share {
                     rows: ChangesBuilder::new(table, incarnation, version, row.key.len(), &columns),
+                    row_count: 0,
                     evictions: EvictionBuilder::new(table, incarnation, version, row.key.len()),
                 }
             });
             push_row(&mut share.rows, row);
+            share.row_count = share.row_count.saturating_add(1);
             if departs {
                 share.evictions.key(&row.key);
             }
@@ -124,8 +137,10 @@ impl Splitter {
             let departs = audience.has_departed();
             let group = self.group(key, &audience, definitions);
             group.rows.push(share.rows);
+            group.row_count = group.row_count.saturating_add(share.row_count);
             if departs {
                 group.evictions.push_eviction(share.evictions);
+                group.eviction_count = group.eviction_count.saturating_add(share.row_count);
             }
         }
     }
@@ -148,13 +163,15 @@ impl Splitter {
     pub(crate) fn finish(self) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::with_capacity(self.groups.len());
         for ((round, audience), group) in self.groups {
-            let evictions = if group.evictions.is_empty() {
+            let Group { rows, row_count, evictions, eviction_count, used: _ } = group;
+            let evictions = if evictions.is_empty() {
                 Bytes::new()
             } else {
-                Bytes::from(encode_frame(&group.evictions.finish()))
+                Bytes::from(encode_frame(&evictions.finish()))
             };
-            let rows = Bytes::from(encode_frame(&group.rows.finish()));
-            pieces.push(Piece { round, audience: Arc::new(audience), rows, evictions });
+            let rows = Bytes::from(encode_frame(&rows.finish()));
+            let audience = Arc::new(audience);
+            pieces.push(Piece { round, audience, rows, row_count, evictions, eviction_count });
         }
         pieces.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
         pieces

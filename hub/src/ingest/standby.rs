@@ -184,7 +184,7 @@ mod tests {
         let last = Position::new(Lsn::new(commit_end), Lsn::new(1));
         let bytes = Bytes::from_static(b"four");
         Gathered {
-            frame: LogFrame { last, transaction_end: true, bytes, pieces: Vec::new() },
+            frame: LogFrame { last, transaction_end: true, bytes, rows: 1, pieces: Vec::new() },
             confirm: None,
             transactions: Vec::new(),
             used: BTreeSet::new(),

@@ -56,6 +56,7 @@ pub(super) struct ClientFamilies {
     pub(super) received_rows: IntCounterVec,
     pub(super) received_bytes: IntCounterVec,
     pub(super) sent_bytes: IntCounterVec,
+    pub(super) sent_rows: IntCounterVec,
     pub(super) limited: IntCounterVec,
     pub(super) in_flight_bytes: IntGaugeVec,
     pub(super) long_polls_open: IntGaugeVec,
@@ -81,6 +82,10 @@ impl ClientFamilies {
             received_rows: counter("cloudsync_received_rows_total", "Rows in uploads.")?,
             received_bytes: counter("cloudsync_received_bytes_total", "Bytes of upload bodies received.")?,
             sent_bytes: counter("cloudsync_sent_bytes_total", "Bytes of download bodies sent.")?,
+            sent_rows: counter(
+                "cloudsync_sent_rows_total",
+                "Rows in downloads, also deletions and rows to forget; not those fetched from the store.",
+            )?,
             limited: counter_by(
                 "cloudsync_limited_total",
                 "Requests refused by a limit of the database.",

@@ -244,6 +244,7 @@ mod tests {
             last: at(*end),
             transaction_end: true,
             bytes: Bytes::from(format!("{end}{scope}")),
+            rows: 1,
             pieces: Vec::new(),
         };
         Segment {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use crc::{CRC_32_ISCSI, Crc, Table};
 
 use super::{
-    FLAG_TRANSACTION_END, FORMAT, HEAD_BYTES, LogFrame, MAGIC, OBJECT_BYTES_MAX, ScopeBlock, Segment,
-    TAIL_BYTES, Transaction,
+    FLAG_TRANSACTION_END, FORMAT, FORMAT_UNCOUNTED, HEAD_BYTES, LogFrame, MAGIC, OBJECT_BYTES_MAX,
+    ScopeBlock, Segment, TAIL_BYTES, Transaction,
 };
 use crate::error::{Error, Result};
 use crate::keys::SegmentName;
@@ -22,7 +22,7 @@ impl Segment {
         if object.len() > OBJECT_BYTES_MAX {
             return Err(Error::Segment { part: "size" });
         }
-        let (mut blocks, footer) = split(object)?;
+        let (format, mut blocks, footer) = split(object)?;
         let mut footer = Reader(footer);
         let found =
             SegmentName { previous: footer.position()?, last: footer.position()?, fence: footer.u64()? };
@@ -32,7 +32,7 @@ impl Segment {
         let transaction_end = footer.transaction_end()?;
         let mut scopes = Vec::new();
         for _ in 0..footer.u32()? {
-            scopes.push(read_block(&name, &mut footer, &mut blocks)?);
+            scopes.push(read_block(&name, &mut footer, &mut blocks, format)?);
         }
         if !blocks.is_empty() {
             return Err(Error::Segment { part: "block length" });
@@ -49,14 +49,16 @@ impl Segment {
     }
 }
 
-/// Checks the ends and the footer's sum; gives the blocks and the footer.
-fn split(mut object: Bytes) -> Result<(Bytes, Bytes)> {
+/// Checks the ends and the footer's sum; gives the format, the blocks and the footer.
+fn split(mut object: Bytes) -> Result<(u8, Bytes, Bytes)> {
     if object.len() < HEAD_BYTES.saturating_add(TAIL_BYTES) {
         return Err(Error::Segment { part: "length" });
     }
     let mut tail = Reader(object.split_off(object.len().saturating_sub(TAIL_BYTES)));
     let mut head = Reader(object.split_to(HEAD_BYTES));
-    if head.array::<4>()? != MAGIC || head.array::<1>()? != [FORMAT] {
+    let magic = head.array::<4>()?;
+    let [format] = head.array()?;
+    if magic != MAGIC || !matches!(format, FORMAT | FORMAT_UNCOUNTED) {
         return Err(Error::Segment { part: "head" });
     }
     let length = usize::try_from(tail.u32()?).map_err(|_wide| Error::Segment { part: "footer length" })?;
@@ -69,10 +71,10 @@ fn split(mut object: Bytes) -> Result<(Bytes, Bytes)> {
     if CRC_32C.checksum(&footer) != sum {
         return Err(Error::Segment { part: "footer checksum" });
     }
-    Ok((object, footer))
+    Ok((format, object, footer))
 }
 
-fn read_block(name: &SegmentName, footer: &mut Reader, blocks: &mut Bytes) -> Result<ScopeBlock> {
+fn read_block(name: &SegmentName, footer: &mut Reader, blocks: &mut Bytes, format: u8) -> Result<ScopeBlock> {
     let scope =
         String::from_utf8(footer.sized()?.into()).map_err(|_other| Error::Segment { part: "scope" })?;
     let mut frames = Vec::new();
@@ -87,12 +89,13 @@ fn read_block(name: &SegmentName, footer: &mut Reader, blocks: &mut Bytes) -> Re
         let transaction_end = footer.transaction_end()?;
         let length =
             usize::try_from(footer.u32()?).map_err(|_wide| Error::Segment { part: "frame length" })?;
+        let rows = if format == FORMAT_UNCOUNTED { 0 } else { footer.u32()? };
         if length > blocks.len() {
             return Err(Error::Segment { part: "frame length" });
         }
         let bytes = blocks.split_to(length);
         digest.update(&bytes);
-        frames.push(LogFrame { last, transaction_end, bytes, pieces: Vec::new() });
+        frames.push(LogFrame { last, transaction_end, bytes, rows, pieces: Vec::new() });
     }
     if digest.finalize() != footer.u32()? {
         return Err(Error::Segment { part: "block checksum" });

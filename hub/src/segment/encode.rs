@@ -1,20 +1,25 @@
 //! Writes a segment.
 //!
 //! Layout: magic, format; the blocks, each the frames of one scope; the footer; its length, its CRC-32C, the
-//! magic again. The footer says where each frame lies, and has a CRC-32C of each block. Big endian throughout.
+//! magic again. The footer says where each frame lies and how many rows are in it, and has a CRC-32C of each block.
+//! Big endian throughout.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{FLAG_TRANSACTION_END, FORMAT, MAGIC, ScopeBlock, Segment};
+use super::{FLAG_TRANSACTION_END, FORMAT, FORMAT_UNCOUNTED, MAGIC, ScopeBlock, Segment};
 use crate::error::{Error, Result};
 use crate::position::Position;
 
 impl Segment {
     /// The segment as an object.
     pub fn encode(&self) -> Result<Bytes> {
+        self.encode_as(FORMAT)
+    }
+
+    pub(super) fn encode_as(&self, format: u8) -> Result<Bytes> {
         let mut object = BytesMut::with_capacity(self.payload_bytes() + 4_096);
         object.put_slice(&MAGIC);
-        object.put_u8(FORMAT);
+        object.put_u8(format);
         let mut footer = BytesMut::new();
         put_position(&mut footer, self.name.previous);
         put_position(&mut footer, self.name.last);
@@ -22,7 +27,7 @@ impl Segment {
         footer.put_u8(flags(self.transaction_end));
         footer.put_u32(count(self.scopes.len(), "scope count")?);
         for block in &self.scopes {
-            put_block(&mut object, &mut footer, block)?;
+            put_block(&mut object, &mut footer, block, format)?;
         }
         footer.put_u32(count(self.transactions.len(), "transaction count")?);
         for transaction in &self.transactions {
@@ -44,7 +49,7 @@ impl Segment {
     }
 }
 
-fn put_block(object: &mut BytesMut, footer: &mut BytesMut, block: &ScopeBlock) -> Result<()> {
+fn put_block(object: &mut BytesMut, footer: &mut BytesMut, block: &ScopeBlock, format: u8) -> Result<()> {
     footer.put_u32(count(block.scope.len(), "scope")?);
     footer.put_slice(block.scope.as_bytes());
     let mut digest = super::decode::CRC_32C.digest();
@@ -53,6 +58,9 @@ fn put_block(object: &mut BytesMut, footer: &mut BytesMut, block: &ScopeBlock) -
         put_position(footer, frame.last);
         footer.put_u8(flags(frame.transaction_end));
         footer.put_u32(count(frame.bytes.len(), "frame length")?);
+        if format != FORMAT_UNCOUNTED {
+            footer.put_u32(frame.rows);
+        }
         object.put_slice(&frame.bytes);
         digest.update(&frame.bytes);
     }

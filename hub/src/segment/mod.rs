@@ -30,7 +30,10 @@ pub const SEGMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 const OBJECT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const MAGIC: [u8; 4] = *b"CSSG";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// The format before frames said how many rows are in them: what is stored in it reads as if there were none.
+const FORMAT_UNCOUNTED: u8 = 1;
 
 /// Magic and format.
 const HEAD_BYTES: usize = 5;
@@ -77,6 +80,8 @@ pub struct LogFrame {
     pub transaction_end: bool,
     /// The frame; empty where no message of the range was for everybody.
     pub bytes: Bytes,
+    /// How many rows are in it.
+    pub rows: u32,
     /// What only some readers get of the range, in the order in which they take it. Within a block there are none:
     /// there each lies in the block of its audience.
     pub pieces: Vec<Piece>,
@@ -123,6 +128,7 @@ mod tests {
             last,
             transaction_end,
             bytes: Bytes::from_static(bytes),
+            rows: u32::try_from(bytes.len()).unwrap(),
             pieces: Vec::new(),
         };
         Segment {
@@ -155,6 +161,18 @@ mod tests {
         assert_eq!(Segment::decode(segment.name, segment.encode().unwrap()).unwrap(), segment);
         assert_eq!(segment.frames("team 7").len(), 1);
         assert!(segment.frames("nobody").is_empty());
+    }
+
+    #[test]
+    fn a_segment_that_does_not_count_its_rows_reads_back_without() {
+        let mut segment = segment();
+        let object = segment.encode_as(FORMAT_UNCOUNTED).unwrap();
+        for frame in segment.scopes.iter_mut().flat_map(|block| &mut block.frames) {
+            frame.rows = 0;
+        }
+        assert_eq!(Segment::decode(segment.name, object).unwrap(), segment);
+        let later = segment.encode_as(FORMAT + 1).unwrap();
+        assert!(matches!(Segment::decode(segment.name, later), Err(Error::Segment { part: "head" })));
     }
 
     #[test]

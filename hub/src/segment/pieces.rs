@@ -20,8 +20,12 @@ pub struct Piece {
     pub audience: Arc<Audience>,
     /// A frame for those who have the rows now.
     pub rows: Bytes,
+    /// How many there are.
+    pub row_count: u32,
     /// A frame for those who have to forget them; empty if there is nobody.
     pub evictions: Bytes,
+    /// How many they have to forget.
+    pub eviction_count: u32,
 }
 
 impl Piece {
@@ -43,18 +47,18 @@ struct BlockName {
 pub(crate) fn into_blocks(frames: Vec<LogFrame>) -> Vec<ScopeBlock> {
     let mut others: BTreeMap<BlockName, Vec<LogFrame>> = BTreeMap::new();
     let mut everybody = Vec::with_capacity(frames.len());
-    for LogFrame { last, transaction_end, bytes, pieces } in frames {
-        for Piece { round, audience, rows, evictions } in pieces {
-            for (is_evictions, bytes) in [(false, rows), (true, evictions)] {
+    for LogFrame { last, transaction_end, bytes, rows, pieces } in frames {
+        for Piece { round, audience, rows, row_count, evictions, eviction_count } in pieces {
+            for (is_evictions, bytes, rows) in [(false, rows, row_count), (true, evictions, eviction_count)] {
                 if !bytes.is_empty() {
                     let audience = Audience::clone(&audience);
                     let name = BlockName { round, audience, evictions: is_evictions };
-                    let frame = LogFrame { last, transaction_end, bytes, pieces: Vec::new() };
+                    let frame = LogFrame { last, transaction_end, bytes, rows, pieces: Vec::new() };
                     others.entry(name).or_default().push(frame);
                 }
             }
         }
-        everybody.push(LogFrame { last, transaction_end, bytes, pieces: Vec::new() });
+        everybody.push(LogFrame { last, transaction_end, bytes, rows, pieces: Vec::new() });
     }
     let named = |(name, frames): (BlockName, Vec<LogFrame>)| {
         let scope = serde_json::to_string(&name).expect("a block's name is plain text and numbers");
@@ -78,10 +82,17 @@ impl Segment {
                     round: name.round,
                     audience: Arc::clone(&audience),
                     rows: Bytes::new(),
+                    row_count: 0,
                     evictions: Bytes::new(),
+                    eviction_count: 0,
                 });
-                let bytes = if name.evictions { &mut piece.evictions } else { &mut piece.rows };
+                let (bytes, rows) = if name.evictions {
+                    (&mut piece.evictions, &mut piece.eviction_count)
+                } else {
+                    (&mut piece.rows, &mut piece.row_count)
+                };
                 *bytes = frame.bytes.clone();
+                *rows = frame.rows;
             }
         }
         let mut frames = self.frames(SCOPE_EVERYBODY).to_vec();
@@ -122,7 +133,10 @@ mod tests {
     }
 
     fn piece(round: u32, audience: Arc<Audience>, rows: &'static [u8], evictions: &'static [u8]) -> Piece {
-        Piece { round, audience, rows: Bytes::from_static(rows), evictions: Bytes::from_static(evictions) }
+        let count = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
+        let (row_count, eviction_count) = (count(rows), count(evictions));
+        let (rows, evictions) = (Bytes::from_static(rows), Bytes::from_static(evictions));
+        Piece { round, audience, rows, row_count, evictions, eviction_count }
     }
 
     fn frames() -> Vec<LogFrame> {
@@ -130,6 +144,7 @@ mod tests {
             last: at(end),
             transaction_end: true,
             bytes: Bytes::from_static(bytes),
+            rows: u32::try_from(bytes.len()).unwrap(),
             pieces,
         };
         vec![

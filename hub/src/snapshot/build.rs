@@ -8,7 +8,7 @@ use shared_format::payload::{Changes, Payload, PayloadBuilder, encode_frame};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::manifest::{Manifest, TablePlaces};
+use super::manifest::{Manifest, TablePlaces, TableRows};
 use super::{EVERYBODY, Progress, expire};
 use crate::audience::Audience;
 use crate::backend::{PageWanted, SnapshotRows};
@@ -118,7 +118,7 @@ impl Writer {
     async fn put_part(&mut self, part: Gathering) -> Result<()> {
         let Manifest { epoch, snapshot, parts, .. } = self.manifest;
         let is_split = !part.others.is_empty();
-        let tables = part.tables.clone();
+        let (tables, rows) = (part.tables.clone(), part.rows.clone());
         let part = part.finish()?;
         let key = self.keys.snapshot_part(epoch.number(), snapshot, EVERYBODY, parts);
         let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
@@ -128,11 +128,13 @@ impl Writer {
             self.manifest.split.push(parts);
         }
         Arc::make_mut(&mut self.manifest.tables).push(tables);
+        Arc::make_mut(&mut self.manifest.rows).push(rows);
         self.manifest.bytes = self.manifest.bytes.saturating_add(length);
         self.progress.send_modify(|progress| {
             progress.parts = self.manifest.parts;
             progress.split.clone_from(&self.manifest.split);
             progress.tables = Arc::clone(&self.manifest.tables);
+            progress.rows = Arc::clone(&self.manifest.rows);
             progress.bytes = self.manifest.bytes;
         });
         Ok(())
@@ -144,6 +146,8 @@ impl Writer {
 struct Gathering {
     /// Where the frames for everybody of each table lie.
     tables: TablePlaces,
+    /// How many rows are in those.
+    rows: TableRows,
     /// Frames for everybody.
     everybody: BytesMut,
     /// Rows of other audiences, each together.
@@ -161,13 +165,16 @@ impl Gathering {
     /// everybody, `is_first`, so that clients know which rows of it they may keep.
     fn add(&mut self, table: u32, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
         let begun = self.everybody.len();
-        let full = self.add_page(page, is_first)?;
+        let (full, rows) = self.add_page(page, is_first)?;
         let begun = if full.is_some() { 0 } else { begun };
+        let counted = self.rows.entry(table).or_default();
+        *counted = counted.saturating_add(rows);
         self.tables.entry(table).or_insert((begun, begun)).1 = self.everybody.len();
         Ok(full)
     }
 
-    fn add_page(&mut self, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
+    /// Gives also how many rows of the page are for everybody.
+    fn add_page(&mut self, page: &[u8], is_first: bool) -> Result<(Option<Gathering>, u64)> {
         let payload = Payload::parse(page)?;
         let mut definitions = Definitions::default();
         for definition in payload.definitions()? {
@@ -179,7 +186,7 @@ impl Gathering {
                 .then(|| audience.unwrap_or_else(Audience::everybody))
         };
         if payload.changes().iter().all(|changes| readers(changes).is_none()) {
-            return Ok(self.add_frame(&encode_frame(page)));
+            return Ok((self.add_frame(&encode_frame(page)), payload.row_count()));
         }
         let full = (self.others_bytes >= PART_BYTES_EXPANDED).then(|| std::mem::take(self));
         if is_first {
@@ -192,7 +199,7 @@ impl Gathering {
             self.others.add(&changes, &audience, &definitions)?;
         }
         self.others_bytes = self.others_bytes.saturating_add(page.len());
-        Ok(full)
+        Ok((full, 0))
     }
 
     fn add_frame(&mut self, frame: &[u8]) -> Option<Gathering> {
@@ -206,7 +213,8 @@ impl Gathering {
         if self.others.is_empty() {
             return Ok(self.everybody.freeze());
         }
-        super::part::join(&self.everybody, &self.others.finish())
+        let rows = self.rows.values().sum();
+        super::part::join(&self.everybody, rows, &self.others.finish())
     }
 }
 

@@ -16,6 +16,9 @@ const MANIFEST_FORMAT: u32 = 1;
 /// By table, where its frames lie in a part.
 pub(super) type TablePlaces = BTreeMap<u32, (usize, usize)>;
 
+/// By table, how many rows its frames in a part hold.
+pub(super) type TableRows = BTreeMap<u32, u64>;
+
 /// What is known of a finished snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
@@ -27,6 +30,8 @@ pub(super) struct Manifest {
     /// The tables of each part, and where in it the frames for everybody begin and end that are of them; shorter
     /// than the parts are where nobody noted them.
     pub(super) tables: Arc<Vec<TablePlaces>>,
+    /// The rows in those frames; nothing where nobody counted.
+    pub(super) rows: Arc<Vec<TableRows>>,
     /// Of all parts together.
     pub(super) bytes: u64,
     /// When it was begun, in milliseconds since 1970.
@@ -46,6 +51,8 @@ struct ManifestText {
     split: Vec<u32>,
     #[serde(default)]
     tables: Vec<TablePlaces>,
+    #[serde(default)]
+    rows: Vec<TableRows>,
     bytes: u64,
     begun_ms: u64,
     took_ms: u64,
@@ -61,6 +68,7 @@ impl Manifest {
             parts: self.parts,
             split: self.split.clone(),
             tables: self.tables.to_vec(),
+            rows: self.rows.to_vec(),
             bytes: self.bytes,
             begun_ms: self.begun_ms,
             took_ms: self.took_ms,
@@ -81,6 +89,7 @@ impl Manifest {
             parts: text.parts,
             split: text.split,
             tables: Arc::new(text.tables),
+            rows: Arc::new(text.rows),
             bytes: text.bytes,
             begun_ms: text.begun_ms,
             took_ms: text.took_ms,
@@ -100,6 +109,7 @@ mod tests {
             parts: 3,
             split: vec![1],
             tables: Arc::new(vec![BTreeMap::from([(1, (0, 9))]), BTreeMap::from([(1, (0, 3)), (2, (3, 5))])]),
+            rows: Arc::new(vec![BTreeMap::from([(1, 7)]), BTreeMap::from([(1, 2), (2, 0)])]),
             bytes: 9,
             begun_ms: 1_790_000_000_000,
             took_ms: 5,

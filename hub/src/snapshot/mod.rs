@@ -29,7 +29,7 @@ use crate::keys::{Keys, parse_manifest_key};
 use crate::memory::Memory;
 use crate::position::{Lsn, Position};
 use crate::store::{ObjectUrl, Store};
-use manifest::{Manifest, TablePlaces};
+use manifest::{Manifest, TablePlaces, TableRows};
 use part::SplitPart;
 
 /// A snapshot is used again for so many times as long as it took to make: making them takes a tenth of the time
@@ -88,6 +88,8 @@ struct Progress {
     split: Vec<u32>,
     /// Where tables lie in each part, as far as somebody noted that.
     tables: Arc<Vec<TablePlaces>>,
+    /// How many rows are there.
+    rows: Arc<Vec<TableRows>>,
     bytes: u64,
     /// How long it took, or why it failed.
     ended: Option<std::result::Result<Duration, String>>,
@@ -114,6 +116,8 @@ pub(crate) enum PartRead {
     Part {
         /// Payload frames, one after another.
         frames: Vec<Bytes>,
+        /// Rows in them, as far as they were counted.
+        rows: u64,
         /// None follows.
         is_last: bool,
     },
@@ -221,15 +225,15 @@ impl Snapshots {
         let is_last = next >= known.parts;
         let places = known.places(part, tables);
         if places.as_ref().is_some_and(Vec::is_empty) {
-            return Ok(PartRead::Part { frames: Vec::new(), is_last });
+            return Ok(PartRead::Part { frames: Vec::new(), rows: 0, is_last });
         }
         if known.split.binary_search(&part).is_ok() {
             if !reader.is_known() {
                 return Ok(PartRead::ReaderWanted);
             }
-            let found = self.split_part(&key).await?;
-            return Ok(found
-                .map_or(PartRead::Gone, |found| PartRead::Part { frames: found.frames(reader), is_last }));
+            let Some(found) = self.split_part(&key).await? else { return Ok(PartRead::Gone) };
+            let (frames, rows) = found.frames(reader);
+            return Ok(PartRead::Part { frames, rows, is_last });
         }
         if by_url
             && !is_last
@@ -245,7 +249,7 @@ impl Snapshots {
                     Some(places) => slices(&bytes, &places)?,
                     None => vec![bytes],
                 };
-                Ok(PartRead::Part { frames, is_last })
+                Ok(PartRead::Part { frames, rows: known.rows(part, tables), is_last })
             }
             Some(Kept::Segment(_) | Kept::SplitPart(_)) | None => Ok(PartRead::Gone),
         }
@@ -321,6 +325,7 @@ impl Snapshots {
             parts: manifest.parts,
             split: manifest.split,
             tables: manifest.tables,
+            rows: manifest.rows,
             bytes: manifest.bytes,
             ended,
         });
@@ -354,6 +359,7 @@ impl Snapshots {
                 parts: 0,
                 split: Vec::new(),
                 tables: Arc::default(),
+                rows: Arc::default(),
                 bytes: 0,
                 begun_ms: since_1970_ms(begun),
                 took_ms: 0,
@@ -368,6 +374,13 @@ impl Snapshots {
 }
 
 impl Progress {
+    /// How many rows of the wanted tables, or of all, are in a part for everybody.
+    fn rows(&self, part: u32, tables: &[u32]) -> u64 {
+        let held = usize::try_from(part).ok().and_then(|part| self.rows.get(part)).into_iter().flatten();
+        let wanted = held.filter(|(table, _rows)| tables.is_empty() || tables.contains(table));
+        wanted.fold(0, |sum, (_table, rows)| sum.saturating_add(*rows))
+    }
+
     /// Where the wanted tables lie in a part; none if all of it is wanted, or where nobody noted them.
     fn places(&self, part: u32, tables: &[u32]) -> Option<Vec<(usize, usize)>> {
         let held = usize::try_from(part).ok().and_then(|part| self.tables.get(part));
@@ -413,14 +426,17 @@ mod tests {
     #[test]
     fn a_table_is_taken_from_where_it_lies_in_a_part() {
         let tables = Arc::new(vec![TablePlaces::from([(1, (0, 2)), (2, (2, 6))]), TablePlaces::new()]);
-        let progress = Progress { tables, ..Progress::default() };
-        for (part, tables, wanted) in [
-            (0, vec![], None),
-            (0, vec![2, 1, 3], Some(vec![(2, 6), (0, 2)])),
-            (1, vec![2], Some(vec![])),
-            (2, vec![2], None),
+        let rows = Arc::new(vec![TableRows::from([(1, 20), (2, 3)])]);
+        let progress = Progress { tables, rows, ..Progress::default() };
+        for (part, tables, wanted, rows) in [
+            (0, vec![], None, 23),
+            (0, vec![2, 1, 3], Some(vec![(2, 6), (0, 2)]), 23),
+            (0, vec![1], Some(vec![(0, 2)]), 20),
+            (1, vec![2], Some(vec![]), 0),
+            (2, vec![2], None, 0),
         ] {
             assert_eq!(progress.places(part, &tables), wanted, "{part} {tables:?}");
+            assert_eq!(progress.rows(part, &tables), rows, "{part} {tables:?}");
         }
         let part = Bytes::from_static(b"aabbbb");
         assert_eq!(slices(&part, &[(2, 6), (0, 2)]).unwrap(), ["bbbb", "aa"]);

@@ -16,6 +16,9 @@ struct Place {
     audience: Audience,
     at: usize,
     length: usize,
+    /// Not said by releases that did not count.
+    #[serde(default)]
+    rows: u64,
 }
 
 /// A part in memory.
@@ -26,12 +29,13 @@ pub(crate) struct SplitPart {
 }
 
 /// Joins what everybody gets and the pieces to a part.
-pub(super) fn join(everybody: &[u8], pieces: &[Piece]) -> Result<Bytes> {
+pub(super) fn join(everybody: &[u8], rows: u64, pieces: &[Piece]) -> Result<Bytes> {
     let mut part = BytesMut::from(everybody);
-    let mut places = vec![Place { audience: Audience::everybody(), at: 0, length: everybody.len() }];
+    let mut places = vec![Place { audience: Audience::everybody(), at: 0, length: everybody.len(), rows }];
     for piece in pieces {
         let audience = Audience::clone(&piece.audience);
-        places.push(Place { audience, at: part.len(), length: piece.rows.len() });
+        let (at, length, rows) = (part.len(), piece.rows.len(), u64::from(piece.row_count));
+        places.push(Place { audience, at, length, rows });
         part.put_slice(&piece.rows);
     }
     let index = serde_json::to_vec(&places).expect("an index is plain text and numbers");
@@ -62,11 +66,16 @@ impl SplitPart {
         self.bytes.slice(..end.unwrap_or(0))
     }
 
-    /// The frames that a reader gets, as they lie.
-    pub(super) fn frames(&self, reader: &Readership) -> Vec<Bytes> {
+    /// The frames that a reader gets, as they lie, and how many rows are in them.
+    pub(super) fn frames(&self, reader: &Readership) -> (Vec<Bytes>, u64) {
         let shared = self.places.iter().filter(|place| reader.share(&place.audience) == Share::Rows);
         let filled = shared.filter(|place| place.length > 0);
-        filled.map(|place| self.bytes.slice(place.at..place.at + place.length)).collect()
+        let (mut frames, mut rows) = (Vec::new(), 0_u64);
+        for place in filled {
+            frames.push(self.bytes.slice(place.at..place.at + place.length));
+            rows = rows.saturating_add(place.rows);
+        }
+        (frames, rows)
     }
 }
 
@@ -90,16 +99,19 @@ mod tests {
                 departed: BTreeSet::new(),
             }),
             rows: Bytes::from_static(rows),
+            row_count: u32::try_from(rows.len()).unwrap(),
             evictions: Bytes::new(),
+            eviction_count: 0,
         };
         let guarded = Piece { audience: Arc::new(Audience::Keys), ..piece("", b"guarded") };
-        join(b"all", &[piece("a", b"rows of a"), piece("b", b"rows of b"), guarded]).unwrap()
+        join(b"all", 3, &[piece("a", b"rows of a"), piece("b", b"rows of b"), guarded]).unwrap()
     }
 
     fn check(kind: CallerKind, held: &[&str], wanted: &[&[u8]]) {
         let reader = Readership::new(kind, held.iter().map(|name| (*name).to_owned()));
-        let frames = SplitPart::read(part()).unwrap().frames(&reader);
+        let (frames, rows) = SplitPart::read(part()).unwrap().frames(&reader);
         assert_eq!(frames, wanted, "{kind:?} {held:?}");
+        assert_eq!(rows, wanted.iter().map(|frame| u64::try_from(frame.len()).unwrap()).sum::<u64>());
     }
 
     #[test]
