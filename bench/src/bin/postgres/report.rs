@@ -43,12 +43,13 @@ const fn line(
     Line { title, figure, unit, plain, target }
 }
 
-const LINES: [Line; 13] = [
+const LINES: [Line; 14] = [
     line("bulk INSERT, CPU", "insert", CPU, "without capture", Target::AtMost(2.6)),
     line("bulk UPDATE of a column, CPU", "update", CPU, "without capture", Target::Compared),
     line("bulk DELETE, CPU", "delete", CPU, "without capture", Target::Compared),
     line("single-row UPDATE, CPU", "single", (1e6, "us"), "without capture", Target::AtMost(3.2)),
     line("1-row transactions with fsync", "fsync", (1.0, "/s"), "without capture", Target::AtLeast(0.9)),
+    line("  CPU of each", "commit", (1e6, "us"), "without capture", Target::Compared),
     line("WAL of a one-column UPDATE", "wal", (1.0, "B"), "without capture", Target::AtMost(3.6)),
     line("decoding, walsender CPU", "decode", CPU, "pgoutput binary", Target::AtMost(0.6)),
     line("  heap rows it sent", "sent", (1.0, ""), "pgoutput", Target::Limit(0.0)),

@@ -17,7 +17,7 @@ const COLUMNS: &str =
 
 /// Statements of one measurement of single statements, and commits that wait for the disk.
 const STATEMENTS: u32 = 10_000;
-const COMMITS: u32 = 500;
+const COMMITS: u32 = 4_000;
 
 /// Figures of one work.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
@@ -138,7 +138,9 @@ impl Bench {
             });
             (figure, cpu / f64::from(STATEMENTS))
         });
-        measured.collect()
+        let figures = measured.collect();
+        self.check_updated(STATEMENTS);
+        figures
     }
 
     /// WAL of updates of one column, each a transaction.
@@ -148,36 +150,56 @@ impl Bench {
         let figures = ["wal.plain", "wal.ours"];
         let measured = SUBJECTS.into_iter().zip(figures).map(|((name, _), figure)| {
             let backend = Backend::connect(&self.database);
-            let bytes = backend.wal_of(|session| self.update_each(session, name, UPDATES));
+            let bytes = backend.wal_of(|session| self.update_each(session, name, 0, UPDATES));
             (figure, bytes / f64::from(UPDATES))
         });
-        measured.collect()
+        let figures = measured.collect();
+        self.check_updated(UPDATES);
+        figures
     }
 
-    /// Transactions of one update in a second, each waiting for the disk.
+    /// Transactions of one update in a second, each waiting for the disk, and the server's work for one.
     fn fsync(&self) -> Figures {
         self.filled_pair(COMMITS);
         let backends = SUBJECTS.map(|_| Backend::connect(&self.database));
-        let mut seconds = [0.0; 2];
-        // In turns of a few, so that both see the same disk.
-        for turn in 0..10 {
-            for ((name, _), (backend, seconds)) in SUBJECTS.into_iter().zip(backends.iter().zip(&mut seconds))
-            {
+        let (mut seconds, mut cpu) = ([0.0; 2], [0.0; 2]);
+        // In turns of a few, so that both see the same disk; the first one warms up.
+        let turns = 40;
+        for turn in 0..turns {
+            for (at, (name, _)) in SUBJECTS.into_iter().enumerate() {
                 let start = Instant::now();
-                self.update_each(&backend.session, name, COMMITS / 10);
-                // The first turn warms up.
+                let used = backends[at].cpu_of(|session| {
+                    self.update_each(session, name, turn * COMMITS / turns, COMMITS / turns);
+                });
                 if turn > 0 {
-                    *seconds += start.elapsed().as_secs_f64();
+                    seconds[at] += start.elapsed().as_secs_f64();
+                    cpu[at] += used;
                 }
             }
         }
-        let commits = f64::from(COMMITS) * 0.9;
-        vec![("fsync.plain", commits / seconds[0]), ("fsync.ours", commits / seconds[1])]
+        self.check_updated(COMMITS);
+        let commits = f64::from(COMMITS - COMMITS / turns);
+        vec![
+            ("fsync.plain", commits / seconds[0]),
+            ("fsync.ours", commits / seconds[1]),
+            ("commit.plain", cpu[0] / commits),
+            ("commit.ours", cpu[1] / commits),
+        ]
     }
 
-    fn update_each(&self, session: &Session, name: &str, count: u32) {
-        for id in session.rows(&format!("select id from source limit {count}")) {
+    fn update_each(&self, session: &Session, name: &str, first: u32, count: u32) {
+        for id in session.rows(&format!("select id from source order by id offset {first} limit {count}")) {
             session.run(&format!("update {name} set amount = amount + 1 where id = '{id}'"));
+        }
+    }
+
+    /// A statement that finds no row is fast: makes sure that each of so many rows was updated once.
+    fn check_updated(&self, rows: u32) {
+        for (name, _) in SUBJECTS {
+            let updated = self.database.session().value(&format!(
+                "select count(*) from {name} as t join source as s using (id) where t.amount = s.amount + 2"
+            ));
+            assert_eq!(updated, rows.to_string(), "rows of {name} that were updated");
         }
     }
 
