@@ -139,11 +139,25 @@ impl ChangesBuilder {
         values.fold(rest, usize::saturating_add)
     }
 
+    /// Leaves columns out of which no row has a cell: an update of one column of many says nothing of the others.
+    fn drop_unused_columns(&mut self) {
+        let used: Vec<bool> = self.values.iter().map(|values| !values.is_empty()).collect();
+        if used.iter().all(|used| *used) {
+            return;
+        }
+        self.present = self.present.only(&used);
+        self.stamped = self.stamped.only(&used);
+        let mut of_columns = used.iter();
+        self.columns.retain(|_| of_columns.next().is_some_and(|used| *used));
+        self.values.retain(|values| !values.is_empty());
+    }
+
     fn finish<'f>(
         mut self,
         fbb: &mut FlatBufferBuilder<'f>,
         sites: &mut Sites,
     ) -> WIPOffset<fb::Changes<'f>> {
+        self.drop_unused_columns();
         let ordinals: Vec<u32> = self.sites.0.iter().map(|site| sites.ordinal(*site)).collect();
         let renumber = |own: &mut u32| {
             *own = usize::try_from(*own).ok().and_then(|at| ordinals.get(at)).copied().unwrap_or(*own);
@@ -189,6 +203,17 @@ struct Bits {
 }
 
 impl Bits {
+    /// The bits of some columns, where each row has one bit a column.
+    fn only(&self, used: &[bool]) -> Self {
+        let bits = self.bytes.iter().flat_map(|byte| (0..8).map(move |at| byte & (1 << at) != 0));
+        let bits = bits.take(self.set.saturating_add(self.clear));
+        let mut kept = Self::default();
+        for (bit, _) in bits.zip(used.iter().cycle()).filter(|(_, used)| **used) {
+            kept.push(bit);
+        }
+        kept
+    }
+
     fn push(&mut self, bit: bool) {
         let at = self.set.saturating_add(self.clear) % 8;
         if at == 0 {
@@ -219,7 +244,9 @@ impl PayloadBuilder {
     /// Starts empty.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        // What one row takes up: a buffer that begins empty grows ten times until then.
+        const FIRST_BYTES: usize = 512;
+        Self { fbb: FlatBufferBuilder::with_capacity(FIRST_BYTES), ..Self::default() }
     }
 
     /// Adds a definition.

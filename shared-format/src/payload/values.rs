@@ -42,6 +42,11 @@ impl ValuesBuilder {
         self.heap.extend_from_slice(bytes);
     }
 
+    /// Whether no row has a cell here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
     pub(super) fn byte_len(&self) -> usize {
         let fixed = self.fixed.len().saturating_mul(8);
         let lengths = self.lengths.len().saturating_mul(4);
