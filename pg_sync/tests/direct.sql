@@ -78,3 +78,21 @@ update t set b = 79 where id = 1;
 select count(*) filter (where data like 'table public.t:%'), count(*) filter (where data like 'message:%')
 from pg_logical_slot_get_changes('direct_' || current_database(), null, null);
 select pg_drop_replication_slot('direct_' || current_database());
+
+\echo == rows that are written often: their metadata stays on its page
+create table often (id int primary key, n int);
+select cloudsync_init('public.often') is not null;
+insert into often select n, 0 from generate_series(1, 20) as n;
+do $$
+begin
+  for round in 1..100 loop
+    for row in 1..20 loop
+      update often set n = round where id = row;
+      commit;
+    end loop;
+  end loop;
+end $$;
+select pg_relation_size(meta) / current_setting('block_size')::int as pages,
+  pg_relation_size(index.indexrelid) / current_setting('block_size')::int as of_index
+from cloudsync.tables as t, to_regclass('cloudsync.meta_' || t.table_id) as meta, pg_index as index
+where t.relation = 'often'::regclass and index.indrelid = meta;

@@ -14,6 +14,9 @@ use super::tuple;
 /// Attributes of a metadata table after its key: alive, hlc, site, cols.
 const AFTER_KEY: usize = 4;
 
+/// Bytes that a page keeps free for the next versions of its rows: a tenth, which is what the server wants at least.
+const ROOM: usize = 8192 / 10;
+
 /// Columns of a key: the server's `INDEX_MAX_KEYS` as everybody builds it; a longer one has no layout.
 const KEY_COLUMNS: usize = 32;
 
@@ -202,6 +205,8 @@ pub(crate) struct MetadataTable {
     index: Opened,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
+    /// Where the row in the slot lies.
+    fetched: Box<pg_sys::HeapTupleData>,
     keys: Vec<pg_sys::ScanKeyData>,
     index_info: *mut pg_sys::IndexInfo,
     has_scopes: bool,
@@ -249,7 +254,8 @@ impl MetadataTable {
         let keys = (1..).zip(&layout.comparisons).map(key).collect();
         let (index_info, bulk) = (std::ptr::null_mut(), std::ptr::null_mut());
         let has_scopes = layout.has_scopes;
-        Self { relation, index, scan, slot, keys, index_info, has_scopes, bulk }
+        let fetched = Box::default();
+        Self { relation, index, scan, slot, fetched, keys, index_info, has_scopes, bulk }
     }
 
     /// Prepares for many inserts, in memory that lasts as long as this.
@@ -276,10 +282,7 @@ impl MetadataTable {
         let count = i32::try_from(self.keys.len()).expect("a key has few columns");
         // SAFETY: the scan was begun with so many keys; they are copied.
         unsafe { pg_sys::index_rescan(self.scan, self.keys.as_mut_ptr(), count, std::ptr::null_mut(), 0) };
-        // SAFETY: the slot is one for rows in buffers.
-        let found = unsafe {
-            pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot)
-        };
+        let found = self.fetch_next();
         if !found {
             // Made here, because the memory that is current at an insert does not last.
             self.prepare_index();
@@ -305,6 +308,65 @@ impl MetadataTable {
         // SAFETY: the slot holds a row.
         let place = unsafe { (*self.slot).tts_tid };
         Some(Found { place, own, stored })
+    }
+
+    /// Puts the row that the scan comes to next into the slot. The server's own fetch would prune a page that is a
+    /// bit full at every look; here it is pruned when the next version would not find room.
+    fn fetch_next(&mut self) -> bool {
+        // SAFETY: a static of the server.
+        let clear =
+            unsafe { pg_sys::TTSOpsBufferHeapTuple.clear }.expect("every kind of slot can be cleared");
+        // A page is pruned only while nobody holds it.
+        // SAFETY: the function is that of the slot, which lives as long as `self`.
+        unsafe { clear(self.slot) };
+        loop {
+            // SAFETY: the scan has its keys.
+            let next =
+                unsafe { pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection) };
+            if next.is_null() {
+                return false;
+            }
+            // SAFETY: the scan holds it until it is asked for the next one.
+            let mut place = unsafe { *next };
+            let block = (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo);
+            // SAFETY: the index names blocks of its table; given back below, or by the abort.
+            let buffer = unsafe { pg_sys::ReadBuffer(self.relation.0, block) };
+            // SAFETY: the buffer is pinned.
+            let page = unsafe { pg_sys::BufferGetPage(buffer) };
+            // SAFETY: a page of a table; what is read without a lock is a hint, as the server takes it too.
+            if unsafe { pg_sys::PageGetHeapFreeSpace(page) } < ROOM {
+                // SAFETY: the buffer is pinned, once, and not locked.
+                unsafe { pg_sys::heap_page_prune_opt(self.relation.0, buffer) };
+            }
+            let newest = &raw mut pg_sys::SnapshotSelfData;
+            let fetched = &raw mut *self.fetched;
+            let mut is_dead = false;
+            // SAFETY: the buffer is pinned.
+            unsafe { pg_sys::LockBuffer(buffer, lock_mode(pg_sys::BUFFER_LOCK_SHARE)) };
+            // SAFETY: the buffer is locked; place, row and mark are valid for writing.
+            let found = unsafe {
+                pg_sys::heap_hot_search_buffer(
+                    &raw mut place,
+                    self.relation.0,
+                    buffer,
+                    newest,
+                    fetched,
+                    &raw mut is_dead,
+                    true,
+                )
+            };
+            // SAFETY: locked above.
+            unsafe { pg_sys::LockBuffer(buffer, lock_mode(pg_sys::BUFFER_LOCK_UNLOCK)) };
+            if found {
+                // SAFETY: the slot is one for rows in buffers, and keeps the pin; the row lives as long as `self`.
+                unsafe { pg_sys::ExecStorePinnedBufferHeapTuple(fetched, self.slot, buffer) };
+                return true;
+            }
+            // SAFETY: pinned above.
+            unsafe { pg_sys::ReleaseBuffer(buffer) };
+            // SAFETY: an entry for versions that nobody sees any more is marked by the scan when it goes on.
+            unsafe { (*self.scan).kill_prior_tuple = is_dead };
+        }
     }
 
     /// The row in the slot.
