@@ -1,6 +1,6 @@
 -- Makes the tables that the extension keeps beside the user's own: settings, the site dictionary, the
 -- registry of tracked tables, the capture log with its outbox, and what could not be applied or accepted.
--- Every statement can be run again.
+-- Every statement can be run again; whoever changes one counts `CATALOG_VERSION` in sqlite_sync/src/catalog.rs up.
 
 create table if not exists main.cloudsync_settings (
   key text not null primary key,

@@ -13,13 +13,16 @@ use crate::checks::{self, Skipped};
 use crate::error::{Doing, Error, Reading, Result, Untrackable};
 use crate::fold;
 use crate::log;
-use crate::outbox;
 use crate::schema;
 use crate::settings::{self, Setting, Sites};
 use crate::sql::{Unit, fill, join, wall_ms};
 use crate::tracked_table::{RowSql, Shape, TrackedTable, find, log_key_name, metadata_name};
 
 const CATALOG: &str = include_str!("../../sql/sqlite/catalog.sql");
+
+/// Counts the changes of `catalog.sql`: a file of an earlier release, or of one that did not count, gets what it lacks.
+const CATALOG_VERSION: i64 = 1;
+
 const METADATA: &str = include_str!("../../sql/sqlite/metadata.sql");
 
 /// One SQLite file seen through the registry: what every part of this crate works on.
@@ -45,9 +48,12 @@ impl<'c> Replica<'c> {
 
     /// Reads the registry after bringing it up to the tables that the file has now.
     pub(crate) fn load_current(connection: &'c Connection) -> Result<Option<Self>> {
-        if settings::is_set_up(connection)? && !outbox::has_chunks(connection)? {
-            // The file was made by a release that had fewer tables.
-            set_up(connection)?;
+        if settings::is_set_up(connection)? {
+            let has = settings::integer(connection, Setting::CatalogVersion)?;
+            if has.is_none_or(|has| has < CATALOG_VERSION) {
+                // The file was made by a release that had fewer tables.
+                set_up(connection)?;
+            }
         }
         schema::refresh(connection)?;
         Self::load(connection)
@@ -165,6 +171,11 @@ pub(crate) fn set_up(connection: &Connection) -> Result<()> {
     connection.execute_batch(CATALOG).doing("make the extension's tables")?;
     if settings::integer(connection, Setting::Site)?.is_none() {
         Sites::renew(connection)?;
+    }
+    // A later release may have opened the file before.
+    let has = settings::integer(connection, Setting::CatalogVersion)?.unwrap_or(0);
+    if has < CATALOG_VERSION {
+        settings::store(connection, Setting::CatalogVersion, &Value::Integer(CATALOG_VERSION))?;
     }
     Ok(())
 }

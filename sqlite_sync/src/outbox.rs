@@ -55,12 +55,6 @@ pub(crate) fn store_chunk(connection: &Connection, frame: &[u8]) -> Result<i64> 
     connection.prepare_cached(sql)?.query_row([frame], |row| row.get(0)).doing("store a chunk")
 }
 
-/// Whether the file has a place for chunks.
-pub(crate) fn has_chunks(connection: &Connection) -> Result<bool> {
-    let sql = "select exists (select 1 from main.sqlite_schema where name = 'cloudsync_outbox_chunks')";
-    connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).doing("look for the extension's tables")
-}
-
 /// The next chunk that the server does not have.
 pub(crate) fn next_chunk(connection: &Connection) -> Result<Option<Chunk>> {
     let sql =

@@ -11,6 +11,8 @@ use crate::sql::{Bind, column};
 /// Keys of `cloudsync_settings`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
+    /// Which tables of the extension the file has: see [`crate::catalog`].
+    CatalogVersion,
     /// Ordinal of this file's own site.
     Site,
     /// Up to where the capture log is in the metadata.
@@ -68,6 +70,7 @@ pub(crate) enum Setting {
 impl Setting {
     const fn key(self) -> &'static str {
         match self {
+            Self::CatalogVersion => "catalog_version",
             Self::Site => "site",
             Self::Folded => "folded",
             Self::Acknowledged => "acknowledged",

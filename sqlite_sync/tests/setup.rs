@@ -303,3 +303,27 @@ fn functions_run_where_they_may() {
         .expect_err("network functions are for direct use");
     assert!(error.to_string().contains("unsafe use of cloudsync_network_sync()"), "{error}");
 }
+
+#[test]
+fn a_file_of_an_earlier_release_gets_what_it_lacks() {
+    let connection = open();
+    run(&connection, TODOS);
+    rows(&connection, "select cloudsync_init('todos')", []);
+    let version = "select value from cloudsync_settings where key = 'catalog_version'";
+    let newest = rows(&connection, version, []);
+    for earlier in [
+        "delete from cloudsync_settings where key = 'catalog_version'",
+        "update cloudsync_settings set value = 0 where key = 'catalog_version'",
+    ] {
+        run(&connection, "drop table cloudsync_broken_off; drop table cloudsync_evictions");
+        run(&connection, earlier);
+        assert!(encode(&connection, 0).is_none());
+        let made = "select count(*) from sqlite_schema where name in ('cloudsync_broken_off', 'cloudsync_evictions')";
+        assert_eq!(rows(&connection, made, []), "2");
+        assert_eq!(rows(&connection, version, []), newest);
+    }
+    // One of a later release is left as it is.
+    run(&connection, "update cloudsync_settings set value = 1000 where key = 'catalog_version'");
+    assert!(encode(&connection, 0).is_none());
+    assert_eq!(rows(&connection, version, []), "1000");
+}
