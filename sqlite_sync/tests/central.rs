@@ -248,6 +248,32 @@ fn a_tombstone_goes_once_every_known_site_has_it() {
 }
 
 #[test]
+fn what_waited_beside_a_deletion_is_kept_when_that_goes() {
+    let centre = centre(TODOS);
+    let mut client = Client::new();
+    run(&client.connection, "insert into todos values ('a', 'one', 1)");
+    client.upload(&centre);
+    run(&centre, "delete from todos");
+    rows(&centre, "select cloudsync_central_feed()", []);
+    run(&client.connection, "update todos set title = 'later'; update cloudsync_log set ms = ms + 20");
+    let written = rows(&client.connection, "select max(ms) from cloudsync_log", []);
+    client.upload(&centre);
+    assert_eq!(rows(&centre, "select kind from cloudsync_parked", []), "cells");
+    run(&centre, "update cloudsync_uploaders set site = zeroblob(16)");
+    run(&centre, "insert into cloudsync_site_places values (zeroblob(16), 9000000000000000)");
+    // Only what is in the past is collected.
+    let is_past = format!("select unixepoch('subsec') * 1000 > {written} + 1");
+    assert!((0..1_000_000).any(|_| rows(&centre, &is_past, []) == "1"), "the clock stands still");
+    while rows(&centre, "select cloudsync_central_collect()", []) == "1" {}
+    let kept = "select tbl, key, col, lost_value, reason from cloudsync_conflicts";
+    assert_eq!(rows(&centre, kept, []), "todos | [\"a\"] | title | later | collected");
+    let site = "select hex(lost_site) from cloudsync_conflicts";
+    let wanted: String = client.site().iter().map(|byte| format!("{byte:02X}")).collect();
+    assert_eq!(rows(&centre, site, []), wanted);
+    assert_eq!(rows(&centre, "select count(*) from cloudsync_parked", []), "0");
+}
+
+#[test]
 fn a_file_that_is_no_centre_says_so() {
     let connection = tracked(TODOS);
     for sql in [

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use rusqlite::Connection;
 use shared_format::payload::{Collection, TableAlgorithm};
-use shared_format::{ColumnRule, Hlc, Register, RowKind, RowState, Value, ValueRef, encode_key};
+use shared_format::{ColumnRule, Hlc, Register, RowKind, RowState, Stamp, Value, ValueRef, encode_key};
 
 use super::Session;
 use super::incoming::{Change, Mappings};
@@ -143,7 +143,7 @@ fn drop_tombstone(
     metadata::forget(connection, table, &tombstone.key)
 }
 
-/// Keeps the parked cells of this site as conflicts and counts those of others.
+/// Keeps the parked cells of this site as conflicts, at a centre those of all sites, and counts the others.
 fn report_parked(
     replica: &Replica<'_>,
     table: &TrackedTable,
@@ -152,10 +152,11 @@ fn report_parked(
 ) -> Result<()> {
     let connection = replica.connection;
     let own = replica.own();
+    let is_kept = |stamp: Stamp| stamp.site == own || table.is_of_centre();
     let mut others: i64 = 0;
     for (id, value) in parked::cells(connection, table, pk)? {
         let stamp = tombstone.state.stamp_of(id);
-        let Some(at) = table.position(id).filter(|_| stamp.site == own) else {
+        let Some(at) = table.position(id).filter(|_| is_kept(stamp)) else {
             others += 1;
             continue;
         };
