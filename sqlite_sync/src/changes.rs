@@ -145,7 +145,8 @@ fn encode_baseline(replica: &Replica<'_>, table: &TrackedTable, frames: &mut Vec
     Ok(())
 }
 
-pub(crate) type BaselineRow<'a> =
+/// Takes a live row: whether it has metadata, its key, its other columns, its state.
+pub(crate) type LiveRow<'a> =
     dyn FnMut(bool, &[ValueRef<'_>], &[ValueRef<'_>], &RowState) -> Result<bool> + 'a;
 
 /// Hands over the rows whose creation is the baseline, in key order after a key, until told to stop. Says
@@ -154,7 +155,34 @@ pub(crate) fn for_each_baseline_row(
     replica: &Replica<'_>,
     table: &TrackedTable,
     after: Option<&[Value]>,
-    each: &mut BaselineRow<'_>,
+    each: &mut LiveRow<'_>,
+) -> Result<bool> {
+    for_each_row(replica, table, (Rows::Baseline, after), each)
+}
+
+/// Hands over all rows that others may have.
+pub(crate) fn for_each_live_row(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    each: &mut LiveRow<'_>,
+) -> Result<bool> {
+    for_each_row(replica, table, (Rows::Live, None), each)
+}
+
+/// Which rows are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    /// All that are alive.
+    Live,
+    /// Those whose creation is the baseline.
+    Baseline,
+}
+
+fn for_each_row(
+    replica: &Replica<'_>,
+    table: &TrackedTable,
+    (wanted, after): (Rows, Option<&[Value]>),
+    each: &mut LiveRow<'_>,
 ) -> Result<bool> {
     let key_len = table.key.len();
     let key = table.key_columns("t.");
@@ -174,8 +202,10 @@ pub(crate) fn for_each_baseline_row(
     let baseline = metadata::baseline(table, replica.own());
     while let Some(row) = rows.next().doing("read the baseline")? {
         let state = metadata::state(&replica.sites, table, row, 0)?;
-        let is_baseline = |state: &RowState| state.is_alive() && state.life_stamp() == baseline.life_stamp();
-        if state.as_ref().is_some_and(|state| !is_baseline(state)) {
+        let is_wanted = |state: &RowState| {
+            state.is_alive() && (wanted == Rows::Live || state.life_stamp() == baseline.life_stamp())
+        };
+        if state.as_ref().is_some_and(|state| !is_wanted(state)) {
             continue;
         }
         let key = borrowed(row, STATE_COLUMNS, key_len)?;
@@ -190,7 +220,7 @@ pub(crate) fn for_each_baseline_row(
 }
 
 /// Whether every cell is small enough to travel. One that is not is reported, the user's value stays.
-fn fits(
+pub(crate) fn fits(
     replica: &Replica<'_>,
     table: &TrackedTable,
     key: &[ValueRef<'_>],

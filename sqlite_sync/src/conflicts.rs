@@ -28,6 +28,8 @@ const KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 pub(crate) enum Reason {
     /// Another site wrote the cell later.
     Newer,
+    /// Others have another value under the same stamp: the default that the centre gave to a column which it had not.
+    Equal,
     /// Another site deleted the row later.
     Deleted,
     /// Another site created the row anew later.
@@ -46,6 +48,7 @@ impl Reason {
     const fn name(self) -> &'static str {
         match self {
             Self::Newer => "newer",
+            Self::Equal => "equal",
             Self::Deleted => "deleted",
             Self::Replaced => "replaced",
             Self::Collected => "collected",

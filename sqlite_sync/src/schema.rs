@@ -10,7 +10,7 @@ use shared_format::Value;
 
 use crate::capture::{self, Held, Overtaken};
 use crate::catalog::{Replica, reset_table};
-use crate::central::audience;
+use crate::central::{self, audience};
 use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::gap;
@@ -323,6 +323,7 @@ fn take_in_table(connection: &Connection, found: &Found) -> Result<()> {
     if is_anew {
         return Ok(());
     }
+    pass_on_defaults(connection, &table, &added)?;
     for column in &added {
         log_values(connection, &table, column)?;
     }
@@ -363,7 +364,8 @@ fn has_key_types(connection: &Connection, table: &TrackedTable) -> Result<bool> 
 }
 
 /// Gives ids to columns that have none and marks those that went; returns the names of the new ones. A table
-/// with other columns has a new version. Of a table that was tracked before, rows do not speak for them yet.
+/// with other columns has a new version. Of a table that was tracked before, rows do not speak for them yet, but at a
+/// centre.
 pub(crate) fn number_columns(
     connection: &Connection,
     table: u32,
@@ -394,8 +396,9 @@ pub(crate) fn number_columns(
     if added.is_empty() && gone.is_empty() {
         return Ok(added);
     }
-    // A number above those of all metadata.
-    let mark = if is_later && !added.is_empty() { log::append_mark(connection)?.get() } else { 0 };
+    // A number above those of all metadata. What a centre has is true: there a row speaks for all its columns.
+    let is_marked = is_later && !added.is_empty() && !central::is_centre(connection)?;
+    let mark = if is_marked { log::append_mark(connection)?.get() } else { 0 };
     let sql = "insert into main.cloudsync_columns (tbl, id, name, added)
         select ?1, coalesce(max(id), 0) + 1, ?2, ?3 from main.cloudsync_columns where tbl = ?1";
     for name in &added {
@@ -405,11 +408,20 @@ pub(crate) fn number_columns(
     Ok(added)
 }
 
-/// Logs the rows in which a new column was written before anybody captured it: they differ from its default. A centre
-/// logs its default too: the column of others may have another one, or none, and what the centre has is true.
+/// Passes the rows of a centre on when a new column gave them a value: the column of others may have another default,
+/// or none. The rows keep their stamps, so what was written to that column elsewhere, before it came here, stays there.
+fn pass_on_defaults(connection: &Connection, table: &TrackedTable, added: &[String]) -> Result<()> {
+    let is_new = |name: &String| added.iter().any(|added| added == name);
+    let has_values = table.columns.iter().any(|column| column.default.is_some() && is_new(&column.name));
+    if table.enabled && has_values && table.is_of_centre() {
+        central::pass_on_rows(&Replica::open(connection)?, table)?;
+    }
+    Ok(())
+}
+
+/// Logs the rows in which a new column was written before anybody captured it: they differ from its default.
 fn log_values(connection: &Connection, table: &TrackedTable, name: &str) -> Result<()> {
     let Some(column) = table.columns.iter().find(|column| column.name == name) else { return Ok(()) };
-    let default = column.default.as_deref().filter(|_| !table.is_of_centre());
     let set: ColumnSet = [column.id].into_iter().collect();
     let sql = format!(
         "insert into main.{log} (tbl, cols, ms, {log_key})
@@ -422,7 +434,7 @@ fn log_values(connection: &Connection, table: &TrackedTable, name: &str) -> Resu
         key = table.key_columns(""),
         rows = table.quoted(),
         column = column.quoted(),
-        default = default.unwrap_or("null"),
+        default = column.default.as_deref().unwrap_or("null"),
         whole = join(&table.key, " and ", |_, column| format!("{} is not null", column.quoted())),
     );
     connection.execute_batch(&sql).doing("log the values of a new column")

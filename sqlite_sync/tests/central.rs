@@ -274,6 +274,45 @@ fn what_waited_beside_a_deletion_is_kept_when_that_goes() {
 }
 
 #[test]
+fn the_default_of_a_new_column_takes_nothing_that_was_written_elsewhere() {
+    let centre = centre(TODOS);
+    let (mut first, mut second) = (Client::new(), Client::new());
+    run(&first.connection, "insert into todos values ('a', 'one', 1), ('b', 'two', 2), ('c', 'three', 3)");
+    first.upload(&centre);
+    second.receive(&centre);
+    // The column comes to a device first, as with an app that is ahead of its centre.
+    run(
+        &first.connection,
+        "alter table todos add column tag text; update todos set tag = 'mine' where id = 'a'",
+    );
+    encode(&first.connection, 0).expect("the column is known from here on");
+    run(&first.connection, "insert into todos values ('d', 'four', 4, 'greater'), ('e', 'five', 5, 'aaa')");
+    first.upload(&centre);
+    run(&centre, "alter table todos add column tag text default 'default'");
+    run(&centre, "update todos set tag = 'of the centre' where id = 'c'");
+    rows(&centre, "select cloudsync_central_feed()", []);
+    run(&second.connection, "alter table todos add column tag text");
+    first.receive(&centre);
+    second.receive(&centre);
+    let tags = "select id, tag from todos order by id";
+    let default = "a | default; b | default; c | of the centre; d | default; e | default";
+    assert_eq!(rows(&centre, tags, []), default);
+    assert_eq!(rows(&second.connection, tags, []), default);
+    let here = "a | mine; b | default; c | of the centre; d | greater; e | default";
+    assert_eq!(rows(&first.connection, tags, []), here);
+    let lost = "select key, col, lost_value, won_value, reason from cloudsync_conflicts";
+    assert_eq!(rows(&first.connection, lost, []), "[\"e\"] | tag | aaa | default | equal");
+    // What is written from now on reaches everybody.
+    run(&first.connection, "update todos set tag = 'again' where id in ('a', 'e')");
+    first.upload(&centre);
+    rows(&centre, "select cloudsync_central_feed()", []);
+    second.receive(&centre);
+    let again = "a | again; b | default; c | of the centre; d | default; e | again";
+    assert_eq!(rows(&centre, tags, []), again);
+    assert_eq!(rows(&second.connection, tags, []), again);
+}
+
+#[test]
 fn a_file_that_is_no_centre_says_so() {
     let connection = tracked(TODOS);
     for sql in [

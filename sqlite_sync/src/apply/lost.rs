@@ -1,4 +1,5 @@
-//! Finds the values of this site that a merge is about to lose, and that the server has not acknowledged yet.
+//! Finds the values of this site that a merge is about to lose, and that the server has not acknowledged yet, or has
+//! under the same stamp as another value.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -126,7 +127,8 @@ impl super::Session<'_, '_> {
             for (place, cell, outcome) in taken(change, plan) {
                 let held = local.stamp_of(cell.column);
                 if held.site == own {
-                    cells.push((place, held, Some(outcome), Reason::Newer));
+                    let reason = if cell.stamp == held { Reason::Equal } else { Reason::Newer };
+                    cells.push((place, held, Some(outcome), reason));
                 }
             }
         } else if local.life.is_some_and(|life| life.stamp.site == own)
@@ -146,7 +148,11 @@ impl super::Session<'_, '_> {
             Some(has) => has,
             None => *self.has_lost_at_server.insert(has_lost_at_server(connection)?),
         };
-        cells.retain(|(place, stamp, _, _)| has_told || unsent.has(change, *place, *stamp));
+        let is_tie =
+            |stamp: Stamp, cell: Option<usize>| cell.is_some_and(|at| change.stamps[at].stamp == stamp);
+        cells.retain(|(place, stamp, cell, _)| {
+            has_told || is_tie(*stamp, *cell) || unsent.has(change, *place, *stamp)
+        });
         if cells.is_empty() {
             return Ok(Vec::new());
         }
@@ -159,7 +165,7 @@ impl super::Session<'_, '_> {
                 Some(at) => (change.values[at].to_value(), change.stamps[at].stamp),
                 None => (Value::Null, plan.state.life_stamp()),
             };
-            let is_new = lost != won.0 && unsent.has(change, place, stamp);
+            let is_new = lost != won.0 && (is_tie(stamp, cell) || unsent.has(change, place, stamp));
             if is_new || (has_told && cell.is_some()) {
                 losing.push(Losing { place, lost: (lost, stamp), won, reason, is_new });
             }

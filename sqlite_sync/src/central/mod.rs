@@ -18,13 +18,15 @@ pub(crate) use restored::{acked, note_lost, note_restored};
 pub(crate) use upload::{Request, take};
 
 use crate::catalog::{self, Replica};
-use crate::changes::{Cut, next_upload};
+use crate::changes::{Cut, PAYLOAD_BYTES, fits, for_each_live_row, next_upload};
+use crate::emit::TableRows;
 use crate::error::{Doing, Error, Result};
 use crate::fold::fold;
 use crate::log;
 use crate::outbox;
 use crate::settings::{self, Setting};
 use crate::sql::Unit;
+use crate::tracked_table::TrackedTable;
 
 const TABLES: &str = include_str!("../../../sql/sqlite/central.sql");
 
@@ -141,6 +143,25 @@ fn payload_of(replica: &Replica<'_>) -> Vec<u8> {
         payload.definition(&table.definition());
     }
     payload.finish()
+}
+
+/// Puts the rows of a table into the feed as they are, under the stamps that they have.
+pub(crate) fn pass_on_rows(replica: &Replica<'_>, table: &TrackedTable) -> Result<()> {
+    let mut rows = TableRows::new(table);
+    for_each_live_row(replica, table, &mut |_has_metadata, key, values, state| {
+        if fits(replica, table, key, values, log::DbVersion::default())? {
+            rows.whole(state, key, values);
+        }
+        if rows.byte_len() >= PAYLOAD_BYTES {
+            let full = std::mem::replace(&mut rows, TableRows::new(table));
+            append(replica.connection, &encode_frame(&full.into_payload()))?;
+        }
+        Ok(true)
+    })?;
+    if rows.rows() > 0 {
+        append(replica.connection, &encode_frame(&rows.into_payload()))?;
+    }
+    end_transaction(replica.connection)
 }
 
 fn append(connection: &Connection, frame: &[u8]) -> Result<()> {
