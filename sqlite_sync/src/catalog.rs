@@ -16,6 +16,7 @@ use crate::log;
 use crate::schema;
 use crate::settings::{self, Setting, Sites};
 use crate::sql::{Unit, fill, join, wall_ms};
+use crate::table_settings;
 use crate::tracked_table::{RowSql, Shape, TrackedTable, find, log_key_name, metadata_name};
 
 const CATALOG: &str = include_str!("../../sql/sqlite/catalog.sql");
@@ -111,9 +112,17 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
     let mut rows = statement.query([])?;
     let mut tables = Vec::new();
     while let Some(row) = rows.next()? {
+        let (table, filter, scope): (String, Option<String>, Option<String>) =
+            (row.get(1)?, row.get(7)?, row.get(9)?);
+        if let Some(reason) = filter.as_deref().and_then(table_settings::why_unusable) {
+            return Err(Error::Filter { table, reason });
+        }
+        if let Some(reason) = scope.as_deref().and_then(table_settings::why_unusable) {
+            return Err(Error::Scope { table, reason });
+        }
         tables.push(TrackedTable {
             id: row.get(0)?,
-            name: row.get(1)?,
+            name: table,
             rules: Rules {
                 table: TableAlgorithm::from_code(row.get(2)?).reading("registry of tables")?,
                 columns: BTreeMap::new(),
@@ -124,8 +133,8 @@ fn registered(connection: &Connection) -> Result<Vec<TrackedTable>> {
             baseline: row.get(5)?,
             baseline_hlc,
             enabled: row.get::<_, Option<bool>>(6)?.unwrap_or(true),
-            filter: row.get(7)?,
-            scope: row.get(9)?,
+            filter,
+            scope,
             horizon: Hlc::from_sql(row.get::<_, Option<i64>>(8)?.unwrap_or(0)),
             key: Vec::new(),
             columns: Vec::new(),

@@ -3,7 +3,7 @@
 //! A disabled table is neither sent nor received; capture goes on into a table of its own, whose entries move
 //! to the log when the table is enabled, so nothing written meanwhile is lost.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
 use shared_format::Value;
 
 use crate::algorithms;
@@ -27,6 +27,22 @@ pub(crate) const SCOPE: &str = "scope";
 
 /// Key of a centre's setting that says which scopes a caller holds.
 pub(crate) const SCOPES_QUERY: &str = "scopes_query";
+
+/// What it has to be.
+pub(crate) const SCOPES_QUERY_WANTED: &str =
+    "a query of one column, with the claims as its one parameter, that calls nothing of cloudsync";
+
+const NO_EXPRESSION: &str = "wanted one expression with balanced parentheses and quotes";
+
+/// Functions of ours that read nothing but their arguments, or what every row says.
+const COMPUTING: [&str; 6] = [
+    "cloudsync_db_version",
+    "cloudsync_siteid",
+    "cloudsync_uuid",
+    "cloudsync_uuid_blob",
+    "cloudsync_uuid_text",
+    "cloudsync_version",
+];
 
 /// Key of the file's setting that says how long tombstones of a centre wait for sites that were not heard of.
 pub(crate) const RETENTION: &str = "tombstone_retention";
@@ -88,17 +104,48 @@ pub(crate) fn set_file(connection: &Connection, key: &str, value: &Value) -> Res
             return Err(Error::Argument { function, index: 2, found, wanted });
         }
     }
-    if let (true, Value::Text(query)) = (key.eq_ignore_ascii_case(SCOPES_QUERY), value) {
-        let statement = connection.prepare(query).doing("prepare scopes_query")?;
-        let is_right =
-            statement.readonly() && statement.column_count() == 1 && statement.parameter_count() <= 1;
-        if !is_right {
-            let (function, found) = ("cloudsync_set", "another statement".to_owned());
-            let wanted = "a query of one column, with the claims as its one parameter";
-            return Err(Error::Argument { function, index: 2, found, wanted });
-        }
+    if let (true, Value::Text(query)) = (key.eq_ignore_ascii_case(SCOPES_QUERY), value)
+        && !is_scopes_query(&connection.prepare(query).doing("prepare scopes_query")?, query)
+    {
+        let (function, found) = ("cloudsync_set", "another statement".to_owned());
+        return Err(Error::Argument { function, index: 2, found, wanted: SCOPES_QUERY_WANTED });
     }
     store(connection, FILE, "", key, value)
+}
+
+/// Whether a statement may be asked for the scopes of a token.
+///
+/// Looked at before each use too: whoever writes to a file by other means than ours could have it say anything.
+pub(crate) fn is_scopes_query(statement: &Statement<'_>, text: &str) -> bool {
+    let reads = ["select", "with", "values"].into_iter().any(|word| {
+        let begin = text.trim_start().get(..word.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(word))
+    });
+    reads
+        && statement.readonly()
+        && statement.column_count() == 1
+        && statement.parameter_count() <= 1
+        && unsafe_name(text).is_none()
+}
+
+/// Why an expression that a file holds may not be computed; None when it may.
+pub(crate) fn why_unusable(expression: &str) -> Option<String> {
+    if !is_one_expression(expression) {
+        return Some(NO_EXPRESSION.to_owned());
+    }
+    unsafe_name(expression).map(|name| format!("it names {name}, which does more than to compute a value"))
+}
+
+/// A name of ours in a text that is run as SQL, but for the functions that compute a value. What those of a file's
+/// triggers may not call, since SQLite keeps it from them, no text of a file may call either.
+fn unsafe_name(sql: &str) -> Option<String> {
+    let lower = sql.to_ascii_lowercase();
+    let names = lower.match_indices("cloudsync_").map(|(at, _)| {
+        let rest = lower.get(at..).unwrap_or_default();
+        let end = rest.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        rest.get(..end.unwrap_or(rest.len())).unwrap_or_default()
+    });
+    names.into_iter().find(|name| !COMPUTING.contains(name)).map(str::to_owned)
 }
 
 /// How many seconds a time has, like `30 days`; None when it is none.
@@ -272,7 +319,7 @@ pub(crate) fn check_expression(
     filter: &str,
 ) -> std::result::Result<(), String> {
     if !is_one_expression(filter) {
-        return Err(String::from("wanted one expression with balanced parentheses and quotes"));
+        return Err(String::from(NO_EXPRESSION));
     }
     let columns = format!("{}, {}", table.key_columns(""), table.other_columns(""));
     let sql = format!(

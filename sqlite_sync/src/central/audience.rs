@@ -93,6 +93,10 @@ pub(crate) fn scopes(connection: &Connection, claims: &str) -> Result<Json> {
         return Ok([Some(SCOPE_EVERYBODY), subject].into_iter().flatten().collect());
     };
     let mut statement = connection.prepare_cached(&query).doing("ask scopes_query")?;
+    if !table_settings::is_scopes_query(&statement, &query) {
+        let (what, found) = (SCOPES_QUERY, "another statement".to_owned());
+        return Err(Error::Stored { what, found, wanted: table_settings::SCOPES_QUERY_WANTED });
+    }
     let given = [claims];
     let given = given.get(..statement.parameter_count().min(1)).unwrap_or_default();
     let mut rows = statement.query(rusqlite::params_from_iter(given)).doing("ask scopes_query")?;
