@@ -34,7 +34,7 @@ use operations::OPERATIONS;
 pub(crate) async fn answer<S, B, E>(
     app: Arc<App>,
     (method, path): (Method, FullPath),
-    asker: Asker,
+    asker: &Asker,
     query: String,
     body: S,
 ) -> Result<Response, Problem>
@@ -45,7 +45,7 @@ where
 {
     let (operation, handler, names) = find(method.as_str(), path.as_str())?;
     match operation.access {
-        Access::Operator => app.admit_operator(&asker)?,
+        Access::Operator => app.admit_operator(asker)?,
         Access::Key | Access::Monitoring | Access::Anybody => {}
     }
     let query = Query::read(operation, &query)?;

@@ -130,7 +130,7 @@ pub(crate) async fn authenticate<'a, D: Door + 'a>(
         Some((database, Some(key))) => Ok((database, Caller::of_key(key.role()))),
         Some((database, None)) => {
             let tokens = database.tokens().ok_or_else(unknown)?;
-            let verified = tokens.verify(&shown.text, shown.hash).await;
+            let verified = Box::pin(tokens.verify(&shown.text, shown.hash)).await;
             let denied = |refusal: Refusal| Denied { reason: refusal.reason(), problem: refusal.problem() };
             verified.map(|caller| (database, caller)).map_err(denied)
         }

@@ -46,7 +46,7 @@ struct State {
 
 #[derive(Debug)]
 struct Current {
-    epoch: Epoch,
+    epoch: Arc<Epoch>,
     index: SegmentIndex,
 }
 
@@ -151,8 +151,8 @@ impl Log {
     }
 
     /// The newest epoch.
-    pub(crate) fn epoch(&self) -> Option<Epoch> {
-        self.state().current.as_ref().map(|current| current.epoch.clone())
+    pub(crate) fn epoch(&self) -> Option<Arc<Epoch>> {
+        self.state().current.as_ref().map(|current| Arc::clone(&current.epoch))
     }
 
     /// The newest epoch's name.
@@ -168,7 +168,7 @@ impl Log {
             Some(current) if current.epoch.id.number() > epoch.id.number() => {}
             Some(_) | None => {
                 state.leading = None;
-                state.current = Some(Current { epoch, index });
+                state.current = Some(Current { epoch: Arc::new(epoch), index });
             }
         }
         state.news_behind = None;

@@ -381,9 +381,12 @@ impl Feed {
         let cursor = wanted.cursor.map(str::parse::<Cursor>).transpose()?;
         let deadline = Instant::now() + wanted.wait;
         if !self.log.is_leading() {
-            self.refresh.at_once().await?;
+            Box::pin(self.refresh.at_once()).await?;
         }
-        let epoch = self.await_epoch(deadline).await?;
+        let epoch = match self.log.epoch() {
+            Some(epoch) => epoch,
+            None => Box::pin(self.await_epoch(deadline)).await?,
+        };
         loop {
             let reader = self.reader_of(caller, cursor).await?;
             let Wanted { tables, broken_off, takes_urls, .. } = wanted;
@@ -414,38 +417,38 @@ impl Feed {
         asked: Asked<'_>,
     ) -> Result<Option<ChangesAnswer>> {
         let Asked { reader, cursor, tables, deadline, broken_off: _, takes_urls: _ } = asked;
+        // Boxed, since thousands wait for the log, and what each of them waits with would hold room for this.
+        let take = |place, extent| Box::pin(self.snapshot(asked, place, extent));
         match cursor {
             Some(cursor) if cursor.epoch() != epoch.id => {
                 let restored = self.was_restored_since(cursor.epoch(), epoch).await?;
                 let moved = if restored { Moved::Restored } else { Moved::On };
-                let answer = self.snapshot(asked, None, Extent::WHOLE).await?;
+                let answer = take(None, Extent::WHOLE).await?;
                 Ok(answer.map(|answer| ChangesAnswer { moved, ..answer }))
             }
             // It gained or lost scopes: a snapshot of what it may read now, and it forgets the rest.
-            Some(cursor) if cursor.scopes() != reader.mark() => {
-                self.snapshot(asked, None, Extent::WHOLE).await
-            }
+            Some(cursor) if cursor.scopes() != reader.mark() => take(None, Extent::WHOLE).await,
             Some(Cursor::Log { position, .. }) if !tables.is_empty() => {
                 let extent = Extent { tables, not_before: position.commit_end };
-                self.snapshot(asked, None, extent).await
+                take(None, extent).await
             }
             Some(Cursor::Log { position, transaction_end, .. }) => {
                 match self.await_log(caller, reader, epoch, position, transaction_end, deadline).await? {
                     Waited::Answer(answer) => Ok(Some(answer)),
                     Waited::ReaderWanted => Ok(None),
-                    Waited::TooOld => self.snapshot(asked, None, Extent::WHOLE).await,
+                    Waited::TooOld => take(None, Extent::WHOLE).await,
                 }
             }
             Some(Cursor::Snapshot { snapshot, part, .. }) => {
                 // Another one that takes its place is no older.
                 let not_before = if tables.is_empty() { Lsn::ZERO } else { snapshot.lsn };
-                self.snapshot(asked, Some((snapshot, part)), Extent { tables, not_before }).await
+                take(Some((snapshot, part)), Extent { tables, not_before }).await
             }
-            None => self.snapshot(asked, None, Extent::WHOLE).await,
+            None => take(None, Extent::WHOLE).await,
         }
     }
 
-    async fn await_epoch(&self, deadline: Instant) -> Result<Epoch> {
+    async fn await_epoch(&self, deadline: Instant) -> Result<Arc<Epoch>> {
         let deadline = deadline.max(Instant::now() + EPOCH_WAIT_MAX);
         let mut changed = self.log.subscribe();
         loop {
@@ -506,7 +509,7 @@ impl Feed {
             let leading = self.log.is_leading();
             tokio::select! {
                 () = wait.told() => {}
-                () = self.refresh.when_due(), if !leading => self.refresh.run().await?,
+                () = self.refresh.when_due(), if !leading => Box::pin(self.refresh.run()).await?,
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.shut_down() => {}
             }

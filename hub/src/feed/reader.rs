@@ -43,11 +43,12 @@ impl Reader {
                 Step::End => return Ok(Some((read, false))),
                 Step::Full => return Ok(Some((read, true))),
                 Step::TooOld => return Ok(None),
-                Step::Gap => self.relist(epoch, read.place, &mut is_relisted).await?,
+                Step::Gap => Box::pin(self.relist(epoch, read.place, &mut is_relisted)).await?,
                 Step::Segment(name) => {
-                    let Some(segment) = self.segment(epoch, name).await? else {
+                    // Boxed, since those who wait at the end of the log would hold room for it.
+                    let Some(segment) = Box::pin(self.segment(epoch, name)).await? else {
                         // It was joined with others, or has expired.
-                        self.relist(epoch, read.place, &mut is_relisted).await?;
+                        Box::pin(self.relist(epoch, read.place, &mut is_relisted)).await?;
                         continue;
                     };
                     if !read.take(&segment.frames) {

@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use warp::Filter;
-use warp::http::{HeaderMap, HeaderName, HeaderValue, header};
+use warp::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
 /// The sender of a request, before anybody has decided who that is.
 pub(crate) struct Asker {
@@ -14,7 +15,19 @@ pub(crate) struct Asker {
     pub(crate) address: IpAddr,
 }
 
+impl Default for Asker {
+    fn default() -> Asker {
+        Asker { headers: HeaderMap::new(), address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
+    }
+}
+
 impl Asker {
+    /// Takes the headers out of a request and puts the sender in: while it waits, there is one copy of them.
+    pub(super) fn take_out_of<B>(request: &mut Request<B>, peer: SocketAddr) {
+        let headers = std::mem::take(request.headers_mut());
+        request.extensions_mut().insert(Arc::new(Asker { headers, address: peer.ip() }));
+    }
+
     /// The header that shows who it is.
     pub(crate) fn authorization(&self) -> Option<&[u8]> {
         self.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes)
@@ -28,12 +41,8 @@ impl Asker {
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Takes the sender out of a request.
-pub(crate) fn asker() -> impl Filter<Extract = (Asker,), Error = Infallible> + Clone {
-    let peer = warp::ext::optional::<SocketAddr>();
-    warp::header::headers_cloned().and(peer).map(|headers, peer: Option<SocketAddr>| {
-        // The accept loop puts the address in; a request without one shares the one of nobody.
-        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        Asker { headers, address }
-    })
+/// Gives who sends a request, as the accept loop found it.
+pub(crate) fn asker() -> impl Filter<Extract = (Arc<Asker>,), Error = Infallible> + Clone {
+    // The accept loop puts it in; a request without one is of nobody.
+    warp::ext::optional::<Arc<Asker>>().map(Option::unwrap_or_default)
 }

@@ -4,7 +4,6 @@
 //! all. A request is under way until the last byte of its answer is handed over; one that is, ends only if its answer
 //! is not read.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use warp::http::{Request, Response};
 
+use super::head;
 use super::pace::Pace;
 use crate::config::EdgesConfig;
 use crate::shutdown;
@@ -87,11 +88,10 @@ impl Speaking {
         let (counted, patience) = (Arc::clone(&activity), self.answer_idle_max);
         let service = service_fn(move |request| {
             let underway = Underway::begin(&counted);
-            let answered = answer(request);
-            async move {
-                let (head, body) = answered.await.into_parts();
+            answer(head::own(request)).map(move |answer| {
+                let (head, body) = answer.into_parts();
                 Ok::<_, Infallible>(Response::from_parts(head, underway.answer(body, patience)))
-            }
+            })
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(io), service));
         tokio::select! {
@@ -119,15 +119,15 @@ struct State {
     underway: usize,
     /// Since when there are so many.
     since: Instant,
-    /// Answers on their way, by numbers that say nothing, each with the pace of its reader.
-    answers: BTreeMap<u64, Pace>,
+    /// Answers on their way, a few at most, by numbers that say nothing, each with the pace of its reader.
+    answers: Vec<(u64, Pace)>,
     /// The number of the next.
     next: u64,
 }
 
 impl Activity {
     fn new() -> Arc<Activity> {
-        let (underway, since, answers, next) = (0, Instant::now(), BTreeMap::new(), 0);
+        let (underway, since, answers, next) = (0, Instant::now(), Vec::new(), 0);
         Arc::new(Activity(Mutex::new(State { underway, since, answers, next })))
     }
 
@@ -159,7 +159,7 @@ impl Activity {
     /// Waits until an answer is read too slowly, by somebody whose patience at the start is this.
     async fn stalled(&self, patience: Duration) {
         loop {
-            let first = self.state().answers.values().map(Pace::deadline).min();
+            let first = self.state().answers.iter().map(|(_, pace)| pace.deadline()).min();
             let now = Instant::now();
             match first {
                 Some(deadline) if deadline <= now => return,
@@ -185,7 +185,7 @@ impl Underway {
         let mut state = self.0.state();
         let number = state.next;
         state.next = number.wrapping_add(1);
-        state.answers.insert(number, Pace::begin(patience, Instant::now()));
+        state.answers.push((number, Pace::begin(patience, Instant::now())));
         drop(state);
         Counted { body, rest: Bytes::new(), number, underway: self }
     }
@@ -208,7 +208,8 @@ struct Counted<B> {
 
 impl<B> Counted<B> {
     fn took(&self, bytes: usize) {
-        if let Some(pace) = self.underway.0.state().answers.get_mut(&self.number) {
+        let mut state = self.underway.0.state();
+        if let Some((_, pace)) = state.answers.iter_mut().find(|(number, _)| *number == self.number) {
             pace.took(bytes, Instant::now());
         }
     }
@@ -216,7 +217,7 @@ impl<B> Counted<B> {
 
 impl<B> Drop for Counted<B> {
     fn drop(&mut self) {
-        self.underway.0.state().answers.remove(&self.number);
+        self.underway.0.state().answers.retain(|(number, _)| *number != self.number);
     }
 }
 

@@ -21,6 +21,7 @@ mod connection;
 pub(crate) mod databases;
 mod download;
 mod guest;
+mod head;
 mod health;
 mod pace;
 pub mod problem;
@@ -34,6 +35,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use serde_json::Value;
 use warp::filters::BoxedFilter;
 use warp::http::{HeaderValue, header};
@@ -81,15 +83,19 @@ fn only(allowed: &'static str) -> impl Filter<Extract = (Response,), Error = Inf
     warp::any().map(move || Problem::method(allowed).response())
 }
 
-async fn answered(handler: impl Future<Output = Result<Response, Problem>>) -> Result<Response, Infallible> {
-    Ok(handler.await.unwrap_or_else(|problem| problem.response()))
+/// Makes an answer of every end of a handler. It adds nothing to what a request holds while it waits, as an `async`
+/// function would that keeps its argument beside what it awaits.
+fn answered(
+    handler: impl Future<Output = Result<Response, Problem>>,
+) -> impl Future<Output = Result<Response, Infallible>> {
+    handler.map(|answer| Ok(answer.unwrap_or_else(|problem| problem.response())))
 }
 
 fn uploads(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let path = || warp::path!("v1" / "databases" / String / "uploads");
     let post =
         path().and(warp::post()).and(with(Arc::clone(app))).and(asker()).and(warp::body::stream()).and_then(
-            |name: String, app: Arc<App>, asker: Asker, body| {
+            |name: String, app: Arc<App>, asker: Arc<Asker>, body| {
                 answered(async move { upload(&app, &name, &asker, Form::Whole, body).await })
             },
         );
@@ -101,7 +107,7 @@ fn chunks(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let path = || warp::path!("v1" / "databases" / String / "chunks");
     let post =
         path().and(warp::post()).and(with(Arc::clone(app))).and(asker()).and(warp::body::stream()).and_then(
-            |name: String, app: Arc<App>, asker: Asker, body| {
+            |name: String, app: Arc<App>, asker: Arc<Asker>, body| {
                 answered(async move { upload(&app, &name, &asker, Form::Chunk, body).await })
             },
         );
@@ -145,7 +151,7 @@ fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let path = || warp::path!("v1" / "databases" / String / "changes");
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let get = path().and(warp::get()).and(with(Arc::clone(app))).and(asker()).and(query).and_then(
-        |name: String, app: Arc<App>, asker: Asker, query: String| {
+        |name: String, app: Arc<App>, asker: Arc<Asker>, query: String| {
             answered(async move {
                 let (database, caller) = app.admit(&name, &asker).await?;
                 let answer = download::answer(&database, &caller, &asker.headers, &query).await;
@@ -163,7 +169,7 @@ fn changes(app: &Arc<App>) -> BoxedFilter<(Response,)> {
 fn database_metrics(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let path = || warp::path!("v1" / "databases" / String / "metrics");
     let get = path().and(warp::get()).and(with(Arc::clone(app))).and(asker()).and_then(
-        |name: String, app: Arc<App>, asker: Asker| {
+        |name: String, app: Arc<App>, asker: Arc<Asker>| {
             answered(async move {
                 let (database, _caller) = app.admit(&name, &asker).await?;
                 Ok(json_response(&app.metrics.database_json(database.name.as_str())))
@@ -183,8 +189,8 @@ fn operators(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         .and(asker())
         .and(query)
         .and(warp::body::stream())
-        .and_then(|method, path, app: Arc<App>, asker: Asker, query: String, body| {
-            answered(async move { api::answer(app, (method, path), asker, query, body).await })
+        .and_then(|method, path, app: Arc<App>, asker: Arc<Asker>, query: String, body| {
+            answered(async move { api::answer(app, (method, path), &asker, query, body).await })
         })
         .boxed()
 }
@@ -193,7 +199,7 @@ fn health(app: &Arc<App>) -> BoxedFilter<(Response,)> {
     let read = || warp::get().or(warp::head()).unify();
     let healthz = warp::path!("healthz").and(read()).map(health::healthz);
     let readyz = warp::path!("readyz").and(read()).and(with(Arc::clone(app))).and(asker()).and_then(
-        |app: Arc<App>, asker: Asker| {
+        |app: Arc<App>, asker: Arc<Asker>| {
             answered(async move {
                 app.admit_monitoring(&asker)?;
                 Ok(health::readyz(&app).await)
@@ -201,7 +207,7 @@ fn health(app: &Arc<App>) -> BoxedFilter<(Response,)> {
         },
     );
     let metrics = warp::path!("metrics").and(warp::get()).and(with(Arc::clone(app))).and(asker()).and_then(
-        |app: Arc<App>, asker: Asker| {
+        |app: Arc<App>, asker: Arc<Asker>| {
             answered(async move {
                 app.admit_monitoring(&asker)?;
                 health::metrics(&app)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -20,6 +21,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderName, HeaderValue, Request, header};
 use warp::reply::Response;
 
+use super::asker::Asker;
 use super::connection::Speaking;
 use crate::config::EdgesConfig;
 use crate::error::{Error, Result};
@@ -123,11 +125,16 @@ impl Serving {
         };
         let ended = match &self.tls {
             None => self.speaking.serve(stream, ending, answer).await,
-            Some(tls) => match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.speaking.serve(stream, ending, answer).await,
-                Ok(Err(error)) => Err(error.into()),
-                Err(_elapsed) => Err("no handshake in time".into()),
-            },
+            // Boxed, since a connection in the open would hold room for it too.
+            Some(tls) => {
+                let secured = async {
+                    let stream = tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream))
+                        .await
+                        .map_err(|_elapsed| "no handshake in time")??;
+                    self.speaking.serve(stream, ending, answer).await
+                };
+                Box::pin(secured).await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%peer, error = &*error as &dyn std::error::Error, "connection broke");
@@ -187,21 +194,20 @@ struct Answering {
 
 impl Answering {
     async fn answer(&self, mut request: Request<Incoming>, peer: SocketAddr) -> Response {
-        request.extensions_mut().insert(peer);
+        Asker::take_out_of(&mut request, peer);
         let number = self.numbers.next();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let span = tracing::info_span!("request", number);
         let start = Instant::now();
         let routes = TowerToHyperService::new(warp::service(self.routes.clone()));
-        let answered = async {
-            let Ok(response) = routes.call(request).await;
+        let answered = |Ok(response): std::result::Result<Response, Infallible>| {
             let status = response.status().as_u16();
             let elapsed_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
             tracing::debug!(%peer, %method, path, status, elapsed_us, "answered");
             response
         };
-        let mut response = answered.instrument(span).await;
+        let mut response = routes.call(request).map(answered).instrument(span).await;
         let headers = response.headers_mut();
         headers.insert(TIME, HeaderValue::from(unix_ms()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

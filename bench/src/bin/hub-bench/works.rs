@@ -148,6 +148,7 @@ pub(crate) fn fanout(sizes: &Sizes, runtime: &Runtime) -> Vec<Figure> {
         let open = parts.hub.metric("cloudsync_long_polls_open");
         if open >= f64::from(waiting) { Ok(()) } else { Err(format!("{open}")) }
     });
+    let each = kernel_kib(parts.hub.pid(), "VmRSS") / f64::from(waiting);
     let session = parts.database.session();
     session.run("insert into todo values ('one', 'a change for everybody', null, 0)");
     let committed = Instant::now();
@@ -163,6 +164,7 @@ pub(crate) fn fanout(sizes: &Sizes, runtime: &Runtime) -> Vec<Figure> {
     vec![
         Figure::at_most(title, last.saturating_duration_since(committed).as_secs_f64() * 1e3, "ms", 1_000.0),
         Figure::at_most("  memory of the hub at its highest", memory, "MiB", 400.0),
+        Figure::told("  memory of the hub for each while they wait", each, "KiB"),
     ]
 }
 
