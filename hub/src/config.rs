@@ -39,6 +39,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub(crate) use auth::SCOPES_INTERVAL;
 pub use auth::{KeySetUrl, TokenConfig, TokenSecret};
 pub use backend::{BackendLocation, SqliteLocation};
 pub use control::ControlConfig;

@@ -64,6 +64,12 @@ impl Definitions {
         self.known.insert(DefinitionKey { table, incarnation, version }, definition);
     }
 
+    /// Whether the rows of a table name their readers.
+    #[must_use]
+    pub fn are_scoped(&self) -> bool {
+        self.known.values().any(|definition| definition.scoped)
+    }
+
     /// Finds a definition.
     #[must_use]
     pub fn get(&self, key: DefinitionKey) -> Option<&TableDefinition> {

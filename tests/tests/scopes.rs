@@ -1,11 +1,17 @@
 //! Who reads what: rows with scopes, tokens that hold some of them, rows and tokens that move.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use tests::client::Client;
 use tests::hub::API_KEY;
 use tests::stage::{Centre, Setting, Stage, Table, on_both};
 use tests::tokens::{SECRET, Signer, seconds_from_now};
 use tests::wait;
+
+/// The longest wait that a hub allows, in milliseconds.
+const WAIT_MS: u32 = 60_000;
 
 const NOTE_DDL: &str = "create table note (id text primary key not null, team text, body text)";
 
@@ -37,7 +43,7 @@ fn stage(setting: Setting<'_>) -> Stage {
            ('none', null, 'first');
          select cloudsync_set_scope('note', 'team')",
     );
-    let jwt = format!("[database.jwt]\nsecret = \"{SECRET}\"\nroles = [\"app\"]");
+    let jwt = format!("[database.jwt]\nsecret = \"{SECRET}\"\nroles = [\"app\"]\nscopes_interval_ms = 1000");
     stage.hub.configure(&stage.database, "", &jwt);
     stage.play(&["hub: terminate", "hub: start"]);
     stage
@@ -159,6 +165,31 @@ fn who_joins_or_leaves_a_team_gets_its_rows_or_forgets_them() {
         comes_to_see(&ann, &["all||first", "b1|blue|first"]);
         stage.postgres.run("update note set body = 'changed' where id in ('r1', 'b1')");
         sees(&stage, &ann, &["all||first", "b1|blue|changed"]);
+    });
+}
+
+#[test]
+fn who_joins_a_team_while_it_waits_is_told_before_the_wait_is_over() {
+    on_both(|setting| {
+        let mut stage = stage(setting);
+        // One is in a team already, the other in none.
+        for (name, had) in [("ann", &["all||first", "r1|red|first"][..]), ("cat", &["all||first"])] {
+            let client = person(&stage, name);
+            sees(&stage, &client, had);
+            // A hub that has met nothing of any team since it began.
+            stage.play(&["hub: terminate", "hub: start"]);
+            let waiting = thread::spawn(move || {
+                let begun = Instant::now();
+                client.sync_waiting(WAIT_MS);
+                (client, begun.elapsed())
+            });
+            wait::until("it waits", || (stage.hub.metric("cloudsync_long_polls_open") >= 1.0).then_some(()));
+            stage.postgres.run(&format!("insert into member values ('blue', '{name}')"));
+            let (client, took) = waiting.join().expect("a wait ends well");
+            assert!(took < Duration::from_millis(WAIT_MS.into()), "{name} was told after {took:?}");
+            let wanted = [&had[..1], &["b1|blue|first"], &had[1..]].concat();
+            comes_to_see(&client, &wanted);
+        }
     });
 }
 

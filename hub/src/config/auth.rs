@@ -7,11 +7,13 @@
 //! | `issuer`, `audience` | what `iss` and `aud` have to be; both are needed beside a `jwks_url` |
 //! | `roles` | the database roles that a token may ask for; never empty |
 //! | `role_claim` | the claim that names the role; default `role` |
+//! | `scopes_interval_ms` | how often it is looked up whether a token that waits for changes reads more or less by now; default 10,000, at least 1,000 |
 //!
 //! A service publishes its keys for everybody who trusts it, so without issuer and audience a token meant for
 //! another program would count here.
 
 use std::fmt;
+use std::time::Duration;
 
 use warp::http::Uri;
 
@@ -25,6 +27,12 @@ const SECRET_BYTES_MIN: usize = 32;
 
 /// The claim that names the role unless the configuration says otherwise, as Supabase and PostgREST have it.
 const ROLE_CLAIM: &str = "role";
+
+/// How often the scopes of a token that waits are looked up unless told otherwise.
+pub(crate) const SCOPES_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shortest interval of that: each time is a question to the database for every set of claims that waits.
+const SCOPES_INTERVAL_MS_MIN: usize = 1_000;
 
 /// The secret of tokens signed by HS256; printing it shows nothing.
 #[derive(Clone)]
@@ -88,6 +96,8 @@ pub struct TokenConfig {
     pub role_claim: String,
     /// The roles that a token may ask for.
     pub roles: Vec<String>,
+    /// How often the scopes of a token that waits are looked up.
+    pub scopes_interval: Duration,
 }
 
 impl TokenConfig {
@@ -105,7 +115,15 @@ impl TokenConfig {
                 None => Ok(None),
             };
         };
-        node.only(&["secret", "jwks_url", "issuer", "audience", "role_claim", "roles"])?;
+        node.only(&[
+            "secret",
+            "jwks_url",
+            "issuer",
+            "audience",
+            "role_claim",
+            "roles",
+            "scopes_interval_ms",
+        ])?;
         let secret = read_secret(&node, variable, environment)?;
         let key_set = node.optional_text("jwks_url")?.map(|url| read_key_set(&url)).transpose()?;
         if secret.is_none() && key_set.is_none() {
@@ -130,7 +148,8 @@ impl TokenConfig {
                 "the database roles that a token may ask for",
             ));
         }
-        Ok(Some(TokenConfig { secret, key_set, issuer, audience, role_claim, roles }))
+        let scopes_interval = read_scopes_interval(&node)?;
+        Ok(Some(TokenConfig { secret, key_set, issuer, audience, role_claim, roles, scopes_interval }))
     }
 }
 
@@ -150,6 +169,15 @@ fn read_secret(node: &Node<'_>, variable: &str, environment: &Environment) -> Re
 fn read_key_set(url: &Sourced) -> Result<KeySetUrl> {
     let wanted = "an https:// address without user and password; http:// only on this machine";
     KeySetUrl::new(&url.text).ok_or_else(|| wrong(&url.key, "something else", wanted))
+}
+
+fn read_scopes_interval(node: &Node<'_>) -> Result<Duration> {
+    let Some(interval_ms) = node.optional_count("scopes_interval_ms")? else { return Ok(SCOPES_INTERVAL) };
+    if interval_ms < SCOPES_INTERVAL_MS_MIN {
+        let wanted = format!("at least {SCOPES_INTERVAL_MS_MIN}");
+        return Err(wrong(&node.place("scopes_interval_ms"), interval_ms.to_string(), wanted));
+    }
+    Ok(Duration::from_millis(u64::try_from(interval_ms).unwrap_or(u64::MAX)))
 }
 
 fn not_empty(text: &Sourced) -> Result<String> {
@@ -195,7 +223,10 @@ mod tests {
         let found = read(&jwt, &[]).unwrap().unwrap();
         assert_eq!(found.secret.as_ref().unwrap().as_bytes(), SECRET.as_bytes());
         assert_eq!((found.role_claim.as_str(), found.roles.as_slice()), ("role", &["app".to_owned()][..]));
+        assert_eq!(found.scopes_interval, SCOPES_INTERVAL);
         assert!(!format!("{found:?}").contains(SECRET));
+        let often = read(&format!("{jwt}\nscopes_interval_ms = 1000"), &[]).unwrap().unwrap();
+        assert_eq!(often.scopes_interval, Duration::from_secs(1));
         let jwt = "[jwt]\njwks_url = \"https://id.example/keys\"\nissuer = \"i\"\naudience = \"a\"\n\
                    roles = [\"app\", \"guest\"]\nrole_claim = \"https://id.example/role\"";
         let found = read(jwt, &[]).unwrap().unwrap();
@@ -212,6 +243,8 @@ mod tests {
         check_refused(&format!("[jwt]\n{keys}"), &[], &["jwt.roles", "no role"]);
         check_refused(&format!("[jwt]\n{keys}\nroles = [\"\"]"), &[], &["jwt.roles[0]", "0 bytes"]);
         check_refused("[jwt]\nsecret = \"0123456789\"\nroles = [\"app\"]", &[], &["jwt.secret", "10 bytes"]);
+        let too_often = format!("[jwt]\nsecret = \"{SECRET}\"\nroles = [\"app\"]\nscopes_interval_ms = 999");
+        check_refused(&too_often, &[], &["jwt.scopes_interval_ms", "999", "at least 1000"]);
         check_refused("jwt = 1", &[], &["jwt", "integer", "table"]);
         check_refused(&format!("[jwt]\n{keys}\nrole = \"app\""), &[], &["jwt.role", "unknown"]);
         for key in ["issuer", "audience"] {

@@ -12,6 +12,7 @@ use super::cache::ReadSegment;
 use super::tail::{LogRead, Tail};
 use super::waiters::{Place, Told, Waiters};
 use crate::audience::Readership;
+use crate::definitions::Definitions;
 use crate::epoch::{Epoch, EpochId};
 use crate::keys::SegmentName;
 use crate::memory::Share;
@@ -47,6 +48,8 @@ struct State {
 #[derive(Debug)]
 struct Current {
     epoch: Arc<Epoch>,
+    /// The rows of a table name their readers.
+    is_scoped: bool,
     index: SegmentIndex,
 }
 
@@ -155,6 +158,11 @@ impl Log {
         self.state().current.as_ref().map(|current| Arc::clone(&current.epoch))
     }
 
+    /// Whether the rows of a table name their readers: then those who wait may come to read others.
+    pub(crate) fn is_scoped(&self) -> bool {
+        self.state().current.as_ref().is_some_and(|current| current.is_scoped)
+    }
+
     /// The newest epoch's name.
     pub(crate) fn epoch_id(&self) -> Option<EpochId> {
         self.state().current.as_ref().map(|current| current.epoch.id)
@@ -168,7 +176,7 @@ impl Log {
             Some(current) if current.epoch.id.number() > epoch.id.number() => {}
             Some(_) | None => {
                 state.leading = None;
-                state.current = Some(Current { epoch: Arc::new(epoch), index });
+                state.current = Some(Current { is_scoped: is_scoped(&epoch), epoch: Arc::new(epoch), index });
             }
         }
         state.news_behind = None;
@@ -407,9 +415,15 @@ impl Log {
     }
 }
 
+/// Whether the rows of a table name their readers when an epoch begins: another epoch begins when they come to.
+fn is_scoped(epoch: &Epoch) -> bool {
+    let mut definitions = Definitions::default();
+    // Of what cannot be read, nobody is served by guess.
+    definitions.add_payload(&epoch.definitions).is_err() || definitions.are_scoped()
+}
+
 #[cfg(test)]
 mod tests {
-
     use bytes::Bytes;
     use futures_util::FutureExt;
 

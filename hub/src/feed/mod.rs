@@ -45,6 +45,7 @@ use reader::Reader;
 use refresh::Refresh;
 use scopes::ScopesOf;
 use scout::Scout;
+use waiters::Place;
 
 /// Longest wait for an epoch to be opened: a hub that has just started needs a moment.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -102,6 +103,8 @@ pub struct Wanted<'a> {
     pub tables: &'a [u32],
     /// How long it waits.
     pub wait: Duration,
+    /// How often it is looked up meanwhile whether it may read more or less.
+    pub scopes_interval: Duration,
     /// An answer that it has in part.
     pub broken_off: Option<PartsName>,
     /// It fetches parts of snapshots from the store if it is told where.
@@ -115,6 +118,7 @@ struct Asked<'a> {
     cursor: Option<Cursor>,
     tables: &'a [u32],
     deadline: Instant,
+    scopes_interval: Duration,
     broken_off: Option<PartsName>,
     takes_urls: bool,
 }
@@ -389,8 +393,9 @@ impl Feed {
         };
         loop {
             let reader = self.reader_of(caller, cursor).await?;
-            let Wanted { tables, broken_off, takes_urls, .. } = wanted;
-            let asked = Asked { reader: &reader, cursor, tables, deadline, broken_off, takes_urls };
+            let Wanted { tables, scopes_interval, broken_off, takes_urls, .. } = wanted;
+            let reader = &reader;
+            let asked = Asked { reader, cursor, tables, deadline, scopes_interval, broken_off, takes_urls };
             if let Some(answer) = self.changes_for(caller, &epoch, asked).await? {
                 return Ok(answer);
             }
@@ -402,7 +407,7 @@ impl Feed {
     /// What a caller may read. Nobody is asked while all that was met is for everybody.
     async fn reader_of(&self, caller: &Caller, cursor: Option<Cursor>) -> Result<Arc<Readership>> {
         let had_scopes = cursor.is_some_and(|cursor| cursor.scopes().is_some());
-        if had_scopes || self.is_scoped.load(Ordering::Relaxed) {
+        if had_scopes || self.is_scoped.load(Ordering::Relaxed) || self.log.is_scoped() {
             self.scopes.reader(caller).await
         } else {
             Ok(Arc::new(Readership::unknown(caller.kind)))
@@ -416,7 +421,7 @@ impl Feed {
         epoch: &Epoch,
         asked: Asked<'_>,
     ) -> Result<Option<ChangesAnswer>> {
-        let Asked { reader, cursor, tables, deadline, broken_off: _, takes_urls: _ } = asked;
+        let Asked { reader, cursor, tables, .. } = asked;
         // Boxed, since thousands wait for the log, and what each of them waits with would hold room for this.
         let take = |place, extent| Box::pin(self.snapshot(asked, place, extent));
         match cursor {
@@ -433,7 +438,7 @@ impl Feed {
                 take(None, extent).await
             }
             Some(Cursor::Log { position, transaction_end, .. }) => {
-                match self.await_log(caller, reader, epoch, position, transaction_end, deadline).await? {
+                match self.await_log(caller, epoch, asked, (position, transaction_end)).await? {
                     Waited::Answer(answer) => Ok(Some(answer)),
                     Waited::ReaderWanted => Ok(None),
                     Waited::TooOld => take(None, Extent::WHOLE).await,
@@ -471,14 +476,13 @@ impl Feed {
     async fn await_log(
         &self,
         caller: &Caller,
-        reader: &Arc<Readership>,
         epoch: &Epoch,
-        position: Position,
-        transaction_end: bool,
-        deadline: Instant,
+        asked: Asked<'_>,
+        place: Place,
     ) -> Result<Waited> {
+        let Asked { reader, deadline, scopes_interval, .. } = asked;
         let begun = Instant::now();
-        let (mut position, mut transaction_end) = (position, transaction_end);
+        let (mut position, mut transaction_end) = place;
         loop {
             let Some((read, more)) = self.reader.read(reader, epoch.id, position, transaction_end).await?
             else {
@@ -509,6 +513,9 @@ impl Feed {
             let leading = self.log.is_leading();
             tokio::select! {
                 () = wait.told() => {}
+                () = self.scopes.changed(caller, reader, scopes_interval), if reader.is_known() => {
+                    return Ok(Waited::ReaderWanted);
+                }
                 () = self.refresh.when_due(), if !leading => Box::pin(self.refresh.run()).await?,
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.shut_down() => {}

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use crate::audience::Readership;
@@ -31,11 +31,13 @@ type Held = Arc<Mutex<Option<(Instant, Arc<Readership>)>>>;
 pub(super) struct ScopesOf {
     backend: Arc<dyn Backend>,
     known: Mutex<HashMap<(bool, String), Held>>,
+    /// Those who wait are looked up one after another: what is asked beside requests is never many questions at once.
+    turns: Semaphore,
 }
 
 impl ScopesOf {
     pub(super) fn new(backend: Arc<dyn Backend>) -> ScopesOf {
-        ScopesOf { backend, known: Mutex::default() }
+        ScopesOf { backend, known: Mutex::default(), turns: Semaphore::new(1) }
     }
 
     /// What a caller reads.
@@ -55,6 +57,19 @@ impl ScopesOf {
                 Some((_since, reader)) if error.mends_by_itself() => Ok(Arc::clone(reader)),
                 Some(_) | None => Err(error),
             },
+        }
+    }
+
+    /// Lasts until a caller may read something else than this.
+    pub(super) async fn changed(&self, caller: &Caller, reader: &Readership, interval: Duration) {
+        loop {
+            tokio::time::sleep(interval).await;
+            let Ok(_turn) = self.turns.acquire().await else { continue };
+            // What the database does not answer now it is asked the next time.
+            let now = Box::pin(self.reader(caller)).await;
+            if now.is_ok_and(|now| now.mark() != reader.mark()) {
+                return;
+            }
         }
     }
 

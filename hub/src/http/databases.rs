@@ -15,7 +15,7 @@ use super::health::Probe;
 use crate::auth::api_key::{ApiKey, ApiKeys, PresentedKey};
 use crate::auth::{Door, Tokens};
 use crate::backend::{self, Backend};
-use crate::config::{DatabaseConfig, DatabaseName, InboxKey, MemoryConfig};
+use crate::config::{DatabaseConfig, DatabaseName, InboxKey, MemoryConfig, SCOPES_INTERVAL};
 use crate::error::Result;
 use crate::feed::Feed;
 use crate::horizon::Horizon;
@@ -88,6 +88,11 @@ impl Database {
     pub(crate) fn allows_role(&self, role: Option<&str>) -> bool {
         let by_token = role.zip(self.tokens.as_ref()).is_some_and(|(role, tokens)| tokens.allows(role));
         by_token || self.keys().allow_role(role)
+    }
+
+    /// How often it is looked up whether somebody who waits may read more or less.
+    pub(crate) fn scopes_interval(&self) -> Duration {
+        self.config.tokens.as_ref().map_or(SCOPES_INTERVAL, |tokens| tokens.scopes_interval)
     }
 
     /// What hears that the hub ends, or that the database is not served any more.

@@ -127,6 +127,7 @@ pub(super) async fn answer(
         cursor: query.cursor.as_deref(),
         tables: &query.tables,
         wait,
+        scopes_interval: database.scopes_interval(),
         broken_off: range::broken_off(headers),
         takes_urls: headers.get(REDIRECTS).is_some_and(|value| value == "follow"),
     };
