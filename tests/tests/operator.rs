@@ -1,6 +1,9 @@
 //! What operators type beside `hub serve`: `hub check`, `hub status` and `hub verify`, on set-ups that are good and on
 //! some that are not.
 
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 use tests::client::Client;
 use tests::hub::{API_KEY, Hub};
 use tests::object_store::{ObjectStore, StoreKind};
@@ -132,6 +135,33 @@ fn what_a_database_lacks_is_found_with_what_mends_it() {
         admin.run(mend_it);
         good();
     }
+}
+
+#[test]
+fn the_check_asks_for_exactly_what_the_grant_gives() {
+    let cluster = Cluster::start(Durability::ProcessOnly);
+    let database = cluster.database("granted");
+    let admin = database.session();
+    admin.run("create role probe login password 'private-cluster'");
+    let probe = database.session_as("probe");
+    // Whoever has no right at all is told of each that is asked for.
+    let check = include_str!("../../sql/hub/check.sql").replace("$1", "array[]::text[]");
+    let found = || -> Value { serde_json::from_str(&probe.value(&check)).expect("it is JSON") };
+    let before = found();
+    assert_eq!((&before["missing"], &before["owns"]), (&json!([]), &json!(false)));
+    let asked: BTreeSet<String> =
+        serde_json::from_value(before["denied"].clone()).expect("the rights have names");
+    admin.run("select cloudsync_grant_hub('probe')");
+    let given = admin.rows(
+        "select p.proname from pg_proc as p, aclexplode(p.proacl) as a where a.grantee = 'probe'::regrole
+         union select c.relname from pg_class as c, aclexplode(c.relacl) as a where a.grantee = 'probe'::regrole",
+    );
+    assert_eq!(asked, BTreeSet::from_iter(given), "asked (left) and given");
+    let after = found();
+    assert_eq!(
+        (&after["denied"], &after["enters"], &after["owns"]),
+        (&json!([]), &json!(true), &json!(true))
+    );
 }
 
 #[test]
