@@ -102,7 +102,7 @@ impl Writer {
             let Some(page) = source.page(wanted).await? else { return Ok(()) };
             // An empty table is named too, so that clients know it is empty.
             if let Some(payload) = page.payload.filter(|_| page.rows > 0 || (is_first && !dead)) {
-                if let Some(full) = part.add(table.cast_unsigned(), &payload, is_first && !dead)? {
+                if let Some(full) = part.add(&payload, is_first && !dead)? {
                     self.put_part(full).await?;
                 }
                 rows_max = next_page_rows(page.rows.max(1), payload.len());
@@ -163,19 +163,31 @@ impl Gathering {
 
     /// Adds a page; gives what was gathered before if both are too much for a part. A table's name is told to
     /// everybody, `is_first`, so that clients know which rows of it they may keep.
-    fn add(&mut self, table: u32, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
+    fn add(&mut self, page: &[u8], is_first: bool) -> Result<Option<Gathering>> {
+        let payload = Payload::parse(page)?;
         let begun = self.everybody.len();
-        let (full, rows) = self.add_page(page, is_first)?;
+        let (full, is_for_everybody) = self.add_page(page, &payload, is_first)?;
         let begun = if full.is_some() { 0 } else { begun };
-        let counted = self.rows.entry(table).or_default();
-        *counted = counted.saturating_add(rows);
-        self.tables.entry(table).or_insert((begun, begun)).1 = self.everybody.len();
+        let mut rows: TableRows = payload.definitions()?.iter().map(|known| (known.table, 0)).collect();
+        for changes in payload.changes() {
+            let counted = if is_for_everybody { changes.row_count() } else { 0 };
+            *rows.entry(changes.table()).or_default() += u64::try_from(counted).unwrap_or(u64::MAX);
+        }
+        for (table, rows) in rows {
+            let counted = self.rows.entry(table).or_default();
+            *counted = counted.saturating_add(rows);
+            self.tables.entry(table).or_insert((begun, begun)).1 = self.everybody.len();
+        }
         Ok(full)
     }
 
-    /// Gives also how many rows of the page are for everybody.
-    fn add_page(&mut self, page: &[u8], is_first: bool) -> Result<(Option<Gathering>, u64)> {
-        let payload = Payload::parse(page)?;
+    /// Says also whether the whole page is for everybody.
+    fn add_page(
+        &mut self,
+        page: &[u8],
+        payload: &Payload<'_>,
+        is_first: bool,
+    ) -> Result<(Option<Gathering>, bool)> {
         let mut definitions = Definitions::default();
         for definition in payload.definitions()? {
             definitions.add(definition);
@@ -186,7 +198,7 @@ impl Gathering {
                 .then(|| audience.unwrap_or_else(Audience::everybody))
         };
         if payload.changes().iter().all(|changes| readers(changes).is_none()) {
-            return Ok((self.add_frame(&encode_frame(page)), payload.row_count()));
+            return Ok((self.add_frame(&encode_frame(page)), true));
         }
         let full = (self.others_bytes >= PART_BYTES_EXPANDED).then(|| std::mem::take(self));
         if is_first {
@@ -199,7 +211,7 @@ impl Gathering {
             self.others.add(&changes, &audience, &definitions)?;
         }
         self.others_bytes = self.others_bytes.saturating_add(page.len());
-        Ok((full, 0))
+        Ok((full, false))
     }
 
     fn add_frame(&mut self, frame: &[u8]) -> Option<Gathering> {
@@ -231,7 +243,53 @@ fn next_page_rows(rows: i32, bytes: usize) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use shared_format::payload::{
+        ChangesBuilder, ColumnAlgorithm, ColumnDefinition, TableAlgorithm, TableDefinition,
+    };
+    use shared_format::{ColumnId, Hlc, RowKind, SiteId, Stamp, ValueRef};
+
     use super::*;
+
+    #[test]
+    fn a_page_of_several_tables_is_found_by_each() {
+        let definition = |table| TableDefinition {
+            table,
+            incarnation: 9,
+            version: 1,
+            name: format!("t{table}"),
+            schema: None,
+            algorithm: TableAlgorithm::Cls,
+            key: vec![ColumnDefinition {
+                id: ColumnId::new(1),
+                name: "id".to_owned(),
+                type_name: "integer".to_owned(),
+                algorithm: ColumnAlgorithm::Lww,
+                group: None,
+            }],
+            columns: Vec::new(),
+            scoped: false,
+            row_security: false,
+        };
+        let page = |tables: &[u32], rows: &[u32]| {
+            let mut page = PayloadBuilder::new();
+            tables.iter().for_each(|table| page.definition(&definition(*table)));
+            for table in rows {
+                let mut changes = ChangesBuilder::new(*table, 9, 1, 1, &[]);
+                let stamp = Stamp { hlc: Hlc::from_raw(5), site: SiteId::from_bytes([7; 16]) };
+                changes.row(RowKind::Created, stamp, &[ValueRef::Integer(1)], &[]);
+                page.push(changes);
+            }
+            page.finish()
+        };
+        let mut part = Gathering::default();
+        // As a central file gives them: all names first, then rows of one table after another.
+        assert!(part.add(&page(&[1, 2, 3], &[]), true).unwrap().is_none());
+        let names = part.everybody.len();
+        assert!(part.add(&page(&[1, 2], &[1, 2]), false).unwrap().is_none());
+        let end = part.everybody.len();
+        assert_eq!(part.tables, TablePlaces::from([(1, (0, end)), (2, (0, end)), (3, (0, names))]));
+        assert_eq!(part.rows, TableRows::from([(1, 1), (2, 1), (3, 0)]));
+    }
 
     #[test]
     fn pages_have_about_the_same_size_whatever_the_rows_are() {
