@@ -1,5 +1,5 @@
-//! What operators type beside `hub serve`: `hub check`, `hub status` and `hub verify`, on set-ups that are good and on
-//! some that are not.
+//! What operators type beside `hub serve`: `hub check` and `hub status`, on set-ups that are good and on some that
+//! are not.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,6 @@ use tests::object_store::{ObjectStore, StoreKind};
 use tests::places;
 use tests::postgres::{Cluster, Database, Durability};
 use tests::process::Signal;
-use tests::sql::Session;
 use tests::stage::TODO;
 use tests::wait;
 
@@ -247,99 +246,4 @@ fn the_status_tells_how_each_database_is() {
     database.session().run(&format!("alter database {name} connection limit 0"));
     let (is_good, told) = hub.command(&["status"]);
     assert!(!is_good && told.contains("PROBLEM") && told.contains("53300"), "{told}");
-}
-
-/// Writes rows that nobody is told of.
-fn write_past_capture(admin: &Session) {
-    admin.run(
-        "alter table todo disable trigger cloudsync_insert, disable trigger cloudsync_update,
-           disable trigger cloudsync_delete;
-         update todo set title = 'not told' where id in ('k1', 'd');
-         delete from todo where id = 'k5';
-         insert into todo values ('untold', 'untold', null, 0);
-         alter table todo enable trigger cloudsync_insert, enable trigger cloudsync_update,
-           enable trigger cloudsync_delete",
-    );
-}
-
-#[test]
-fn a_comparison_names_a_database_of_the_file() {
-    let database = tracked("unnamed");
-    let hub = Hub::start(&database, StoreKind::Directory);
-    for (words, wanted) in [
-        (&["verify", "--database", "nowhere"][..], "a database of the file"),
-        (&["verify"], "--database <name>"),
-    ] {
-        let (is_good, told) = hub.command(words);
-        assert!(!is_good && told.contains(wanted), "{told}");
-    }
-}
-
-#[test]
-fn rows_that_went_past_capture_are_found_by_comparing() {
-    let database = tracked("verify");
-    let name = database.name.as_str();
-    let hub = Hub::start(&database, StoreKind::Directory);
-    let admin = database.session();
-    admin.run(
-        "create table tally (id integer primary key, label text, hits bigint not null default 0);
-         select cloudsync_init('tally'), cloudsync_set_column('tally', 'hits', 'algo', 'counter');
-         insert into tally values (1, 'one', 5), (2, 'two', 6);
-         insert into todo select 'k' || n, 'title ' || n, null, 0 from generate_series(1, 3000) as n",
-    );
-    let verify = || hub.command(&["verify", "--database", name]);
-    let (is_good, told) = verify();
-    assert!(!is_good && told.contains("no finished snapshot"), "{told}");
-    let home = places::scratch("verify");
-    let device = Client::open(&home.path().join("device"));
-    device.run(TODO.sqlite);
-    device.run("select cloudsync_init('todo')");
-    device.join(&hub.address(), API_KEY);
-    device.sync();
-    wait::until("the snapshot is whole", || {
-        let path = format!("/v1/databases/{name}/snapshots");
-        hub.ask_as_operator("GET", &path, None).body.contains("\"finished\":true").then_some(())
-    });
-    // What was written since travels by the log.
-    admin.run(
-        "update todo set title = 'changed' where id like 'k2%';
-         delete from todo where id in ('k3', 'k4');
-         insert into todo values ('k4', 'again', null, 0), ('new', 'new', null, 0);
-         update tally set hits = hits + 1, label = 'ONE' where id = 1;
-         delete from tally where id = 2",
-    );
-    device.run("insert into todo values ('d', 'by a device', null, 0)");
-    wait::until_ok("the upload is taken", || device.try_sync());
-    let (is_good, told) = verify();
-    assert!(is_good && told.contains("no differences"), "{told}");
-    assert!(
-        told.contains("todo: 3001 rows are the same") && told.contains("tally: 1 rows are the same"),
-        "{told}"
-    );
-
-    write_past_capture(&admin);
-    let (is_good, told) = verify();
-    assert!(!is_good && told.contains("4 differences"), "{told}");
-    for line in [
-        "todo: 2998 rows are the same, 4 differ",
-        "differs in title: (\"k1\")",
-        "differs in title: (\"d\")",
-        "only with clients: (\"k5\")",
-        "only in the database: (\"untold\")",
-        "to mend it: write those rows once more",
-    ] {
-        assert!(told.contains(line), "{line:?} in\n{told}");
-    }
-    assert!(!told.contains("not told"), "no values are printed: {told}");
-    // As the advice has it.
-    admin.run(
-        "update todo set title = 'told' where id in ('k1', 'd');
-         delete from todo where id = 'untold';
-         insert into todo values ('untold', 'told', null, 0), ('k5', 'again', null, 0);
-         delete from todo where id = 'k5'",
-    );
-    wait::until("the device has what the database has", || {
-        device.sync();
-        (device.value("select count(*) from todo where title = 'told' or id = 'k5'") == "3").then_some(())
-    });
 }

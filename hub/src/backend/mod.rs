@@ -22,7 +22,6 @@ use crate::inbox::Chunks;
 use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
-use crate::postgres::PostgresUrl;
 
 /// One central database.
 pub(crate) trait Backend: Send + Sync {
@@ -182,7 +181,10 @@ pub(crate) fn check_file(location: &SqliteLocation) -> Result<&'static str> {
     sqlite::check(location)
 }
 
-/// Opens a view of a Postgres database that stands still, for whoever looks at it beside the hub.
-pub(crate) async fn open_beside(url: &PostgresUrl, epoch: &Epoch) -> Result<Box<dyn SnapshotRows>> {
-    postgres::open_beside(url, epoch).await
+/// Opens a view of a database that stands still, for whoever looks at it beside the hub.
+pub(crate) async fn open_beside(location: &BackendLocation, epoch: &Epoch) -> Result<Box<dyn SnapshotRows>> {
+    match location {
+        BackendLocation::Postgres(url) => postgres::open_beside(url, epoch).await,
+        BackendLocation::Sqlite(location) => sqlite::open_beside(location, epoch).await,
+    }
 }

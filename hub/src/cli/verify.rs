@@ -1,20 +1,21 @@
-//! `hub verify`: compares what a client gets of the store, a snapshot and the log behind it, with the rows of Postgres
-//! under one snapshot there, table by table and row by row.
+//! `hub verify`: compares what a client gets of the store, a snapshot and the log behind it, with the rows of the database
+//! as a view of it shows them that stands still, table by table and row by row.
 //!
 //! Only digests of values are held, of one table at a time, so that memory is bounded by the rows of the largest table
 //! and by what was written since the snapshot.
 
+mod log;
 mod rows;
+mod verdict;
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use shared_format::payload::{Changes, ColumnAlgorithm, Limits, Payload, TableDefinition, decode_frame};
-use shared_format::{ColumnId, encode_key};
+use shared_format::RowKind;
+use shared_format::payload::{Changes, Limits, Payload, TableDefinition, decode_frame};
 use tokio::time::Instant;
 
 use super::findings::Told;
@@ -24,13 +25,15 @@ use crate::config::{BackendLocation, Config, DatabaseConfig};
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::ingest::archive::Archive;
-use crate::keys::{Keys, SegmentName};
+use crate::keys::Keys;
 use crate::metrics::Metrics;
-use crate::position::{Lsn, Position};
-use crate::segment::{Found, SegmentIndex};
+use crate::position::Lsn;
+use crate::segment::SegmentIndex;
 use crate::snapshot::whole::Whole;
 use crate::store;
-use rows::{Compared, Digested, Known, Source};
+use log::{RowName, Written, each_row};
+use rows::{Known, Source};
+use verdict::{TableVerdict, Verdict};
 
 /// Longest wait for the store to hold all that the database shows: an idle hub notes its place once a minute.
 const LOG_WAIT_MAX: Duration = Duration::from_secs(90);
@@ -40,20 +43,6 @@ const LOG_WAIT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Rows of a page.
 const PAGE_ROWS: i32 = 2_000;
-
-/// Differences of one table that are printed.
-const SHOWN_MAX: u64 = 20;
-
-/// What names a row within its table: the incarnation of the table, and the row's key.
-type RowName = (u64, Vec<u8>);
-
-/// What the log says behind a snapshot.
-#[derive(Default)]
-struct Written {
-    tables: HashMap<u32, Vec<(RowName, Digested, Source)>>,
-    /// Tables that clients take anew from a later snapshot.
-    reloaded: BTreeSet<u32>,
-}
 
 pub(super) async fn run(config: &Config, name: &str) -> Result<Told> {
     let (kept, problems) = served::of_control(config).await;
@@ -68,10 +57,6 @@ pub(super) async fn run(config: &Config, name: &str) -> Result<Told> {
         };
         return Err(Error::Unavailable { reason });
     };
-    let BackendLocation::Postgres(url) = &database.backend else {
-        let wanted = "a database in Postgres; a central file is compared by nobody but its own hub";
-        return Err(Error::Argument { found: name.to_owned(), wanted });
-    };
     let store = store::open(&config.store, &Metrics::new()?).await?;
     let keys = Keys::new(name);
     let archive = Archive::new(Arc::clone(&store), keys.clone());
@@ -82,17 +67,21 @@ pub(super) async fn run(config: &Config, name: &str) -> Result<Told> {
     let snapshot = Whole::newest(&store, &keys, epoch.id).await?;
     let missing = "the store holds no finished snapshot to compare, the first client that asks has one made";
     let snapshot = snapshot.ok_or_else(|| nothing(missing))?;
-    let mut rows = backend::open_beside(url, &epoch).await?;
+    let mut rows = backend::open_beside(&database.backend, &epoch).await?;
     let index = wait_for_log(&archive, &epoch, database, rows.lsn()).await?;
-    let written = read_log(&archive, &epoch, &index, (snapshot.lsn(), rows.lsn())).await?;
-    let mut verdict = Verdict::default();
-    verdict.say(&format!("epoch {}, snapshot of {}, log up to {}", epoch.id, snapshot.lsn(), rows.lsn()));
+    let written = Written::read(&archive, &epoch, &index, (snapshot.lsn(), rows.lsn())).await?;
+    let mut comparison = Comparison::new(&snapshot, &written);
+    comparison.verdict.say(&format!(
+        "epoch {}, snapshot of {}, log up to {}",
+        epoch.id,
+        snapshot.lsn(),
+        rows.lsn()
+    ));
     for table in rows.tables().await? {
-        let expected = read_snapshot(&snapshot, &written, table.cast_unsigned()).await?;
-        compare_table(&mut *rows, table, expected, &written, &mut verdict).await?;
+        comparison.read(&mut *rows, table).await?;
     }
     rows.finish().await?;
-    Ok(verdict.end())
+    comparison.end().await
 }
 
 /// Waits until the store holds the log up to a place, and lists it.
@@ -103,14 +92,19 @@ async fn wait_for_log(
     up_to: Lsn,
 ) -> Result<SegmentIndex> {
     let backend = backend::open(database)?;
-    let slot = format!("cloudsync_{}", epoch.server.database_oid);
     let begun = Instant::now();
     loop {
         // Asked first: what was confirmed then is listed now.
-        let confirmed = confirmed(backend.report(Report::Slots).await?, &slot)?;
+        let confirmed = match &database.backend {
+            BackendLocation::Postgres(_) => {
+                let slot = format!("cloudsync_{}", epoch.server.database_oid);
+                confirmed(backend.report(Report::Slots).await?, &slot)?
+            }
+            // A file has no slot: each of its numbers is in the log.
+            BackendLocation::Sqlite(_) => Lsn::ZERO,
+        };
         let index = archive.segments(epoch).await?;
-        let stored = index.last().commit_end.max(archive.idle_up_to(epoch.id.number()).await?);
-        let stored = stored.max(confirmed);
+        let stored = log::stored_up_to(archive, epoch, &index).await?.max(confirmed);
         if stored >= up_to {
             return Ok(index);
         }
@@ -137,64 +131,113 @@ fn confirmed(slots: Option<serde_json::Value>, name: &str) -> Result<Lsn> {
     slot.and_then(|slot| slot.confirmed_lsn).map_or(Ok(Lsn::ZERO), |lsn| lsn.parse())
 }
 
-/// Reads what the log says between two places.
-async fn read_log(
-    archive: &Archive,
-    epoch: &Epoch,
-    index: &SegmentIndex,
-    (from, up_to): (Lsn, Lsn),
-) -> Result<Written> {
-    let mut written = Written::default();
-    let mut place = Position::after(from);
-    while let Some(name) = next_segment(index, place)? {
-        let segment = archive.segment(epoch.id.number(), name).await?;
-        let segment = segment.ok_or(Error::LogGap { after: name.previous })?;
-        // A frame may end behind the place and have begun before it.
-        let mut before = name.previous.commit_end;
-        for (last, frame) in segment.row_frames()? {
-            let source = if last.commit_end <= up_to { Source::Log } else { Source::Passing };
-            if last.commit_end > from && (source == Source::Log || before < up_to) {
-                written.add(&frame, source)?;
+/// A comparison on its way. The rows of the tables come one table after another.
+struct Comparison<'a> {
+    snapshot: &'a Whole,
+    written: &'a Written,
+    verdict: Verdict,
+    definitions: BTreeMap<u32, TableDefinition>,
+    compared: BTreeSet<u32>,
+    open: Option<OpenTable>,
+}
+
+/// The table that is being compared.
+struct OpenTable {
+    table: u32,
+    verdict: TableVerdict,
+    /// What clients have and the database was not seen to have.
+    expected: HashMap<RowName, Known>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(snapshot: &'a Whole, written: &'a Written) -> Comparison<'a> {
+        Comparison {
+            snapshot,
+            written,
+            verdict: Verdict::default(),
+            definitions: BTreeMap::new(),
+            compared: BTreeSet::new(),
+            open: None,
+        }
+    }
+
+    /// Reads all pages that come for a table.
+    async fn read(&mut self, rows: &mut dyn SnapshotRows, table: i32) -> Result<()> {
+        let mut after = None;
+        loop {
+            let wanted = PageWanted { table, dead: false, after, rows_max: PAGE_ROWS };
+            let Some(page) = rows.page(wanted).await? else { return Ok(()) };
+            if let Some(payload) = &page.payload {
+                self.take(&Payload::parse(payload)?).await?;
             }
-            before = last.commit_end.min(up_to).max(before);
-        }
-        place = name.last;
-        if place.commit_end > up_to {
-            break;
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
         }
     }
-    Ok(written)
-}
 
-fn next_segment(index: &SegmentIndex, place: Position) -> Result<Option<SegmentName>> {
-    match index.find(place) {
-        Found::Segment(name) => Ok(Some(name)),
-        Found::Nothing => Ok(None),
-        Found::Behind | Found::Gap => Err(Error::LogGap { after: place }),
-    }
-}
-
-impl Written {
-    fn add(&mut self, frame: &[u8], source: Source) -> Result<()> {
-        let (payload, _length) = decode_frame(frame, &Limits::default())?;
-        let payload = Payload::parse(&payload)?;
-        self.reloaded.extend(payload.reloads().iter().map(|reload| reload.table));
-        for changes in payload.changes() {
-            let rows = self.tables.entry(changes.table()).or_default();
-            each_row(&changes, |name, row| rows.push((name, row, source)))?;
+    async fn take(&mut self, page: &Payload<'_>) -> Result<()> {
+        for definition in page.definitions()? {
+            self.definitions.insert(definition.table, definition);
+        }
+        for changes in page.changes() {
+            let table = changes.table();
+            let is_open = self.open.as_ref().is_some_and(|open| open.table == table);
+            if !is_open && self.definitions.contains_key(&table) {
+                self.close();
+                self.open(table).await?;
+            }
+            if let Some(open) = &mut self.open {
+                open.compare(&changes)?;
+            }
         }
         Ok(())
     }
+
+    async fn open(&mut self, table: u32) -> Result<()> {
+        if let Some(definition) = self.definitions.get(&table).filter(|_| self.compared.insert(table)) {
+            let expected = read_snapshot(self.snapshot, self.written, table).await?;
+            self.open = Some(OpenTable { table, verdict: TableVerdict::new(definition.clone()), expected });
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let Some(OpenTable { table, mut verdict, expected }) = self.open.take() else { return };
+        let incarnation = verdict.definition().incarnation;
+        for ((of, key), known) in &expected {
+            if known.is_live() && *of == incarnation {
+                verdict.only_clients(key);
+            }
+        }
+        self.verdict.table(&verdict, self.written.is_reloaded(table));
+    }
+
+    /// Compares the tables that have no rows too, and sums up.
+    async fn end(mut self) -> Result<Told> {
+        self.close();
+        for table in self.definitions.keys().copied().collect::<Vec<_>>() {
+            self.open(table).await?;
+            self.close();
+        }
+        Ok(self.verdict.end())
+    }
 }
 
-/// Gives each row of some changes.
-fn each_row(changes: &Changes<'_>, mut give: impl FnMut(RowName, Digested)) -> Result<()> {
-    let columns = changes.columns();
-    let mut rows = changes.rows();
-    while let Some(row) = rows.next_row()? {
-        give((changes.incarnation(), encode_key(row.key.iter().copied())), Digested::of(row, &columns));
+impl OpenTable {
+    fn compare(&mut self, changes: &Changes<'_>) -> Result<()> {
+        let OpenTable { verdict, expected, .. } = self;
+        each_row(changes, |name, row| {
+            // Of a tombstone, and of what is parked, nobody has a row.
+            if row.kind() != RowKind::Created {
+                return;
+            }
+            let known = expected.remove(&name);
+            let outcome = rows::compare(&row, known.as_ref(), |column| verdict.is_register(column));
+            verdict.note(&name.1, outcome);
+        })
     }
-    Ok(())
 }
 
 /// The rows of a table as clients have them after the snapshot and the log.
@@ -215,156 +258,8 @@ async fn read_snapshot(snapshot: &Whole, written: &Written, table: u32) -> Resul
             tokio::task::yield_now().await;
         }
     }
-    for (name, row, source) in written.tables.get(&table).into_iter().flatten() {
+    for (name, row, source) in written.of(table) {
         known.entry(name.clone()).or_default().take(row, *source);
     }
     Ok(known)
-}
-
-/// Compares the live rows of a table.
-async fn compare_table(
-    rows: &mut dyn SnapshotRows,
-    table: i32,
-    mut expected: HashMap<RowName, Known>,
-    written: &Written,
-    verdict: &mut Verdict,
-) -> Result<()> {
-    let mut compared = TableVerdict::default();
-    let mut after = None;
-    loop {
-        let wanted = PageWanted { table, dead: false, after, rows_max: PAGE_ROWS };
-        let Some(page) = rows.page(wanted).await? else { return Ok(()) };
-        if let Some(payload) = &page.payload {
-            let payload = Payload::parse(payload)?;
-            for definition in payload.definitions()? {
-                if definition.table == table.cast_unsigned() {
-                    compared.definition = Some(definition);
-                }
-            }
-            for changes in payload.changes() {
-                each_row(&changes, |name, row| {
-                    let known = expected.remove(&name);
-                    let is_register = |column| compared.is_register(column);
-                    let outcome = rows::compare(&row, known.as_ref(), is_register);
-                    compared.note(&name.1, outcome);
-                })?;
-            }
-        }
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    let incarnation = compared.definition.as_ref().map(|definition| definition.incarnation);
-    for ((of, key), known) in &expected {
-        if known.is_live() && incarnation.is_none_or(|incarnation| incarnation == *of) {
-            compared.only_clients(key);
-        }
-    }
-    verdict.table(&compared, table, written.reloaded.contains(&table.cast_unsigned()));
-    Ok(())
-}
-
-/// What was found in one table.
-#[derive(Default)]
-struct TableVerdict {
-    definition: Option<TableDefinition>,
-    same: u64,
-    passing: u64,
-    differences: u64,
-    shown: String,
-}
-
-impl TableVerdict {
-    /// Whether the log holds shares of a whole in place of the values of a column.
-    fn is_register(&self, column: ColumnId) -> bool {
-        let known = self.definition.iter().flat_map(|definition| &definition.columns);
-        known.into_iter().any(|known| known.id == column && known.algorithm != ColumnAlgorithm::Lww)
-    }
-
-    fn column_name(&self, column: ColumnId) -> String {
-        let mut known = self.definition.iter().flat_map(|definition| &definition.columns);
-        known
-            .find(|known| known.id == column)
-            .map_or_else(|| format!("{column:?}"), |known| known.name.clone())
-    }
-
-    fn note(&mut self, key: &[u8], outcome: Compared) {
-        match outcome {
-            Compared::Same => self.same = self.same.saturating_add(1),
-            Compared::Passing => self.passing = self.passing.saturating_add(1),
-            Compared::OnlyInDatabase => self.show("only in the database", key),
-            Compared::Differs(columns) => {
-                let names: Vec<String> = columns.iter().map(|column| self.column_name(*column)).collect();
-                self.show(&format!("differs in {}", names.join(", ")), key);
-            }
-        }
-    }
-
-    fn only_clients(&mut self, key: &[u8]) {
-        self.show("only with clients", key);
-    }
-
-    fn show(&mut self, what: &str, key: &[u8]) {
-        self.differences = self.differences.saturating_add(1);
-        if self.differences <= SHOWN_MAX {
-            // Writing to a text cannot fail.
-            let _written = writeln!(self.shown, "  {what}: {}", rows::tell_key(key));
-        }
-    }
-}
-
-/// What was found in all tables.
-#[derive(Default)]
-struct Verdict {
-    text: String,
-    differences: u64,
-}
-
-impl Verdict {
-    fn say(&mut self, line: &str) {
-        self.text.push_str(line);
-        self.text.push('\n');
-    }
-
-    fn table(&mut self, found: &TableVerdict, table: i32, is_reloaded: bool) {
-        let name = found.definition.as_ref().map_or_else(
-            || format!("number {table}"),
-            |definition| match &definition.schema {
-                Some(schema) => format!("{schema}.{}", definition.name),
-                None => definition.name.clone(),
-            },
-        );
-        let TableVerdict { same, passing, differences, shown, .. } = found;
-        if is_reloaded {
-            self.say(&format!(
-                "table {name}: clients take it anew from the next snapshot, it was not compared"
-            ));
-            return;
-        }
-        self.say(&format!("table {name}: {same} rows are the same, {differences} differ"));
-        self.text.push_str(shown);
-        if *differences > SHOWN_MAX {
-            self.say(&format!("  and {} more", differences.saturating_sub(SHOWN_MAX)));
-        }
-        if *passing > 0 {
-            self.say(&format!("  {passing} are being written and were not compared"));
-        }
-        self.differences = self.differences.saturating_add(*differences);
-    }
-
-    fn end(mut self) -> Told {
-        let is_good = self.differences == 0;
-        if is_good {
-            self.say("no differences");
-        } else {
-            let differences = self.differences;
-            self.say(&format!("{differences} differences: somebody wrote past the triggers of capture"));
-            self.say(
-                "  to mend it: write those rows once more by plain SQL, each with another value; one that is only in the \
-                 database: delete and insert it; one that is only with clients: insert and delete it",
-            );
-        }
-        Told { text: self.text, is_good }
-    }
 }

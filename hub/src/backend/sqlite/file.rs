@@ -165,7 +165,7 @@ fn lock_path(file: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+pub(super) fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
@@ -190,6 +190,13 @@ pub(super) fn begin(connection: &mut Connection) -> Result<Begun> {
         restored: text("restored")?,
         reload: Lsn::new(number("reload")?),
     })
+}
+
+/// The name that the file has as a centre.
+pub(super) fn name_of(connection: &Connection) -> Result<String> {
+    let sql = "select value from main.cloudsync_settings where key = 'central_file'";
+    let named = connection.query_row(sql, [], |row| row.get(0));
+    named.map_err(|source| Error::Sqlite { action: "read the name of the central file", source })
 }
 
 /// Runs statements in one transaction that has the right to write from its begin.

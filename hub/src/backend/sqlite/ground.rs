@@ -29,8 +29,7 @@ pub(super) struct Ground {
 
 /// Compares file and store.
 pub(super) async fn find_ground(ingest: &Ingest, file: &Arc<File>, begun: &Begun) -> Result<Ground> {
-    let system = format!("sqlite-{}", begun.name);
-    let server = ServerIdentity { system, lineage: Lineage::first(1), database_oid: 0 };
+    let server = server_of(&begun.name);
     let is = (server.clone(), begun.restored.as_str());
     let Some(epoch) = ingest.archive.newest_epoch().await? else {
         return open_epoch(ingest, file, (None, EpochReason::First), is, begun.end).await;
@@ -70,6 +69,11 @@ pub(super) async fn find_ground(ingest: &Ingest, file: &Arc<File>, begun: &Begun
         within = !segment.transaction_end;
     }
     Ok(Ground { epoch, index, within, definitions })
+}
+
+/// What an epoch calls a file of this name.
+pub(super) fn server_of(name: &str) -> ServerIdentity {
+    ServerIdentity { system: format!("sqlite-{name}"), lineage: Lineage::first(1), database_oid: 0 }
 }
 
 /// Whether the feed still has every row behind a number.

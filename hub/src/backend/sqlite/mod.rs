@@ -28,6 +28,7 @@ use crate::position::Lsn;
 use crate::shutdown::asked;
 pub(super) use file::check;
 use file::{File, begin, in_transaction};
+pub(in crate::backend) use snapshot::open_beside;
 
 /// One central file.
 pub(super) struct Sqlite {

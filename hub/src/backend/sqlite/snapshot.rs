@@ -9,8 +9,11 @@ use shared_format::payload::{Limits, decode_frame};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::connection;
-use super::file::{File, in_transaction, pass_on};
+use super::file::{File, identity, in_transaction, name_of, pass_on};
+use super::ground::server_of;
 use crate::backend::{Page, PageWanted, SnapshotRows};
+use crate::config::SqliteLocation;
+use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::position::Lsn;
 
@@ -41,6 +44,35 @@ pub(super) async fn open(file: &File) -> Result<Box<dyn SnapshotRows>> {
         Ok((reader, lsn))
     });
     let (reader, lsn) = opened.await?;
+    begin_reading(reader, lsn, &file.location)
+}
+
+/// Opens such a view of a file that a hub may be serving; the file is made by nobody, and has to be the one of the epoch.
+pub(in crate::backend) async fn open_beside(
+    location: &SqliteLocation,
+    epoch: &Epoch,
+) -> Result<Box<dyn SnapshotRows>> {
+    let place = location.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        identity(&place.file).map_err(|source| Error::CentralFile {
+            operation: "look at",
+            path: place.file.clone(),
+            source,
+        })?;
+        let mut writer = connection::open(&place)?;
+        let name = name_of(&writer)?;
+        let mut reader = connection::open(&place)?;
+        let lsn = view(&mut writer, &mut reader)?;
+        Ok::<_, Error>((reader, lsn, name))
+    });
+    let opened = opened.await.map_err(|_ended| Error::TaskEnded { task: "open the central file" })?;
+    let (reader, lsn, name) = opened?;
+    epoch.check_server(&server_of(&name))?;
+    begin_reading(reader, lsn, location)
+}
+
+/// Reads on a thread of its own.
+fn begin_reading(reader: Connection, lsn: Lsn, location: &SqliteLocation) -> Result<Box<dyn SnapshotRows>> {
     let (sender, pages) = mpsc::channel(PAGES_AHEAD);
     let reading = thread::Builder::new().name("central-snapshot".to_owned()).spawn(move || {
         if let Err(error) = read(&reader, &sender) {
@@ -48,7 +80,7 @@ pub(super) async fn open(file: &File) -> Result<Box<dyn SnapshotRows>> {
             drop(sender.blocking_send(Err(error)));
         }
     });
-    let path = file.location.file.clone();
+    let path = location.file.clone();
     reading.map_err(|source| Error::CentralFile { operation: "read a snapshot of", path, source })?;
     Ok(Box::new(View { lsn, pages }))
 }

@@ -37,6 +37,11 @@ impl Digested {
         });
         Digested { kind: change.kind, stamp: change.stamp, cells: cells.collect() }
     }
+
+    /// What it is.
+    pub(super) const fn kind(&self) -> RowKind {
+        self.kind
+    }
 }
 
 /// Where a row comes from.
