@@ -90,6 +90,12 @@ impl Keys {
         format!("{}/chunks/", self.root)
     }
 
+    /// Folder of those of one site.
+    #[must_use]
+    pub fn chunks_of_site(&self, site: SiteId) -> String {
+        format!("{}/chunks/{site}/", self.root)
+    }
+
     /// Folder of the chunks of one upload.
     #[must_use]
     pub fn chunks_of(&self, name: &InboxName) -> String {
@@ -100,6 +106,12 @@ impl Keys {
     #[must_use]
     pub fn buried(&self) -> String {
         format!("{}/buried/", self.root)
+    }
+
+    /// Folder of those of one site.
+    #[must_use]
+    pub fn buried_of(&self, site: SiteId) -> String {
+        format!("{}/buried/{site}/", self.root)
     }
 
     /// An upload that can never be applied.

@@ -71,6 +71,11 @@ fn add_chunk(chunk: Option<&[u8]>) {
     apply::chunks::add(chunk);
 }
 
+#[pg_extern]
+fn follow_upload(upload_id: &[u8]) {
+    or_raise(upload::follow(upload_id));
+}
+
 #[expect(clippy::too_many_arguments, reason = "the hub's call has these arguments")]
 #[pg_extern]
 fn apply_upload(

@@ -2,12 +2,17 @@
 //!
 //! An upload that is too large for one body comes as chunks: those before the last are handed over by
 //! `cloudsync.add_chunk`, in the transaction of the upload.
+//!
+//! A site shows the token of what it sent before. What it sends while nobody can tell it one names the upload before it
+//! instead, by `cloudsync.follow_upload`: the id is as random as a token, and is followed once.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 use shared_format::SiteId;
 use shared_format::payload::Payload;
+use shared_format::succession::{self, Link, Place};
 
 use crate::apply::{self, Applied, Author, Lost, chunks};
 use crate::edge::codec;
@@ -20,6 +25,24 @@ use crate::sites;
 
 /// Rejections that one answer repeats; the site confirms them, and the next answer goes on behind them.
 const REJECTIONS_TOLD_MAX: i64 = 1_000;
+
+thread_local! {
+    /// The upload that the one of this transaction follows, with that transaction.
+    static FOLLOWED: Cell<Option<(u64, [u8; 16])>> = const { Cell::new(None) };
+}
+
+/// Notes which upload the one of this transaction follows.
+pub(crate) fn follow(upload_id: &[u8]) -> Result<(), SyncError> {
+    let id = upload_id.try_into().map_err(|_other_length| wrong_length("upload_id", upload_id))?;
+    FOLLOWED.set(Some((session::top_xid(), id)));
+    Ok(())
+}
+
+/// The upload that the one of this transaction follows; none if its site shows a token.
+fn followed() -> Option<[u8; 16]> {
+    let xid = FOLLOWED.get().map(|(xid, _)| xid)?;
+    FOLLOWED.get().filter(|_| xid == session::top_xid()).map(|(_, id)| id)
+}
 
 /// The arguments of `cloudsync.apply_upload`.
 pub(crate) struct Request<'a> {
@@ -62,7 +85,9 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         sites::self_ordinal();
         lock_site(request)
     });
-    if known.may_be_adopted(request)
+    let followed = followed();
+    if followed.is_none()
+        && known.may_be_adopted(request)
         && let Some(acked) = as_owner(|| adopt_site(request, known.is_new))
     {
         let token = request.token.unwrap_or_default().to_vec();
@@ -76,19 +101,14 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         }
         Ok(answer(request, &known, status, detail))
     };
-    if !known.is_new {
-        if known.upload_id == request.upload_id {
+    match place(request, &known, followed) {
+        Place::Next => {}
+        Place::Taken => {
             confirm_rejections(request);
             return refuse("duplicate", None);
         }
-        if request.token != Some(known.token.as_slice()) {
-            return refuse("site_conflict", None);
-        }
-        if request.first > known.acked.saturating_add(1) {
-            return refuse("out_of_order", None);
-        }
-    } else if request.token.is_some() {
-        return refuse("site_conflict", None);
+        Place::Early => return refuse("out_of_order", None),
+        Place::Conflict => return refuse("site_conflict", None),
     }
     let Some(before) = before.into_iter().collect::<Option<Vec<_>>>() else {
         return refuse("incomplete", None);
@@ -119,6 +139,18 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         object.insert("lost_more".into(), json!(applied.lost_more));
     }
     Ok(answer)
+}
+
+/// Where an upload stands among those of its site.
+fn place(request: &Request<'_>, known: &Known, followed: Option<[u8; 16]>) -> Place {
+    let link = match (&followed, request.token) {
+        (Some(upload), _) => Link::Upload(upload),
+        (None, Some(token)) => Link::Token(token),
+        (None, None) => Link::First,
+    };
+    let Known { acked, token, upload_id, .. } = known;
+    let known = (!known.is_new).then_some(succession::Known { acked: *acked, upload: upload_id, token });
+    succession::place(known, request.upload_id, request.first, link)
 }
 
 /// Merges the payload, behind the chunks before it, with the rights of the caller; gives also the greatest clock of
@@ -173,18 +205,18 @@ fn lost(lost: &Lost) -> Json {
 }
 
 fn check(request: &Request<'_>) -> Result<SiteId, SyncError> {
-    let length = |parameter, found: &[u8]| {
-        let found = format!("{} bytes", found.len());
-        SyncError::Parameter { parameter, found, wanted: "16 bytes" }
-    };
     if request.upload_id.len() != 16 {
-        return Err(length("upload_id", request.upload_id));
+        return Err(wrong_length("upload_id", request.upload_id));
     }
     if request.first < 1 || request.last < request.first {
         let found = format!("{} to {}", request.first, request.last);
         return Err(SyncError::Parameter { parameter: "range", found, wanted: "1 or more, in order" });
     }
-    sites::from_bytes(request.site).ok_or_else(|| length("site", request.site))
+    sites::from_bytes(request.site).ok_or_else(|| wrong_length("site", request.site))
+}
+
+fn wrong_length(parameter: &'static str, found: &[u8]) -> SyncError {
+    SyncError::Parameter { parameter, found: format!("{} bytes", found.len()), wanted: "16 bytes" }
 }
 
 /// Locks the row of the site, made if it is not known. As the owner.

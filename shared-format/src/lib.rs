@@ -19,6 +19,7 @@ mod reader;
 mod register;
 mod row_key;
 mod row_state;
+pub mod succession;
 mod value;
 
 pub use clock::{Hlc, SiteId, Stamp};

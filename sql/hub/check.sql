@@ -6,6 +6,7 @@ wanted(kind, name) as (
     ('function', 'definitions'), ('function', 'snapshot_part'), ('function', 'message_key'),
     ('function', 'apply_upload'), ('function', 'replay'), ('function', 'begin_generation'), ('function', 'restored'),
     ('function', 'standbys_flushed'), ('function', 'catch_up'), ('function', 'add_chunk'),
+    ('function', 'follow_upload'),
     ('function', 'site_acked'), ('function', 'note_site'), ('function', 'collect_tombstones'),
     ('function', 'scopes_of'), ('function', 'make_job'), ('function', 'claim_job'), ('function', 'extend_job'),
     ('function', 'end_job'), ('function', 'bury_job'), ('function', 'revive_job'), ('function', 'forget_job'),

@@ -210,6 +210,12 @@ create function cloudsync.add_chunk(chunk bytea) returns void
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'add_chunk_wrapper';
 
+-- Says which upload of the same site comes right before the one that apply_upload gets in the same transaction: its
+-- site has not heard yet that it was taken, so that it has no token of it.
+create function cloudsync.follow_upload(upload_id bytea) returns void
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'follow_upload_wrapper';
+
 create function cloudsync.apply_upload(
   payload bytea,
   site bytea,

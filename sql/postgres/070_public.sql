@@ -195,6 +195,7 @@ begin
     'snapshot_part(integer, boolean, bytea, integer)',
     'message_key()',
     'add_chunk(bytea)',
+    'follow_upload(bytea)',
     'apply_upload(bytea, bytea, bytea, bigint, bigint, bytea, text, text, bigint)',
     'replay(bytea)',
     'begin_generation(text)',

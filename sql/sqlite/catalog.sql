@@ -52,12 +52,14 @@ create table if not exists main.cloudsync_outbox (
   payload blob not null
 ) without rowid;
 
--- What the upload in the outbox has before its payload, when it is larger than one body: each is sent alone, and all
+-- What an upload in the outbox has before its payload, when it is larger than one body: each is sent alone, and all
 -- are applied together.
 create table if not exists main.cloudsync_outbox_chunks (
-  number integer primary key,
+  upload blob not null,
+  number integer not null,
   payload blob not null,
-  sent integer not null default 0
+  sent integer not null default 0,
+  primary key (upload, number)
 );
 
 -- `cells`: newer than the life of a row that is not alive, one merged entry a row. `refused`: a change that

@@ -282,16 +282,17 @@ pub(crate) enum Cut {
     Bodies,
 }
 
-/// Stores the next upload in the outbox, in the caller's transaction; None when nothing is unsent.
+/// Stores the next upload in the outbox, behind those that are there, in the caller's transaction; None when nothing
+/// more is unsent.
 pub(crate) fn next_upload(replica: &mut Replica<'_>, cut: Cut) -> Result<Option<Upload>> {
     let connection = replica.connection;
     let folded = fold(replica)?;
     loop {
-        let acknowledged = log::acknowledged(connection)?;
-        let first = DbVersion::new(acknowledged.get() + 1);
-        let baseline = first_baseline(connection, acknowledged)?;
+        let sent = log::acknowledged(connection)?.max(outbox::newest(connection)?);
+        let first = DbVersion::new(sent.get() + 1);
+        let baseline = first_baseline(connection, sent)?;
         let end = baseline.map_or(folded, |(at, _)| DbVersion::new(at.get() - 1));
-        let Some(part) = next_part(replica, acknowledged, end)? else {
+        let Some(part) = next_part(replica, sent, end)? else {
             let Some((at, table)) = baseline else { return Ok(None) };
             if let Some(upload) = next_baseline_upload(replica, table, first, at)? {
                 return Ok(Some(upload));
@@ -302,6 +303,7 @@ pub(crate) fn next_upload(replica: &mut Replica<'_>, cut: Cut) -> Result<Option<
             log::delete_range(connection, first, part.last)?;
             continue;
         };
+        let id = outbox::new_id()?;
         let (mut chunks, mut bytes) = (1, frame.len());
         while cut == Cut::Chunks
             && chunks < CHUNKS_MAX
@@ -312,11 +314,11 @@ pub(crate) fn next_upload(replica: &mut Replica<'_>, cut: Cut) -> Result<Option<
             if let Some(next) = next.frame {
                 bytes = bytes.saturating_add(next.len());
                 chunks += 1;
-                outbox::store_chunk(connection, &frame)?;
+                outbox::store_chunk(connection, &id, &frame)?;
                 frame = next;
             }
         }
-        return outbox::store(connection, first, last, frame).map(Some);
+        return outbox::store(connection, id, first, last, frame).map(Some);
     }
 }
 
@@ -567,7 +569,7 @@ fn next_baseline_upload(
     let sql = "update main.cloudsync_tables set baseline_after = ?2 where id = ?1";
     let row: [&dyn ToSql; 2] = [&table.id, &last_key];
     connection.prepare_cached(sql)?.execute(row)?;
-    outbox::store(connection, first, last, encode_frame(&rows.into_payload())).map(Some)
+    outbox::store(connection, outbox::new_id()?, first, last, encode_frame(&rows.into_payload())).map(Some)
 }
 
 /// A change of one row as a payload of its own, in the form that this file stores.

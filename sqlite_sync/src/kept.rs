@@ -10,9 +10,9 @@ use crate::connection::Applying;
 use crate::error::{Doing, Error, Reading, Result};
 use crate::explain::stored_key;
 use crate::fold::fold;
-use crate::log;
 use crate::metadata;
 use crate::parked;
+use crate::rejected::log_again;
 use crate::settings::{self, Setting};
 use crate::sql::{Bind, Unit, binds, refs};
 
@@ -30,8 +30,7 @@ pub(crate) fn retry_rejected(connection: &Connection) -> Result<usize> {
         let Some(table) = replica.table_named(&name) else { continue };
         let key = decode_key(&pk).reading("rejected row key")?;
         if key.len() == table.key.len() {
-            // Under no column: what is rejected travels whole, under the stamps that it has.
-            log::append_row(connection, "cloudsync_log", table, "0", &key)?;
+            log_again(connection, table, &key)?;
             count += 1;
         }
     }

@@ -29,11 +29,12 @@ const OF_A_USER: [&str; 13] = [
 ];
 
 /// Settings that belong to a user or to a place at the server.
-const PLACES: [Setting; 10] = [
+const PLACES: [Setting; 11] = [
     Setting::Token,
     Setting::Cursor,
     Setting::RejectedSeen,
     Setting::Acknowledged,
+    Setting::Stored,
     Setting::Refetch,
     Setting::Reload,
     Setting::ReloadCursor,

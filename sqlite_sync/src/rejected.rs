@@ -6,11 +6,11 @@ use std::collections::HashSet;
 use rusqlite::{Connection, params};
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Limits, Payload, decode_frame};
-use shared_format::{Value, ValueRef, encode_key};
+use shared_format::{RowKind, Value, ValueRef, encode_key};
 
 use crate::catalog::Replica;
 use crate::error::{Doing, Reading, Result};
-use crate::log::DbVersion;
+use crate::log::{self, DbVersion};
 use crate::settings::{self, Setting};
 use crate::sql::{refs, wall_ms};
 use crate::tracked_table::{Affinity, TrackedTable};
@@ -124,7 +124,9 @@ pub(crate) fn printed(value: ValueRef<'_>) -> Json {
     }
 }
 
-/// Forgets refusals of rows that an accepted upload carried, except those refused again.
+/// Forgets refusals of rows that an accepted upload carried, except those refused again. A row of which it carried
+/// no more than some cells, since it was sent before the refusal was heard, is put into the log once more, to travel
+/// whole.
 pub(crate) fn forget_accepted(replica: &Replica<'_>, frame: &[u8], last: DbVersion) -> Result<()> {
     let connection = replica.connection;
     let any: bool = connection
@@ -133,8 +135,9 @@ pub(crate) fn forget_accepted(replica: &Replica<'_>, frame: &[u8], last: DbVersi
     if !any {
         return Ok(());
     }
-    let sql = "delete from main.cloudsync_rejected where tbl = ?1 and pk = ?2 and last < ?3";
-    let mut statement = connection.prepare_cached(sql)?;
+    let which = "from main.cloudsync_rejected where tbl = ?1 and pk = ?2 and last < ?3";
+    let mut forget = connection.prepare_cached(&format!("delete {which}"))?;
+    let mut find = connection.prepare_cached(&format!("select 1 {which}"))?;
     let (body, _used) = decode_frame(frame, &Limits::UPLOAD).reading("upload in the outbox")?;
     let payload = Payload::parse(&body).reading("upload in the outbox")?;
     for changes in payload.changes() {
@@ -142,10 +145,27 @@ pub(crate) fn forget_accepted(replica: &Replica<'_>, frame: &[u8], last: DbVersi
         let mut rows = changes.rows();
         while let Some(row) = rows.next_row().reading("upload in the outbox")? {
             let pk = encode_key(row.key.iter().copied());
-            statement.execute(params![table.name, pk, last.get()]).doing("forget a refusal")?;
+            let refusal = params![table.name, pk, last.get()];
+            match row.kind {
+                RowKind::Created | RowKind::Deleted => {
+                    forget.execute(refusal).doing("forget a refusal")?;
+                }
+                RowKind::Cells => {
+                    if find.exists(refusal).doing("look for a refusal")? {
+                        let key: Vec<Value> = row.key.iter().map(|part| part.to_owned_value()).collect();
+                        log_again(connection, table, &key)?;
+                    }
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// Puts a row into the log once more, as it is now. Under no column: what is rejected travels whole, under the stamps
+/// that it has.
+pub(crate) fn log_again(connection: &Connection, table: &TrackedTable, key: &[Value]) -> Result<()> {
+    log::append_row(connection, "cloudsync_log", table, "0", key)
 }
 
 #[cfg(test)]

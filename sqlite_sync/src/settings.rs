@@ -19,6 +19,8 @@ pub(crate) enum Setting {
     Folded,
     /// Up to where the server has answered for.
     Acknowledged,
+    /// Up to where the server keeps what was sent, without an answer yet: its database is away.
+    Stored,
     /// Server time minus device time, in milliseconds.
     ClockOffset,
     /// The newest token that the server gave this site.
@@ -74,6 +76,7 @@ impl Setting {
             Self::Site => "site",
             Self::Folded => "folded",
             Self::Acknowledged => "acknowledged",
+            Self::Stored => "stored",
             Self::ClockOffset => "clock_offset_ms",
             Self::Token => "token",
             Self::Cursor => "cursor",

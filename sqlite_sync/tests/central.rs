@@ -44,10 +44,16 @@ impl Client {
 
     /// Uploads what changed since the last time under these numbers.
     fn upload_as(&mut self, centre: &Connection, first: i64, last: i64) -> Json {
+        self.upload_behind(centre, first, last, None)
+    }
+
+    /// The same, behind an upload whose token is not known yet.
+    fn upload_behind(&mut self, centre: &Connection, first: i64, last: i64, behind: Option<u8>) -> Json {
         let payload = encode(&self.connection, self.sent).expect("something is unsent");
         self.uploads += 1;
-        let sql = "select cloudsync_central_upload(?1, ?2, ?3, ?4, ?5, ?6, null)";
-        let row = params![payload, self.site(), vec![self.uploads; 16], first, last, self.token];
+        let sql = "select cloudsync_central_upload(?1, ?2, ?3, ?4, ?5, ?6, null, ?7)";
+        let behind = behind.map(|number| vec![number; 16]);
+        let row = params![payload, self.site(), vec![self.uploads; 16], first, last, self.token, behind];
         let answer: String = centre.query_row(sql, row, |row| row.get(0)).expect("an answer");
         serde_json::from_str(&answer).expect("JSON")
     }
@@ -138,7 +144,7 @@ fn a_refused_row_is_told_to_its_site_alone_until_it_confirms() {
     assert_eq!(second.upload(&centre)["rejected"], serde_json::json!([]));
     run(&first.connection, "update todos set title = 'again' where id = 'c'");
     assert_eq!(first.upload(&centre)["rejected"][0]["id"], 1, "it is told again");
-    let sql = "select cloudsync_central_upload(?1, ?2, ?3, 1, 1, ?4, 1)";
+    let sql = "select cloudsync_central_upload(?1, ?2, ?3, 1, 1, ?4, 1, null)";
     let empty = encode(&first.connection, 0);
     let row = params![empty, first.site(), vec![first.uploads; 16], first.token];
     let answer: String = centre.query_row(sql, row, |row| row.get(0)).expect("an answer");
@@ -174,6 +180,25 @@ fn numbers_and_tokens_tell_a_copy_and_a_gap() {
     assert_eq!(client.upload_as(&centre, client.sent + 1, client.sent + 1)["status"], "applied");
     client.token = token;
     assert_eq!(client.upload_as(&centre, client.sent + 2, client.sent + 2)["status"], "site_conflict");
+}
+
+#[test]
+fn an_upload_follows_the_one_that_it_names() {
+    let centre = centre(TODOS);
+    let mut client = Client::new();
+    run(&client.connection, "insert into todos values ('a', 'one', 1)");
+    // Each call is an upload with the next number as its id.
+    assert_eq!(client.upload_behind(&centre, 2, 2, Some(9))["status"], "out_of_order");
+    assert_eq!(client.upload_behind(&centre, 1, 1, None)["status"], "applied");
+    assert_eq!(
+        client.upload_behind(&centre, 3, 3, Some(3))["status"],
+        "out_of_order",
+        "the one between is missing"
+    );
+    assert_eq!(client.upload_behind(&centre, 2, 2, Some(1))["status"], "site_conflict");
+    assert_eq!(client.upload_behind(&centre, 2, 2, Some(2))["status"], "applied");
+    assert_eq!(client.upload_behind(&centre, 2, 2, Some(2))["status"], "site_conflict", "of a copy");
+    assert_eq!(client.upload_behind(&centre, 3, 3, Some(5))["status"], "applied");
 }
 
 #[test]

@@ -108,3 +108,21 @@ fn what_was_taken_in_chunks_while_postgres_was_away_is_applied_as_one() {
     assert_eq!(stage.postgres.rows(CAME), ["2000|2000|1"], "without the device");
     came_at_once(&mut stage);
 }
+
+#[test]
+fn uploads_in_chunks_wait_behind_each_other() {
+    let mut stage = own_postgres();
+    stage.play(&["postgres: stop", WRITE]);
+    assert_eq!(stage.client("a").value(STATUS), "syncing");
+    stage.play(&["a: update todo set note = hex(randomblob(6000)) where done <= 1500"]);
+    assert_eq!(stage.client("a").value(STATUS), "syncing");
+    stage.play(&["a: update todo set done = done + 1 where id = 'k1'"]);
+    assert_eq!(stage.client("a").value(STATUS), "syncing");
+    assert_eq!(stage.objects("inbox").len(), 3);
+    assert!(stage.objects("chunks").len() >= 3, "of two of them");
+    stage.play(&["hub: kill", "postgres: start", "hub: start"]);
+    wait::until("the inbox is empty", || stage.objects("inbox").is_empty().then_some(()));
+    let at_server = "select count(*), count(note), sum(done) from todo";
+    assert_eq!(stage.postgres.rows(at_server), ["2000|1500|2001001"], "without the device");
+    came_at_once(&mut stage);
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use tests::client::Client;
 use tests::process::Signal;
 use tests::stage::{Setting, Stage};
 use tests::wait;
@@ -108,6 +109,165 @@ fn a_node_that_starts_while_postgres_is_away_takes_uploads_by_the_key_that_it_wa
     is_applied(&stage);
     assert_eq!(stage.postgres.rows(WRITES), ["t|INSERT|1", "u|INSERT|1"]);
     stage.settles_at(&["t|before|NULL|0", "u|while away|NULL|0"]);
+}
+
+/// Lets the hub keep one more upload of a client; gives how many wait then.
+fn queues(stage: &mut Stage, client: &str, write: &str) -> usize {
+    stage.play(&[&format!("{client}: {write}")]);
+    stores(stage, client);
+    stage.objects("inbox").len()
+}
+
+#[test]
+fn what_follows_waits_behind_it_and_is_applied_in_order() {
+    let mut stage = stage();
+    let mut second = stage.hub.beside(&stage.database);
+    second.start_again();
+    // With an upload a node learns the key that entries are signed with.
+    stage.client("a").join(&second.address(), tests::hub::API_KEY);
+    stage.play(&["a: insert into todo values ('s', 'by the second', null, 0)", "a: sync", "postgres: stop"]);
+    let writes = [
+        "insert into todo values ('u', 'refused', null, 0)",
+        "insert into todo values ('v', 'first', null, 0)",
+        "update todo set note = 'later' where id in ('u', 'v')",
+        "delete from todo where id = 't'",
+    ];
+    for (at, write) in writes.into_iter().enumerate() {
+        // Each node in turn: the other one knows of it by the store.
+        let node = if at % 2 == 0 { stage.hub.address() } else { second.address() };
+        stage.client("a").join(&node, tests::hub::API_KEY);
+        assert_eq!(queues(&mut stage, "a", write), at + 1, "{write}");
+    }
+    // Asked again, by the other node, it is the same.
+    stores(&mut stage, "a");
+    assert_eq!(stage.objects("inbox").len(), 4);
+    second.stop(Signal::Kill);
+    stage.play(&["hub: kill", "postgres: start", "hub: start"]);
+    is_applied(&stage);
+    // No device had to come back, and one that was refused keeps none behind it.
+    assert_eq!(
+        stage.postgres.rows("select id, title, note from todo order by id"),
+        ["s|by the second|NULL", "v|first|later"]
+    );
+    assert_eq!(stage.postgres.rows(WRITES), ["s|INSERT|1", "t|INSERT|1", "v|INSERT|1", "v|UPDATE|1"]);
+    let address = stage.hub.address();
+    stage.client("a").join(&address, tests::hub::API_KEY);
+    stage.play(&["a: sync"]);
+    let rejected = "select tbl, key, sqlstate from cloudsync_rejected";
+    assert_eq!(stage.client("a").rows(rejected), ["todo|[\"u\"]|23514"]);
+    // What was sent of the row before the refusal was heard is not what is left of it.
+    stage.play(&["a: update todo set title = 'mended' where id = 'u'", "a: sync"]);
+    assert_eq!(stage.client("a").rows(rejected), Vec::<String>::new());
+    stage.settles_at(&["s|by the second|NULL|0", "u|mended|later|0", "v|first|later|0"]);
+    assert_eq!(stage.client("a").value("select count(*) from cloudsync_outbox"), "0");
+}
+
+#[test]
+fn a_row_that_is_mended_behind_its_refusal_arrives() {
+    let mut stage = stage();
+    stage.play(&["postgres: stop"]);
+    queues(&mut stage, "a", "insert into todo values ('u', 'refused', 'kept', 7)");
+    assert_eq!(queues(&mut stage, "a", "update todo set title = 'mended' where id = 'u'"), 2);
+    stage.play(&["postgres: start"]);
+    is_applied(&stage);
+    wait::until_ok("a syncs", || stage.client("a").try_sync());
+    stage.settles_at(&["t|before|NULL|0", "u|mended|kept|7"]);
+    assert_eq!(stage.client("a").value("select count(*) from cloudsync_rejected"), "0");
+}
+
+#[test]
+fn a_queue_outlives_an_epoch() {
+    let mut stage = stage();
+    stage.play(&["postgres: stop"]);
+    queues(&mut stage, "a", "insert into todo values ('u', 'first', null, 0)");
+    assert_eq!(queues(&mut stage, "a", "update todo set note = 'second' where id = 'u'"), 2);
+    stage.play(&["hub: kill", "postgres: start"]);
+    stage.postgres.run("select pg_drop_replication_slot(slot_name) from pg_replication_slots");
+    stage.play(&["hub: start"]);
+    is_applied(&stage);
+    stage.settles_at(&["t|before|NULL|0", "u|first|second|0"]);
+    assert_eq!(stage.postgres.rows(WRITES), ["t|INSERT|1", "u|INSERT|1", "u|UPDATE|1"]);
+}
+
+#[test]
+fn of_two_copies_of_a_file_that_queue_one_goes_on_and_nothing_is_lost() {
+    let mut stage = stage();
+    stage.play(&["postgres: stop"]);
+    queues(&mut stage, "a", "insert into todo values ('u', 'before the copy', null, 0)");
+    let file = stage.client("a").path().with_extension("copy");
+    stage.client("a").run(&format!("vacuum into '{}'", file.display()));
+    let copy = Client::open(&file);
+    assert_eq!(queues(&mut stage, "a", "insert into todo values ('v', 'of the file', null, 0)"), 2);
+    let address = stage.hub.address();
+    copy.join(&address, tests::hub::API_KEY);
+    copy.run("insert into todo values ('w', 'of the copy', null, 0)");
+    // Its place is taken: it waits on the device.
+    let error = copy.try_rows(STATUS).expect_err("two uploads of one place");
+    assert!(error.contains("server answered 503"), "{error}");
+    stage.play(&["postgres: start"]);
+    is_applied(&stage);
+    wait::until_ok("the copy syncs", || copy.try_sync());
+    wait::until_ok("a syncs", || stage.client("a").try_sync());
+    let sites = |rows: Vec<String>| rows.into_iter().collect::<std::collections::BTreeSet<_>>().len();
+    let site = "select hex(cloudsync_siteid())";
+    assert_eq!(
+        sites([copy.rows(site), stage.client("a").rows(site)].concat()),
+        2,
+        "the copy is another site"
+    );
+    stage.settles_at(&[
+        "t|before|NULL|0",
+        "u|before the copy|NULL|0",
+        "v|of the file|NULL|0",
+        "w|of the copy|NULL|0",
+    ]);
+}
+
+#[test]
+fn what_follows_a_buried_upload_is_kept_and_comes_back_with_it() {
+    let mut stage = stage();
+    stage.play(&["postgres: stop"]);
+    queues(&mut stage, "a", "insert into todo values ('u', 'first', null, 0)");
+    queues(&mut stage, "a", "insert into todo values ('v', 'second', null, 0)");
+    stage.hub.stop(Signal::Kill);
+    let entry = stage.objects("inbox").remove(0);
+    let sound = fs::read(&entry).expect("the entry can be read");
+    let mut bytes = sound.clone();
+    *bytes.last_mut().expect("an entry has bytes") ^= 1;
+    fs::write(&entry, bytes).expect("the entry can be written");
+    stage.play(&["postgres: start", "hub: start"]);
+    is_applied(&stage);
+    let dead =
+        "select left(last_error, 11) from cloudsync.job_states where state = 'dead' order by last_error";
+    assert_eq!(stage.postgres.rows(dead), ["begins with", "signature i"]);
+    let buried = stage.objects("buried");
+    assert_eq!(buried.len(), 2);
+    // Somebody finds the sound one, and revives its job: the other one follows.
+    fs::write(&buried[0], sound).expect("the entry can be written");
+    stage.postgres.run(
+        "select cloudsync.revive_job(job_id) from cloudsync.job_states where last_error = 'signature is wrong'",
+    );
+    wait::until("both are applied", || {
+        (stage.postgres.value("select count(*) from todo where id in ('u', 'v')") == "2").then_some(())
+    });
+    stage.settles_at(&["t|before|NULL|0", "u|first|NULL|0", "v|second|NULL|0"]);
+    assert_eq!(stage.postgres.rows(WRITES), ["t|INSERT|1", "u|INSERT|1", "v|INSERT|1"]);
+}
+
+#[test]
+fn a_device_needs_no_buried_upload_to_go_on() {
+    let mut stage = stage();
+    stage.play(&["postgres: stop"]);
+    for (id, title) in [("u", "first"), ("v", "second"), ("w", "third")] {
+        queues(&mut stage, "a", &format!("insert into todo values ('{id}', '{title}', null, 0)"));
+    }
+    stage.hub.stop(Signal::Kill);
+    fs::write(&stage.objects("inbox")[1], "nothing").expect("the entry can be written");
+    stage.play(&["postgres: start", "hub: start"]);
+    is_applied(&stage);
+    assert_eq!(stage.objects("buried").len(), 2);
+    stage.settles_at(&["t|before|NULL|0", "u|first|NULL|0", "v|second|NULL|0", "w|third|NULL|0"]);
+    assert_eq!(stage.postgres.value("select count(*) from cloudsync.sites"), "1", "under the same site");
 }
 
 #[test]

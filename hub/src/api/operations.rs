@@ -55,6 +55,12 @@ const UPLOAD_DB_VERSION: Parameter =
     header("Cloudsync-Db-Version", true, Holds::Text("^[0-9]+$"), "The newest number of the site.");
 const UPLOAD_TOKEN: Parameter =
     header("Cloudsync-Token", false, Holds::Hex(32), "The token of the last answer.");
+const UPLOAD_AFTER: Parameter = header(
+    "Cloudsync-After",
+    false,
+    Holds::Hex(32),
+    "The upload right before it, if that was answered by 202 and what became of it is not known yet.",
+);
 const UPLOAD_ACKNOWLEDGED: Parameter =
     header("Cloudsync-Acknowledged", false, Holds::Any(128), "The cursor of the last download.");
 const UPLOAD_REJECTED_SEEN: Parameter = header(
@@ -97,6 +103,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             UPLOAD_RANGE,
             UPLOAD_DB_VERSION,
             UPLOAD_TOKEN,
+            UPLOAD_AFTER,
             UPLOAD_ACKNOWLEDGED,
             UPLOAD_REJECTED_SEEN,
         ],
@@ -137,6 +144,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ),
             UPLOAD_DB_VERSION,
             UPLOAD_TOKEN,
+            UPLOAD_AFTER,
             UPLOAD_ACKNOWLEDGED,
             UPLOAD_REJECTED_SEEN,
         ],

@@ -119,6 +119,8 @@ pub(crate) struct Upload {
     pub(crate) last: i64,
     /// The token of the last acknowledgement.
     pub(crate) token: Option<[u8; 16]>,
+    /// The upload before it, if the site was not told the token of that one yet.
+    pub(crate) follows: Option<[u8; 16]>,
     /// The greatest rejection that the site has stored.
     pub(crate) rejected_seen: Option<i64>,
     /// The role to act as.

@@ -3,11 +3,13 @@
 //! Any node may take the next one. A chunk that is missing, or is not believed, is sent again by the site, which keeps
 //! all of them until the upload is answered.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::ENTRIES_MAX;
 use super::entry::{Entry, Head, SigningKey};
 use crate::error::Result;
 use crate::keys::{InboxName, Keys};
@@ -70,8 +72,12 @@ impl Chunks {
         format!("{}/{}", self.name, Chunk { number, count: self.count })
     }
 
+    /// The name tells by whom it was sent, so that it need not be read to know that it is there.
     fn place(&self, number: u32) -> String {
-        format!("{}{}", self.keys.chunks_of(&self.name), Chunk { number, count: self.count })
+        let (name, chunk) = (self.signed_name(number), Chunk { number, count: self.count });
+        let tag =
+            self.key.tag(&[Some(&self.database), Some(&name), self.token.as_deref(), self.role.as_deref()]);
+        format!("{}{chunk}-{tag}", self.keys.chunks_of(&self.name))
     }
 
     /// Makes one durable.
@@ -80,6 +86,7 @@ impl Chunks {
             database: self.database.clone(),
             name: self.signed_name(number),
             token: self.token.clone(),
+            follows: None,
             role: self.role.clone(),
             claims: String::from("{}"),
             cursor: None,
@@ -99,22 +106,23 @@ impl Chunks {
         Ok(entry.ok().filter(is_of_this).map(|entry| entry.body))
     }
 
-    /// The first that is missing.
+    /// The first that is missing. Nothing is read: when they are applied, one that was tampered with is found.
     pub(super) async fn missing(&self) -> Result<Option<u32>> {
-        for number in self.numbers() {
-            if self.frame(number).await?.is_none() {
-                return Ok(Some(number));
-            }
-        }
-        Ok(None)
+        let kept: HashSet<String> = self.kept().await?.into_iter().collect();
+        Ok(self.numbers().find(|number| !kept.contains(&self.place(*number))))
     }
 
     /// Removes them: the upload is applied.
     pub(crate) async fn forget(&self) -> Result<()> {
-        for number in self.numbers() {
-            self.store.delete(&self.place(number)).await?;
+        for key in self.kept().await? {
+            self.store.delete(&key).await?;
         }
         Ok(())
+    }
+
+    /// All that is kept of this upload, by whomever it was sent.
+    async fn kept(&self) -> Result<Vec<String>> {
+        self.store.list(&self.keys.chunks_of(&self.name), None, ENTRIES_MAX).await
     }
 }
 
@@ -165,7 +173,7 @@ mod tests {
         // One that lies elsewhere than it was signed for.
         let moved = sound.store.get(&sound.place(1)).await.unwrap().unwrap();
         sound.store.put(&sound.place(2), moved).await.unwrap();
-        assert_eq!(sound.missing().await.unwrap(), Some(2));
+        assert_eq!((sound.missing().await.unwrap(), sound.frame(2).await.unwrap()), (None, None));
         sound.forget().await.unwrap();
         assert_eq!(sound.store.list("", None, 10).await.unwrap(), Vec::<String>::new());
     }

@@ -14,6 +14,9 @@ const MAGIC: &[u8; 4] = b"CSI1";
 /// Bytes of the signature at the end.
 const MAC_BYTES: usize = 32;
 
+/// Bytes of a tag: two senders of one upload hardly ever share one, and what is signed decides.
+const TAG_BYTES: usize = 8;
+
 /// What keys are derived for: a message of the log is never a sound entry, nor the reverse.
 const PURPOSE: &[u8] = b"cloudsync inbox entry";
 
@@ -27,6 +30,13 @@ impl SigningKey {
         let mut mac = Hmac::<Sha256>::new_from_slice(message_key).expect("HMAC takes a key of any length");
         mac.update(PURPOSE);
         SigningKey(mac.finalize().into_bytes().into())
+    }
+
+    /// A short name for some texts, which says nothing of them to whoever lacks the key.
+    pub(crate) fn tag(&self, texts: &[Option<&str>]) -> String {
+        let signed = serde_json::to_vec(texts).expect("texts can be written");
+        let mac = self.mac(&signed).finalize().into_bytes();
+        mac.iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn mac(&self, signed: &[u8]) -> Hmac<Sha256> {
@@ -55,6 +65,9 @@ pub(crate) struct Head {
     pub(crate) name: String,
     /// The token that the site showed, in hexadecimal digits.
     pub(crate) token: Option<String>,
+    /// The upload that it follows, in hexadecimal digits, if its site was not told the token of that one yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) follows: Option<String>,
     /// The role to act as.
     pub(crate) role: Option<String>,
     /// The claims of the caller: a JSON object.
@@ -144,6 +157,7 @@ mod tests {
             database: "demo".to_owned(),
             name: name(1).to_string(),
             token: None,
+            follows: None,
             role: Some("app".to_owned()),
             claims: "{}".to_owned(),
             cursor: None,

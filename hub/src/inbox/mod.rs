@@ -2,11 +2,13 @@
 //!
 //! Invariant: an entry goes only after Postgres has it, or has what came after it from the same site; what can never
 //! be applied is kept elsewhere, and a dead job names it. A site keeps what it sent until it hears from Postgres, so
-//! the order of its entries is that of their ranges, and one applied twice is told by its id.
+//! the order of its entries is that of their ranges, and one applied twice is told by its id. Each names the one before
+//! it, of which its site has no token yet: Postgres takes none before that.
 
 mod chunks;
 mod entry;
 mod expire;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -106,7 +108,7 @@ impl Inbox {
                 upload: upload.upload,
             },
             count,
-            token: token_text(upload),
+            token: upload.token.map(hex_text),
             role: upload.role.clone(),
         })
     }
@@ -126,7 +128,9 @@ impl Inbox {
     }
 
     fn key(&self) -> Result<&SigningKey> {
-        let reason = "postgres was not reached since this node began, and there is no inbox_key";
+        let reason = "postgres was not reached since this node began, and uploads cannot be signed without it: \
+                      set inbox_key in the hub's file, or CLOUDSYNC_INBOX_KEY, to the same secret of 32 bytes \
+                      or more on every node";
         self.own_key
             .as_ref()
             .or_else(|| self.key.get())
@@ -151,10 +155,8 @@ impl Inbox {
         }
         let Upload { site, upload: id, first, last, .. } = *upload;
         let name = InboxName { site, first, last, upload: id };
-        let waiting = self.names(&self.keys.inbox_of(site)).await?;
-        if waiting.iter().any(|known| known.upload != id && known.last >= first) {
-            return Err(unavailable("another upload of this site waits for postgres"));
-        }
+        let mut waiting = self.waiting(site).await?;
+        waiting.check(&name)?;
         if let Some(chunks) = &upload.before
             && let Some(missing) = chunks.missing().await?
         {
@@ -163,7 +165,8 @@ impl Inbox {
         let head = Head {
             database: database.name.as_str().to_owned(),
             name: name.to_string(),
-            token: token_text(upload),
+            token: upload.token.map(hex_text),
+            follows: upload.follows.map(hex_text),
             role: upload.role.clone(),
             claims: upload.claims.clone(),
             cursor: cursor.map(|cursor| cursor.to_string()),
@@ -171,14 +174,16 @@ impl Inbox {
             accepted_ms: since_1970_ms(now),
         };
         let object = Bytes::from(Entry { head, body }.encode(key));
+        waiting.add(name, u64::try_from(object.len()).unwrap_or(u64::MAX));
         // One that is there is the same upload, taken before.
         self.store.put_new(&self.keys.inbox_entry(&name), object).await?;
-        database
-            .metrics
-            .inbox_entries
-            .set(i64::try_from(waiting.len()).unwrap_or(i64::MAX).saturating_add(1));
+        let known = &database.metrics.inbox_entries;
+        known.set(known.get().max(i64::try_from(waiting.count()).unwrap_or(i64::MAX)));
         database.bell.ring();
-        Ok(json!({ "status": "stored", "server_time_ms": since_1970_ms(now), "rejected": [], "lost": [] }))
+        Ok(json!({
+            "status": "stored", "server_time_ms": since_1970_ms(now), "rejected": [], "lost": [],
+            "takes_next": waiting.has_room(),
+        }))
     }
 
     /// Bytes of everything that waits.
@@ -258,14 +263,17 @@ impl Inbox {
         if self.is_expired(database, name, entry.head.cursor.as_deref()).await? {
             return Ok(Fate::Buried(Error::CursorExpired.to_string()));
         }
-        let token = entry.head.token.as_deref().and_then(|token| u128::from_str_radix(token, 16).ok());
+        let bytes = |text: &Option<String>| {
+            text.as_deref().and_then(|text| u128::from_str_radix(text, 16).ok()).map(u128::to_be_bytes)
+        };
         let mut upload = Upload {
             payload: Bytes::from(payload),
             site: name.site,
             upload: name.upload,
             first: name.first,
             last: name.last,
-            token: token.map(u128::to_be_bytes),
+            token: bytes(&entry.head.token),
+            follows: bytes(&entry.head.follows),
             rejected_seen: None,
             role: entry.head.role,
             claims: entry.head.claims,
@@ -326,20 +334,26 @@ impl Inbox {
         queue.bury(job, reason).await
     }
 
-    /// Puts a buried entry back: somebody mended what was in its way.
+    /// Puts a buried entry back, with those of its site behind it, which could only not follow it: somebody mended what
+    /// was in its way.
     pub(crate) async fn unbury(&self, name: &str) -> Result<()> {
         let name = InboxName::parse(name).ok_or_else(|| Error::StoreKey { key: name.to_owned() })?;
-        let key = self.keys.buried_entry(&name);
-        if let Some(object) = self.store.get(&key).await? {
-            self.store.put(&self.keys.inbox_entry(&name), object).await?;
-            self.store.delete(&key).await?;
+        for key in self.store.list(&self.keys.buried_of(name.site), None, ENTRIES_MAX).await? {
+            let found = key.strip_prefix(&self.keys.buried()).and_then(InboxName::parse);
+            let Some(found) = found.filter(|found| *found == name || found.first > name.last) else {
+                continue;
+            };
+            if let Some(object) = self.store.get(&key).await? {
+                self.store.put(&self.keys.inbox_entry(&found), object).await?;
+                self.store.delete(&key).await?;
+            }
         }
         Ok(())
     }
 }
 
-fn token_text(upload: &Upload) -> Option<String> {
-    upload.token.map(|token| format!("{:032x}", u128::from_be_bytes(token)))
+fn hex_text(bytes: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 /// What the answer of Postgres means for an entry; an error means that it has to wait.
@@ -352,7 +366,11 @@ fn fate(answer: &Value, name: &InboxName) -> Result<Fate> {
         // The site sent it itself, and more after it. A copy of its file, which is another replica, still holds what
         // it sent, and is told so.
         "site_conflict" if acked >= name.last => Ok(Fate::Overtaken),
-        "site_conflict" | "out_of_order" | "invalid" | INCOMPLETE => Ok(Fate::Buried(detail())),
+        // What it follows was buried, or is gone. The site that sent both still has them.
+        "out_of_order" => {
+            Ok(Fate::Buried(format!("begins with {}, the database has up to {acked}", name.first)))
+        }
+        "site_conflict" | "invalid" | INCOMPLETE => Ok(Fate::Buried(detail())),
         // Time mends it.
         "clock_ahead" => Err(Error::Unavailable { reason: detail() }),
         _ => Err(Error::UploadStatus { found: status.to_owned() }),
@@ -408,7 +426,7 @@ mod tests {
         );
         check(
             &json!({ "status": "out_of_order", "acked": 2 }),
-            Some(Fate::Buried("out_of_order".to_owned())),
+            Some(Fate::Buried("begins with 4, the database has up to 2".to_owned())),
         );
         check(&json!({ "status": "invalid", "detail": "why" }), Some(Fate::Buried("why".to_owned())));
         check(&json!({ "status": "clock_ahead" }), None);

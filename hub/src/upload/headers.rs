@@ -22,6 +22,8 @@ pub(super) struct UploadHeaders {
     pub(super) last: i64,
     /// The token of the last acknowledgement; none before the first.
     pub(super) token: Option<[u8; 16]>,
+    /// The upload before it, if its answer was not heard yet.
+    pub(super) follows: Option<[u8; 16]>,
     /// The greatest rejection that the site has stored.
     pub(super) rejected_seen: Option<i64>,
     /// The place up to which the site has received the log.
@@ -50,6 +52,7 @@ impl UploadHeaders {
             first,
             last,
             token: read_token(headers)?,
+            follows: hex(headers, "Cloudsync-After")?,
             rejected_seen: number(headers, "Cloudsync-Rejected-Seen")?,
             cursor: read_cursor(headers)?,
             chunk: read_chunk(headers)?,
@@ -210,9 +213,15 @@ mod tests {
         assert_eq!(read.upload[0], 0xff);
         let chunk = UploadHeaders::read(&headers(&[("cloudsync-chunk", "2/256")])).unwrap().chunk;
         assert_eq!((read.chunk, chunk), (None, Some(Chunk { number: 2, count: 256 })));
-        let more = [("cloudsync-token", SITE), ("cloudsync-rejected-seen", "3"), ("content-length", "12")];
+        assert_eq!(read.follows, None);
+        let more = [
+            ("cloudsync-token", SITE),
+            ("cloudsync-after", SITE),
+            ("cloudsync-rejected-seen", "3"),
+            ("content-length", "12"),
+        ];
         let read = UploadHeaders::read(&headers(&more)).unwrap();
-        assert_eq!(read.token.unwrap()[1], 0x11);
+        assert_eq!((read.token.unwrap()[1], read.follows.unwrap()[2]), (0x11, 0x22));
         assert_eq!((read.rejected_seen, read.content_length), (Some(3), Some(12)));
     }
 
@@ -233,6 +242,7 @@ mod tests {
             check_refused("cloudsync-chunk", chunk);
         }
         check_refused("cloudsync-db-version", "6");
+        check_refused("cloudsync-after", "00");
         check_refused("cloudsync-token", "+0112233445566778899aabbccddeeff");
         check_refused("content-encoding", "gzip");
         check_refused("cloudsync-acknowledged", "elsewhere");

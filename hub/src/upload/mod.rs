@@ -90,10 +90,21 @@ where
     database.metrics.received_bytes.inc_by(received);
     // A wrong body is told so whatever Postgres does.
     let payload = expand(body.clone(), database.metrics.received_rows.clone()).await?;
-    let UploadHeaders { site, upload, first, last, token, rejected_seen, cursor, .. } = headers;
+    let UploadHeaders { site, upload, first, last, token, follows, rejected_seen, cursor, .. } = headers;
     let (role, claims) = (caller.role.clone(), caller.claims.clone());
-    let mut upload =
-        Upload { payload, site, upload, first, last, token, rejected_seen, role, claims, before: None };
+    let mut upload = Upload {
+        payload,
+        site,
+        upload,
+        first,
+        last,
+        token,
+        follows,
+        rejected_seen,
+        role,
+        claims,
+        before: None,
+    };
     let Some(chunk) = chunk else { return finish(database, &upload, cursor, body).await };
     if !chunk.is_last() {
         return stage(database, &upload, chunk, body).await;
@@ -175,7 +186,8 @@ async fn apply(database: &Database, upload: &Upload, cursor: Option<Cursor>) -> 
     database.metrics.apply_seconds.observe(start.elapsed().as_secs_f64());
     let status = answer.get("status").and_then(Value::as_str);
     let misses_some = matches!(status, Some("out_of_order" | "site_conflict"));
-    if misses_some && database.inbox.apply_site(database, upload.site).await? {
+    // What it follows may have been applied by another node meanwhile.
+    if misses_some && (database.inbox.apply_site(database, upload.site).await? || upload.follows.is_some()) {
         return database.backend.reserve().await?.apply(upload.clone()).await;
     }
     Ok(answer)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value as Json, json};
 use shared_format::payload::{Limits, Payload, decode_frame};
+use shared_format::succession::{self, Link, Place};
 use shared_format::{Hlc, SiteId};
 
 use super::restored::{generation, restored_as};
@@ -28,6 +29,8 @@ pub(crate) struct Request<'a> {
     pub(crate) first: i64,
     pub(crate) last: i64,
     pub(crate) token: Option<&'a [u8]>,
+    /// The upload before it, whose token the site does not have yet.
+    pub(crate) followed: Option<&'a [u8]>,
     /// The greatest rejection that the site has stored.
     pub(crate) rejected_seen: Option<i64>,
 }
@@ -104,16 +107,19 @@ fn merge(
 
 /// Why an upload is not merged; None when it is to be.
 fn refusal(request: &Request<'_>, known: &Known) -> Option<&'static str> {
-    if known.is_new {
-        return request.token.map(|_unknown| "site_conflict");
+    let link = match (request.followed, request.token) {
+        (Some(upload), _) => Link::Upload(upload),
+        (None, Some(token)) => Link::Token(token),
+        (None, None) => Link::First,
+    };
+    let Known { acked, token, upload, .. } = known;
+    let known = (!known.is_new).then_some(succession::Known { acked: *acked, upload, token });
+    match succession::place(known, request.upload, request.first, link) {
+        Place::Next => None,
+        Place::Taken => Some("duplicate"),
+        Place::Early => Some("out_of_order"),
+        Place::Conflict => Some("site_conflict"),
     }
-    if known.upload == request.upload {
-        return Some("duplicate");
-    }
-    if request.token != Some(known.token.as_slice()) {
-        return Some("site_conflict");
-    }
-    (request.first > known.acked.saturating_add(1)).then_some("out_of_order")
 }
 
 fn known(connection: &Connection, site: SiteId) -> Result<Known> {
@@ -137,9 +143,8 @@ fn known(connection: &Connection, site: SiteId) -> Result<Known> {
 /// Its number stays, and tells it where to begin; after a restore on purpose its numbers are taken too, so that it does
 /// not send again what was undone.
 fn adopt(connection: &Connection, request: &Request<'_>, known: &mut Known) -> Result<()> {
-    let Some(token) = request.token.filter(|token| known.is_new || *token != known.token) else {
-        return Ok(());
-    };
+    let token = request.token.filter(|token| known.is_new || *token != known.token);
+    let Some(token) = token.filter(|_| request.followed.is_none()) else { return Ok(()) };
     let now = generation(connection)?;
     let is_behind = now > 0 && (known.is_new || known.generation < now);
     if !is_behind || (!known.is_new && known.upload == request.upload) {

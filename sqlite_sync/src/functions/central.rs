@@ -47,7 +47,7 @@ pub(super) fn register(connection: &Connection, shared: &Shared) -> rusqlite::Re
     connection.create_scalar_function(NOTE_SITE, 2, DIRECT, |context| Ok(note_site(context)?))?;
     connection.create_scalar_function(ACKED, 1, DIRECT, |context| Ok(acked(context)?))?;
     let applying = shared.applying.clone();
-    connection.create_scalar_function(UPLOAD, 7, DIRECT, move |context| Ok(upload(context, &applying)?))
+    connection.create_scalar_function(UPLOAD, 8, DIRECT, move |context| Ok(upload(context, &applying)?))
 }
 
 fn acked(context: &Context<'_>) -> Result<Option<i64>> {
@@ -119,6 +119,7 @@ fn upload(context: &Context<'_>, applying: &Applying) -> Result<String> {
         first,
         last,
         token: if context.get_raw(5) == Argument::Null { None } else { Some(of_sixteen(5)?) },
+        followed: if context.get_raw(7) == Argument::Null { None } else { Some(of_sixteen(7)?) },
         rejected_seen: number(context, UPLOAD, 6)?,
     };
     Ok(central::take(&*reach(context)?, applying, &request)?.to_string())

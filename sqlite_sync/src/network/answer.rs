@@ -68,6 +68,8 @@ pub(super) struct Ask<'a> {
     pub(super) url: String,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: &'a [u8],
+    /// The upload that the body is of.
+    pub(super) upload: Option<[u8; 16]>,
     pub(super) wait: Duration,
     pub(super) answer_bytes_max: u64,
     pub(super) wanted: &'static str,
@@ -193,6 +195,23 @@ impl Answer {
         is_unknown && self.problem().get("code").and_then(Json::as_str) == Some("not_found")
     }
 
+    /// The number up to which the server has everything of this site, if a refusal says it that comes of not knowing
+    /// what became of an upload before; the inner None if it does not say.
+    pub(super) fn refuses_for_place(&self) -> Option<Option<DbVersion>> {
+        let problem = self.problem();
+        let code = problem.get("code").and_then(Json::as_str)?;
+        let is_it = matches!(
+            code,
+            "out_of_order" | "site_conflict" | "clock_ahead" | "cursor_expired" | "invalid_payload"
+        );
+        is_it.then(|| problem.get("acked").and_then(Json::as_i64).map(DbVersion::new))
+    }
+
+    /// Whether the server, which keeps an upload until its database is back, takes the next one too.
+    pub(super) fn takes_next(&self) -> bool {
+        self.problem().get("takes_next").and_then(Json::as_bool) == Some(true)
+    }
+
     fn problem(&self) -> Json {
         serde_json::from_slice(&self.response.body).unwrap_or(Json::Null)
     }
@@ -253,7 +272,9 @@ impl Answer {
                 Way::Rebase => rebase::expire(connection)?,
                 Way::Restored => rebase::expect_restored(connection)?,
                 Way::Resend(acked) => resend_after(&mut replica, acked)?,
-                Way::SendChunks(number) => outbox::note_missing(connection, number)?,
+                Way::SendChunks(number) => {
+                    outbox::note_missing(connection, &ask.upload.unwrap_or_default(), number)?;
+                }
                 Way::Restamp(reason) => {
                     restamp_unsent(&mut replica, reason)?;
                     if matches!(reason, Reason::SiteConflict) {

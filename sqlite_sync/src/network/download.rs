@@ -311,6 +311,7 @@ impl Network {
             url: self.server()?.changes(gathered.cursor.as_deref(), &gathered.reload.names(), wait_ms),
             headers: self.headers(&replica)?,
             body: &[],
+            upload: None,
             wait: Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)),
             answer_bytes_max: u64::try_from(GATHERED_BYTES_MAX).unwrap_or(u64::MAX),
             wanted: "200 or 204",

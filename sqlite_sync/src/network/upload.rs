@@ -1,5 +1,8 @@
 //! Sends what is unsent, one stored upload after the other, and takes in the answers.
 //!
+//! While the server keeps what it cannot apply yet, the next upload goes behind it and names the one before. They are
+//! answered for together, by the last that the server has.
+//!
 //! The chunks of an upload go one by one; the server keeps them, and answers the last as it answers an upload.
 
 use std::time::Duration;
@@ -19,7 +22,7 @@ use crate::conflicts::{self, LostAtServer};
 use crate::connection::Applying;
 use crate::error::{Error, Result};
 use crate::log::{self, DbVersion};
-use crate::outbox::{self, Chunk, Upload};
+use crate::outbox::{self, Chunk, Upload, Which};
 use crate::rejected::{self, Rejection};
 use crate::settings::{self, Setting};
 use crate::sql::Unit;
@@ -30,6 +33,9 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How much longer a server may take for each chunk that it applies with the last one.
 const CHUNK_WAIT: Duration = Duration::from_secs(20);
+
+/// Times that one call turns to another upload, since the one asked about does not follow what the server has.
+const BACKS_MAX: usize = 8;
 
 /// The status of a file whose changes the server keeps, but has not applied yet.
 const STORED: &str = "syncing";
@@ -42,14 +48,15 @@ impl Network {
         let progress = Progress::new(connection);
         let (mut chunks, mut bytes) = (0, 0);
         let mut cut = Cut::Chunks;
+        let mut turn = Turn::default();
         loop {
             if rebase::is_expired(connection)? {
                 self.rebase(connection, applying)?;
             }
-            let Some(upload) = take_upload(connection, cut)? else { break };
+            let Some(upload) = take_upload(connection, cut, turn.which)? else { break };
             progress.tell("send", 0, chunks, bytes)?;
             if upload.before > 0
-                && let Some(chunk) = outbox::next_chunk(connection)?
+                && let Some(chunk) = outbox::next_chunk(connection, &upload)?
             {
                 let ask = self.chunk_ask(connection, &upload, &chunk)?;
                 let answer = self.ask(connection, &ask)?;
@@ -61,7 +68,7 @@ impl Network {
                     // The server is older than chunks.
                     cut = Cut::Bodies;
                     outbox::discard(connection)?;
-                } else {
+                } else if !turn.back(connection, &upload, &answer)? {
                     answer.give_way(connection, &ask, &mut concessions)?;
                 }
                 continue;
@@ -69,24 +76,29 @@ impl Network {
             let ask = self.upload_ask(connection, &upload)?;
             let answer = self.ask(connection, &ask)?;
             if answer.response.status == 200 {
+                turn.which = Which::EndingWith(upload.last);
                 if accept(connection, &upload, &ask, &answer)? {
+                    turn.which = Which::Oldest;
                     chunks += 1;
                     bytes += upload.frame.len();
                 }
             } else if answer.response.status == 202 {
                 // The server keeps it until its database is back. It is asked again by the same upload, so that what
                 // became of it is heard, and nothing is given up before.
-                let unit = Unit::begin(connection)?;
-                answer.keep_clock(connection)?;
-                unit.commit()?;
-                let mut told = status(connection)?;
-                told["status"] = json!(STORED);
-                return Ok(told);
-            } else {
+                keep(connection, &upload, &answer)?;
+                turn.which = Which::Unkept;
+                if !answer.takes_next() {
+                    break;
+                }
+            } else if !turn.back(connection, &upload, &answer)? {
                 answer.give_way(connection, &ask, &mut concessions)?;
             }
         }
-        status(connection)
+        let mut told = status(connection)?;
+        if outbox::newest(connection)? > DbVersion::default() {
+            told["status"] = json!(STORED);
+        }
+        Ok(told)
     }
 
     /// Sends everything unsent to a server whose database is there; otherwise it is an error.
@@ -117,6 +129,7 @@ impl Network {
             url: self.server()?.uploads(),
             headers: self.headers(&replica)?,
             body: &[],
+            upload: None,
             wait: Duration::ZERO,
             answer_bytes_max: ANSWER_BYTES_MAX,
             wanted: "the time",
@@ -146,8 +159,9 @@ impl Network {
     ) -> Result<Ask<'u>> {
         let replica = Replica::open(connection)?;
         let mut headers = self.headers(&replica)?;
-        let id: String = upload.id.iter().map(|byte| format!("{byte:02x}")).collect();
-        headers.push(("Cloudsync-Upload", id));
+        let hex = |id: [u8; 16]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        headers.push(("Cloudsync-Upload", hex(upload.id)));
+        headers.extend(upload.follows.map(|before| ("Cloudsync-After", hex(before))));
         headers.push(("Cloudsync-Range", format!("{}-{}", upload.first.get(), upload.last.get())));
         headers.push(("Content-Type", String::from("application/octet-stream")));
         if let Some(seen) = settings::integer(connection, Setting::RejectedSeen)?.filter(|seen| *seen > 0) {
@@ -167,6 +181,7 @@ impl Network {
             url: if chunk.is_some() { server.chunks() } else { server.uploads() },
             headers,
             body: frame,
+            upload: Some(upload.id),
             wait,
             answer_bytes_max: ANSWER_BYTES_MAX,
             wanted: "200 or 202",
@@ -174,16 +189,64 @@ impl Network {
     }
 }
 
-/// The upload that is on its way, or the next one, stored before it is sent.
-fn take_upload(connection: &Connection, cut: Cut) -> Result<Option<Upload>> {
+/// Which upload is asked about next. The newest that the server keeps says at once what became of all before it.
+#[derive(Debug)]
+struct Turn {
+    which: Which,
+    /// How often another one was to be asked about first.
+    backs: usize,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { which: Which::Kept, backs: 0 }
+    }
+}
+
+impl Turn {
+    /// After a refusal, turns to the upload that the server says it took last, or to the oldest. False if the refusal
+    /// is about the one that was asked about: then nothing is known to be taken that was not answered for.
+    fn back(&mut self, connection: &Connection, upload: &Upload, answer: &Answer) -> Result<bool> {
+        let Some(acked) = answer.refuses_for_place() else { return Ok(false) };
+        let taken = acked.filter(|acked| *acked != upload.last).map(Which::EndingWith);
+        let taken = match taken {
+            Some(which) => outbox::pending(connection, which)?.map(|_| which),
+            None => None,
+        };
+        let which = match (taken, upload.follows) {
+            (Some(which), _) => which,
+            (None, Some(_)) => Which::Oldest,
+            (None, None) => return Ok(false),
+        };
+        self.backs += 1;
+        self.which = which;
+        Ok(self.backs <= BACKS_MAX)
+    }
+}
+
+/// An upload that is on its way, or the next one, stored before it is sent.
+fn take_upload(connection: &Connection, cut: Cut, which: Which) -> Result<Option<Upload>> {
     let unit = Unit::begin(connection)?;
     let mut replica = Replica::current(connection)?;
-    let upload = match outbox::pending(connection)? {
+    let found = match outbox::pending(connection, which)? {
+        // What was asked about was given up meanwhile.
+        None if which != Which::Unkept => outbox::pending(connection, Which::Oldest)?,
+        found => found,
+    };
+    let upload = match found {
         Some(upload) => Some(upload),
         None => next_upload(&mut replica, cut)?,
     };
     unit.commit()?;
     Ok(upload)
+}
+
+/// Takes in that the server keeps an upload until its database is back.
+fn keep(connection: &Connection, upload: &Upload, answer: &Answer) -> Result<()> {
+    let unit = Unit::begin(connection)?;
+    outbox::note_kept(connection, upload)?;
+    answer.keep_clock(connection)?;
+    unit.commit()
 }
 
 /// Takes in that the server keeps a chunk.
@@ -194,7 +257,7 @@ fn stage(connection: &Connection, upload: &Upload, chunk: &Chunk, answer: &Answe
     unit.commit()
 }
 
-/// Takes in that the server has an upload: its range goes, its refusals stay. False while the server has more
+/// Takes in that the server has an upload, and those before it: their range goes, their refusals stay. False while the server has more
 /// refusals to tell: then the upload is sent again, which confirms those that came and asks for the next.
 fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answer) -> Result<bool> {
     let wrong = |part| Error::Answer { url: ask.url.clone(), part };
@@ -217,21 +280,30 @@ fn accept(connection: &Connection, upload: &Upload, ask: &Ask<'_>, answer: &Answ
     let mut replica =
         if lost.is_empty() { Replica::open(connection)? } else { Replica::current(connection)? };
     let is_told = !tells_more(connection, &json, &rejections)?;
-    if !outbox::holds(connection, upload)? {
+    let holds = outbox::holds(connection, upload)?;
+    let Some(oldest) = outbox::pending(connection, Which::Oldest)?.filter(|_| holds) else {
         return unit.commit().map(|()| is_told);
-    }
+    };
     conflicts::record_lost(&mut replica, &lost, lost_more)?;
     rejected::store(&replica, &rejections)?;
     settings::store(connection, Setting::Token, &Value::Text(token.to_owned()))?;
     answer.keep_clock(connection)?;
     if !is_told {
+        outbox::note_kept(connection, upload)?;
         return unit.commit().map(|()| false);
     }
-    outbox::for_each_chunk(connection, |frame| rejected::forget_accepted(&replica, frame, upload.last))?;
-    rejected::forget_accepted(&replica, &upload.frame, upload.last)?;
-    outbox::remove(connection, upload)?;
+    let first = oldest.first;
+    // The server took none before those that it follows.
+    let mut next = Some(oldest);
+    while let Some(taken) = next.filter(|taken| taken.last <= upload.last) {
+        outbox::for_each_frame(connection, &taken, |frame| {
+            rejected::forget_accepted(&replica, frame, taken.last)
+        })?;
+        outbox::remove(connection, &taken)?;
+        next = outbox::pending(connection, Which::Oldest)?;
+    }
     settings::store(connection, Setting::Acknowledged, &Value::Integer(upload.last.get()))?;
-    log::delete_range(connection, upload.first, upload.last)?;
+    log::delete_range(connection, first, upload.last)?;
     unit.commit().map(|()| true)
 }
 

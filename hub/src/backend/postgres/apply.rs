@@ -1,4 +1,5 @@
-//! Applies a payload in Postgres: one statement, one transaction, one answer; with chunks before it, some statements.
+//! Applies a payload in Postgres: one statement, one transaction, one answer; some statements if there are chunks before
+//! it, or if it names the upload before it.
 //!
 //! `cloudsync.apply_upload` takes the caller's role itself and gives it back. A statement that failed may
 //! have been committed all the same; the site then sends it again and hears `duplicate`.
@@ -15,6 +16,8 @@ use crate::backend::{Upload, UploadPlace};
 use crate::error::{Error, Result};
 use crate::inbox::{Chunks, INCOMPLETE};
 use crate::postgres::{Lease, Place};
+
+const FOLLOW: &str = "select cloudsync.follow_upload($1)";
 
 const ADD_CHUNK: &str = "select cloudsync.add_chunk($1)";
 
@@ -61,10 +64,10 @@ async fn run(lease: &Lease, upload: &Upload) -> Result<Value> {
     let chunks = upload.before.as_ref();
     let longer = chunks.map_or(0, |chunks| u64::from(chunks.count()).saturating_mul(CHUNK_SECONDS));
     let asked = async {
-        match chunks {
-            Some(chunks) => ask_whole(client, upload, chunks, STATEMENT_SECONDS.saturating_add(longer)).await,
-            None => ask(client, upload, &upload.payload).await,
+        if chunks.is_none() && upload.follows.is_none() {
+            return ask(client, upload, &upload.payload).await;
         }
+        ask_in_parts(client, upload, STATEMENT_SECONDS.saturating_add(longer)).await
     };
     match tokio::time::timeout(ANSWER_TIMEOUT + Duration::from_secs(longer), asked).await {
         Ok(answer) => answer,
@@ -72,11 +75,17 @@ async fn run(lease: &Lease, upload: &Upload) -> Result<Value> {
     }
 }
 
-/// Applies an upload with the chunks before it in one transaction; one chunk at a time is in memory here.
-async fn ask_whole(client: &Client, upload: &Upload, chunks: &Chunks, seconds: u64) -> Result<Value> {
+/// Applies an upload by several statements of one transaction; one chunk at a time is in memory here.
+async fn ask_in_parts(client: &Client, upload: &Upload, seconds: u64) -> Result<Value> {
     let begin = format!("begin; set local statement_timeout = '{seconds}s'");
     client.batch_execute(&begin).await.map_err(Error::Postgres)?;
-    let answer = judge(client, upload, chunks).await?;
+    if let Some(follows) = &upload.follows {
+        hand_over(client, FOLLOW, Some(follows)).await?;
+    }
+    let answer = match &upload.before {
+        Some(chunks) => judge(client, upload, chunks).await?,
+        None => ask(client, upload, &upload.payload).await?,
+    };
     client.batch_execute("commit").await.map_err(Error::Postgres)?;
     Ok(answer)
 }
@@ -93,20 +102,21 @@ async fn judge(client: &Client, upload: &Upload, chunks: &Chunks) -> Result<Valu
             answer["missing"] = Value::from(number);
             return Ok(answer);
         };
-        add_chunk(client, Some(&frame)).await?;
+        hand_over(client, ADD_CHUNK, Some(&frame)).await?;
     }
     ask(client, upload, &upload.payload).await
 }
 
 /// Asks as if a chunk were missing; what was added is forgotten.
 async fn ask_incomplete(client: &Client, upload: &Upload) -> Result<Value> {
-    add_chunk(client, None).await?;
+    hand_over(client, ADD_CHUNK, None).await?;
     ask(client, upload, &[]).await
 }
 
-async fn add_chunk(client: &Client, frame: Option<&[u8]>) -> Result<()> {
-    let parameter: [(&(dyn ToSql + Sync), Type); 1] = [(&frame, Type::BYTEA)];
-    client.query_typed(ADD_CHUNK, &parameter).await.map_err(Error::Postgres).map(drop)
+/// Tells Postgres something of the upload that follows in the transaction.
+async fn hand_over(client: &Client, sql: &str, bytes: Option<&[u8]>) -> Result<()> {
+    let parameter: [(&(dyn ToSql + Sync), Type); 1] = [(&bytes, Type::BYTEA)];
+    client.query_typed(sql, &parameter).await.map_err(Error::Postgres).map(drop)
 }
 
 async fn ask(client: &Client, upload: &Upload, payload: &[u8]) -> Result<Value> {

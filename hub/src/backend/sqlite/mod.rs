@@ -212,10 +212,11 @@ async fn gather(upload: &Upload) -> Result<(Option<Vec<u8>>, Option<u32>)> {
 /// Hands an upload to the extension, without its frames if one is missing. The caller's role and claims mean nothing
 /// here.
 fn take(connection: &mut Connection, upload: &Upload, frames: Option<&[u8]>) -> Result<String> {
-    let sql = "select cloudsync_central_upload(?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-    let Upload { site, upload: id, first, last, token, rejected_seen, .. } = upload;
+    let sql = "select cloudsync_central_upload(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let Upload { site, upload: id, first, last, token, rejected_seen, follows, .. } = upload;
     let (site, token) = (site.as_bytes().as_slice(), token.as_ref().map(<[u8; 16]>::as_slice));
-    let row = params![frames, site, id.as_slice(), first, last, token, rejected_seen];
+    let follows = follows.as_ref().map(<[u8; 16]>::as_slice);
+    let row = params![frames, site, id.as_slice(), first, last, token, rejected_seen, follows];
     in_transaction(connection, "apply an upload", |connection| {
         connection.prepare_cached(sql)?.query_row(row, |row| row.get(0))
     })
