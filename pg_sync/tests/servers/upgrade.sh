@@ -47,7 +47,8 @@ SQL
 }
 
 made sync_fresh
-query sync_fresh -c "create extension pg_sync"
+query sync_fresh -c "create extension pg_sync" -c "create role upgraded_hub" \
+    -c "select cloudsync_grant_hub('upgraded_hub')" > /dev/null
 wanted=$(catalog sync_fresh)
 
 for released in "$here"/../../../sql/postgres/released/*.sql; do
@@ -55,6 +56,7 @@ for released in "$here"/../../../sql/postgres/released/*.sql; do
     made sync_upgraded
     query sync_upgraded > /dev/null <<SQL
 create extension pg_sync version '$version';
+select cloudsync_grant_hub('upgraded_hub');
 create schema app;
 create table app.t (id integer primary key, a text, b text);
 create table "Other" (x text, y integer, z numeric, primary key (y, x));

@@ -1,5 +1,6 @@
 -- The beginning of every upgrade: functions of ours that nothing else needs go, because one that has another signature now
--- cannot be replaced, and one that is not made again would stay. Those that somebody was granted stay, with the grants.
+-- cannot be replaced, and one that is not made again would stay. Those that somebody was granted stay, with the grants,
+-- except for the roles of hubs: the end gives them what they need.
 do $drop$
 declare
   v_routine text;
@@ -21,7 +22,11 @@ begin
         on d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = p.oid and d.deptype = 'e'
       where p.pronamespace = 'cloudsync'::pg_catalog.regnamespace
         and not exists (
-          select from pg_catalog.aclexplode(p.proacl) as a where a.grantee not in (0, p.proowner))
+          select from pg_catalog.aclexplode(p.proacl) as a
+          where a.grantee not in (0, p.proowner) and not exists (
+            select from pg_catalog.pg_class as c, pg_catalog.aclexplode(c.relacl) as h
+            where c.oid = 'cloudsync.fence'::pg_catalog.regclass and h.privilege_type = 'USAGE'
+              and h.grantee = a.grantee))
     loop
       begin
         execute pg_catalog.format('drop routine %s', v_routine);

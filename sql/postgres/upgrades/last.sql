@@ -40,3 +40,19 @@ end
 $rewrite$;
 
 alter event trigger cloudsync_definitions enable always;
+
+-- Roles of hubs get what hubs need now.
+do $hubs$
+declare
+  v_role text;
+begin
+  for v_role in
+    select r.rolname
+    from pg_catalog.pg_class as c, pg_catalog.aclexplode(c.relacl) as a, pg_catalog.pg_roles as r
+    where c.oid = 'cloudsync.fence'::pg_catalog.regclass and a.privilege_type = 'USAGE' and r.oid = a.grantee
+      and a.grantee <> c.relowner
+  loop
+    perform @extschema@.cloudsync_grant_hub(v_role);
+  end loop;
+end
+$hubs$;
