@@ -100,6 +100,11 @@ create table cloudsync.too_large (
   primary key (table_id, row_key, column_id)
 );
 
+-- Roles of hubs while the extension is upgraded: they are granted what they need when that has ended.
+create table cloudsync.hubs (
+  role oid primary key
+);
+
 -- Transactions whose writes were not captured: the table had changed, and the registry not yet.
 create table cloudsync.uncaptured (
   table_id integer not null,

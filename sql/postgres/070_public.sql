@@ -218,3 +218,18 @@ begin
   end loop;
 end
 $grant$;
+
+-- Gives the hubs that an upgrade began with what they need of the new version. Runs as whoever upgrades.
+create function cloudsync.grant_hubs()
+returns event_trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $hubs$
+begin
+  perform @extschema@.cloudsync_grant_hub(r.rolname)
+  from cloudsync.hubs as h
+  join pg_roles as r on r.oid = h.role;
+  delete from cloudsync.hubs;
+end
+$hubs$;
+

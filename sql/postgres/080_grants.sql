@@ -82,6 +82,13 @@ execute function cloudsync.take_over();
 
 alter event trigger cloudsync_owners enable always;
 
+-- An upgrade ends: only now a grant is the database's own, and stands in its dumps.
+create event trigger cloudsync_hubs on ddl_command_end
+when tag in ('ALTER EXTENSION')
+execute function cloudsync.grant_hubs();
+
+alter event trigger cloudsync_hubs enable always;
+
 -- Commands that may make, attach, detach or drop a partition. Event triggers fire in the order of their names: the
 -- partitions are compared after they got their triggers, and our owner the right to read them.
 create event trigger cloudsync_attach_partitions on ddl_command_end

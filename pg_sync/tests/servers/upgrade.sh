@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From each released version: a database with tracked tables is upgraded, has then what a new installation has, and goes
-# on capturing.
+# From each released version: a database with tracked tables is upgraded, has then what a new installation has, also for
+# its hub, and goes on capturing.
 # usage: pg_sync/tests/servers/upgrade.sh <bindir> <connection>
 set -euo pipefail
 
@@ -121,6 +121,9 @@ SQL
     fi
     query sync_upgraded > /dev/null <<'SQL'
 do $$ begin
+  assert (select count(*) from pg_init_privs as i, aclexplode(i.initprivs) as a where a.grantee = 'upgraded_hub'::regrole) = 0,
+    'a dump takes the rights of the hub along';
+  assert (select count(*) from cloudsync.hubs) = 0, 'hubs are noted for the time of an upgrade';
   assert (select count(*) from (select * from kept except select * from cloudsync.meta_1) as k) = 0, 'stamps';
 end $$;
 insert into app.t values (3, 'three', 'b');

@@ -28,3 +28,8 @@ drop function @extschema@.cloudsync_init(regclass, text);
 alter table cloudsync.sites add column generation integer not null default 0;
 
 grant pg_read_all_stats to cloudsync_owner;
+
+-- The beginning of the upgrade notes them, before all other tables are made.
+create table cloudsync.hubs (
+  role oid primary key
+);

@@ -2,6 +2,7 @@
 -- extension's, so they are lent to it while its script replaces them.
 -- Lending them is a command that our event trigger would follow, before it can write them: it waits until that is done.
 alter event trigger cloudsync_definitions disable;
+alter event trigger cloudsync_hubs disable;
 
 do $rewrite$
 declare
@@ -40,19 +41,4 @@ end
 $rewrite$;
 
 alter event trigger cloudsync_definitions enable always;
-
--- Roles of hubs get what hubs need now.
-do $hubs$
-declare
-  v_role text;
-begin
-  for v_role in
-    select r.rolname
-    from pg_catalog.pg_class as c, pg_catalog.aclexplode(c.relacl) as a, pg_catalog.pg_roles as r
-    where c.oid = 'cloudsync.fence'::pg_catalog.regclass and a.privilege_type = 'USAGE' and r.oid = a.grantee
-      and a.grantee <> c.relowner
-  loop
-    perform @extschema@.cloudsync_grant_hub(v_role);
-  end loop;
-end
-$hubs$;
+alter event trigger cloudsync_hubs enable always;
