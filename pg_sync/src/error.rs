@@ -40,6 +40,9 @@ pub(crate) enum SyncError {
          {author_ms} ms, here they are gone up to {horizon_ms} ms"
     )]
     BehindHorizon { table: String, author_ms: u64, horizon_ms: u64 },
+    /// A temporary file that does not give back what was written.
+    #[error("temporary file with the chunks of an upload cannot be read back")]
+    Spool,
     /// An apply inside an apply.
     #[error("a payload is already being applied in this transaction")]
     Nested,
@@ -136,6 +139,7 @@ impl SyncError {
             Self::Outdated { .. } | Self::BehindHorizon { .. } => {
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
+            Self::Spool => PgSqlErrorCode::ERRCODE_IO_ERROR,
             Self::Nested => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             Self::Parameter { .. } | Self::Expression { .. } => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE

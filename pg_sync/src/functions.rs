@@ -68,7 +68,7 @@ fn snapshot_part(
 
 #[pg_extern]
 fn add_chunk(chunk: Option<&[u8]>) {
-    apply::chunks::add(chunk);
+    or_raise(apply::chunks::add(chunk));
 }
 
 #[pg_extern]

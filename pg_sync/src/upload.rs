@@ -14,7 +14,8 @@ use shared_format::SiteId;
 use shared_format::payload::Payload;
 use shared_format::succession::{self, Link, Place};
 
-use crate::apply::{self, Applied, Author, Lost, chunks};
+use crate::apply::chunks::{self, Chunks};
+use crate::apply::{self, Applied, Author, Lost};
 use crate::edge::codec;
 use crate::edge::query::{self, Argument};
 use crate::edge::session::{self, RolePart, as_owner};
@@ -110,9 +111,9 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         Place::Early => return refuse("out_of_order", None),
         Place::Conflict => return refuse("site_conflict", None),
     }
-    let Some(before) = before.into_iter().collect::<Option<Vec<_>>>() else {
+    if before.is_missing {
         return refuse("incomplete", None);
-    };
+    }
     let payload = match Payload::parse(request.payload) {
         Ok(payload) => payload,
         Err(error) => return refuse("invalid", Some(error.to_string())),
@@ -158,7 +159,7 @@ fn place(request: &Request<'_>, known: &Known, followed: Option<[u8; 16]>) -> Pl
 fn merge(
     request: &Request<'_>,
     site: SiteId,
-    before: &[Vec<u8>],
+    before: &Chunks,
     payload: &Payload<'_>,
 ) -> Result<Result<(Applied, i64), SyncError>, SyncError> {
     let author = Author::Site(site);

@@ -96,5 +96,14 @@ select cloudsync.add_chunk(:'children');
 select left(upload(:'parents', 4, 'sync_carol'), 33);
 commit;
 select count(*) from child where code like 'c%';
+\echo == what is kept lies in a file, which is closed where nothing is done with it
+begin;
+select cloudsync.add_chunk(:'children');
+select upload(:'parents', (select acked from cloudsync.sites));
+commit;
+begin;
+set local temp_file_limit = '64kB';
+select cloudsync.add_chunk(decode(repeat('00', 200000), 'hex'));
+rollback;
 drop owned by sync_carol;
 drop role sync_carol;

@@ -2,7 +2,7 @@
 //!
 //! What the database refuses of a chunk may wait for a row of a later one: a parent, or a value that another row still
 //! has. So such rows are set aside and tried together once the last chunk is in; only what is refused then is told.
-//! Beside those rows one chunk at a time is in memory.
+//! Beside those rows one chunk at a time is in memory; the others are in a temporary file.
 
 use std::cell::RefCell;
 
@@ -13,42 +13,76 @@ use super::{Applied, Author, apply_alone, bodies, check_clock, halve, here, hold
 use crate::catalog::{self, Tracked};
 use crate::edge::memory::Context;
 use crate::edge::session::{self, as_owner};
+use crate::edge::spool::Spool;
 use crate::error::SyncError;
 use crate::{stage, version};
 
-/// Chunks that the upload of this transaction has beside the one that it ends with.
+/// Chunks that the upload of this transaction has beside the one that it ends with: frames, or bare payloads, as they
+/// came, in a temporary file.
 #[derive(Default)]
-struct Chunks {
+pub(crate) struct Chunks {
+    spool: Option<Spool>,
+    /// One of them is missing, which says nothing of the others.
+    pub(crate) is_missing: bool,
+}
+
+impl Chunks {
+    /// Whether there are none.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.spool.is_none()
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        // After an error the abort closes the file.
+        if let Some(spool) = self.spool.take().filter(|_| !std::thread::panicking()) {
+            spool.close();
+        }
+    }
+}
+
+/// What is kept until the upload comes: nothing is dropped here, since a transaction may have ended meanwhile.
+struct Kept {
     /// The transaction that they are of.
     xid: u64,
-    /// The frames, or bare payloads, as they came; none where one is missing.
-    frames: Vec<Option<Vec<u8>>>,
+    spool: Option<Spool>,
+    is_missing: bool,
 }
 
 thread_local! {
-    static CHUNKS: RefCell<Chunks> = RefCell::default();
+    static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
 
 /// Keeps a chunk for the upload that follows in this transaction; none stands for one that is missing.
-pub(crate) fn add(frame: Option<&[u8]>) {
+pub(crate) fn add(frame: Option<&[u8]>) -> Result<(), SyncError> {
     let xid = session::top_xid();
-    CHUNKS.with_borrow_mut(|chunks| {
-        if chunks.xid != xid {
-            *chunks = Chunks { xid, frames: Vec::new() };
+    let known = KEPT.take().filter(|kept| kept.xid == xid);
+    let mut kept = known.unwrap_or(Kept { xid, spool: None, is_missing: false });
+    match frame {
+        Some(frame) => {
+            let mut spool = kept.spool.take().map_or_else(Spool::new, Ok)?;
+            spool.push(frame);
+            kept.spool = Some(spool);
         }
-        chunks.frames.push(frame.map(<[u8]>::to_vec));
-    });
+        None => kept.is_missing = true,
+    }
+    KEPT.set(Some(kept));
+    Ok(())
 }
 
 /// Takes the chunks that were kept for the upload of this transaction.
-pub(crate) fn take() -> Vec<Option<Vec<u8>>> {
-    let chunks = CHUNKS.take();
-    if chunks.frames.is_empty() || chunks.xid != session::top_xid() { Vec::new() } else { chunks.frames }
+pub(crate) fn take() -> Chunks {
+    let Some(kept) = KEPT.take() else { return Chunks::default() };
+    if kept.xid != session::top_xid() {
+        return Chunks::default();
+    }
+    Chunks { spool: kept.spool, is_missing: kept.is_missing }
 }
 
 /// Merges chunks and the payload that ends them. `seen` is shown each payload.
 pub(crate) fn run(
-    chunks: &[Vec<u8>],
+    chunks: &Chunks,
     last: &Payload<'_>,
     author: Author,
     mut seen: impl FnMut(&Payload<'_>) -> Result<(), SyncError>,
@@ -68,10 +102,8 @@ pub(crate) fn run(
         late.extend(set_aside.map(|incoming| (memory, incoming)));
         Ok::<_, SyncError>(())
     };
-    for frame in chunks {
-        for body in bodies(frame)? {
-            one(&Payload::parse(&body)?)?;
-        }
+    if let Some(spool) = &chunks.spool {
+        spool.for_each(|frame| bodies(frame)?.iter().try_for_each(|body| one(&Payload::parse(body)?)))?;
     }
     one(last)?;
     let (_memories, late): (Vec<Context>, Vec<Incoming>) = late.into_iter().unzip();

@@ -10,6 +10,7 @@ pub(crate) mod memory;
 mod plans;
 pub(crate) mod query;
 pub(crate) mod session;
+pub(crate) mod spool;
 pub(crate) mod subtransaction;
 pub(crate) mod trigger;
 pub(crate) mod tuple;
