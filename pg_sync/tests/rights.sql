@@ -72,6 +72,13 @@ select cloudsync.definitions();
 select cloudsync.stage_unchanged(1, row(1), true, 1, 1, null);
 select cloudsync_payload_apply('\x00');
 reset session authorization;
+\echo == whoever may have an extension may alter it
+grant create on database :database to sync_app;
+set session authorization sync_app;
+create schema sync_app;
+create extension citext schema sync_app;
+alter extension citext update;
+reset session authorization;
 drop extension pg_sync cascade;
 drop owned by sync_app, sync_reader, sync_hub;
 drop role sync_app, sync_reader, sync_hub;

@@ -226,6 +226,10 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $hubs$
 begin
+  -- Of somebody who alters an extension of theirs nothing is wanted.
+  if not has_table_privilege('cloudsync.hubs', 'delete') then
+    return;
+  end if;
   perform @extschema@.cloudsync_grant_hub(r.rolname)
   from cloudsync.hubs as h
   join pg_roles as r on r.oid = h.role;
