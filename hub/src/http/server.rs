@@ -32,8 +32,10 @@ use crate::shutdown;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// What a connection that there is no room for is told, before anything is known of it.
-const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\n\
-    Connection: close\r\n\r\n";
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n\
+    Content-Type: application/problem+json\r\nContent-Length: 157\r\n\r\n\
+    {\"type\":\"about:blank#unavailable\",\"title\":\"The hub cannot answer now\",\"status\":503,\
+    \"detail\":\"the hub has as many connections as it may\",\"code\":\"unavailable\"}";
 
 /// Longest time that sent bytes may stay unanswered: a client that went away without a word holds nothing.
 const UNANSWERED_MAX: Duration = Duration::from_secs(60);

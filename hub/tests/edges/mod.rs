@@ -93,6 +93,11 @@ fn connections_beyond_the_limit_are_told_so_at_once() {
     assert!(support::read_head(&mut second).starts_with("HTTP/1.1 200"));
     let third = read_to_end(hub.send_raw(b""));
     assert!(third.starts_with("HTTP/1.1 503"), "{third}");
+    let (head, body) = third.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.contains("application/problem+json"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{third}");
+    let problem: serde_json::Value = serde_json::from_str(body).expect("it is JSON");
+    assert_eq!((&problem["code"], &problem["status"]), (&"unavailable".into(), &503.into()));
     drop(first);
     let get = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     support::until("there is room again", || {
