@@ -323,6 +323,56 @@ fn operators_see_devices_slots_segments_snapshots_and_refused_rows() {
 }
 
 #[test]
+fn operators_see_devices_and_refused_rows_of_a_central_file() {
+    let home = places::scratch("admin-file");
+    let file = Database::in_file(&home.path().join("central.sqlite"));
+    file.session().run(
+        "create table todo (id text primary key not null, title text not null, note text,
+        done integer not null default 0, check (title <> 'refused'))",
+    );
+    file.session().run("select cloudsync_init('todo', 'cls', 1)");
+    let hub = Hub::start(&file, StoreKind::Directory);
+    let list = |what: &str| {
+        let page = ask(&hub, "GET", &format!("/v1/databases/{}/{what}", file.name), None, 200);
+        page["items"].as_array().cloned().unwrap_or_else(|| panic!("a list in {page}"))
+    };
+    assert_eq!((list("devices").len(), list("rejected").len()), (0, 0));
+    let sites: Vec<String> = ["a", "b"]
+        .map(|name| {
+            let device = Client::open(&home.path().join(name));
+            device.run(TODO.sqlite);
+            device.run("select cloudsync_init('todo')");
+            device.join(&hub.address(), API_KEY);
+            device.run(&format!(
+                "insert into todo values ('{name}', 'taken', null, 0), ('bad {name}', 'refused', null, 0)"
+            ));
+            wait::until_ok("the upload is taken", || device.try_sync());
+            device.value("select lower(hex(cloudsync_siteid()))")
+        })
+        .into();
+    let mut found: Vec<String> = list("devices").iter().map(|device| text(&device["site"])).collect();
+    let first = list("devices?limit=1");
+    assert_eq!(list(&format!("devices?after={}", text(&first[0]["site"])))[0]["site"], found[1].as_str());
+    assert!(first[0]["seen_at"].is_null() && first[0]["acknowledged"].as_u64() >= Some(2), "{first:?}");
+    found.sort();
+    let mut sites = sites;
+    sites.sort();
+    assert_eq!(found, sites);
+    let rejected = list("rejected");
+    assert_eq!(
+        (&rejected[0]["table"], &rejected[0]["key"], &rejected[0]["sqlstate"]),
+        (&json!("todo"), &json!(["bad a"]), &json!("23514"))
+    );
+    assert_eq!(list(&format!("rejected?after={}", rejected[0]["rejection"]))[0]["key"], json!(["bad b"]));
+    let (is_good, told) = hub.command(&["status"]);
+    assert!(is_good && told.contains("1 tracked tables, 2 devices, 2 refused rows"), "{told}");
+    // A file keeps no jobs, and has no slots.
+    for what in ["jobs", "slots"] {
+        ask(&hub, "GET", &format!("/v1/databases/{}/{what}", file.name), None, 404);
+    }
+}
+
+#[test]
 fn operators_see_jobs_and_revive_or_forget_dead_ones() {
     let setting = Setting::new();
     setting.create();

@@ -13,7 +13,7 @@
 //!   that waits: a server that is away. What a file has of that is below;
 //! - `concurrent_edits`: two transactions that write at once, of which a file allows one; its race is another test;
 //! - `jobs`, `nodes`: a queue for several nodes, and several nodes, where one hub serves a file;
-//! - `admin`, `dashboard`: devices, slots and refused rows as operators see them in Postgres;
+//! - `admin`, `dashboard`: databases and keys that come and go, and slots and jobs as operators see them in Postgres;
 //! - `broken_messages`, `postgres_side`, `engines_agree`, `memory`: messages, statements and memory of Postgres itself;
 //! - `restarts` and `snapshots` on S3, `object_stores`: the store knows nothing of the centre, and `stores` plays on both
 //!   on every store.

@@ -212,8 +212,8 @@ pub(super) struct Device {
     pub(super) site: String,
     /// The number up to which the database has what it sent.
     pub(super) acknowledged: i64,
-    /// When it last uploaded.
-    pub(super) seen_at: String,
+    /// When it last uploaded; a central file does not keep that.
+    pub(super) seen_at: Option<String>,
     /// Rows of it that the database refused and that it has not confirmed to know.
     pub(super) rejected: i64,
 }
@@ -261,11 +261,12 @@ pub(super) struct RejectedRow {
     pub(super) rejection: i64,
     pub(super) site: String,
     pub(super) table: String,
-    /// The key of the row, by column.
+    /// The key of the row, by column; of a central file its values alone, in order.
     pub(super) key: Value,
     pub(super) sqlstate: String,
     pub(super) message: String,
-    pub(super) rejected_at: String,
+    /// A central file does not keep that.
+    pub(super) rejected_at: Option<String>,
 }
 
 /// A segment of the log.

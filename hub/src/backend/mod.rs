@@ -183,6 +183,12 @@ pub(crate) fn check_file(location: &SqliteLocation) -> Result<&'static str> {
     sqlite::check(location)
 }
 
+/// How many tables a central file tracks, how many sites have uploaded to it, and how many rows it refused; none while it
+/// is no centre.
+pub(crate) fn count_file(location: &SqliteLocation) -> Result<Option<[u64; 3]>> {
+    sqlite::counts(location)
+}
+
 /// Opens a view of a database that stands still, for whoever looks at it beside the hub.
 pub(crate) async fn open_beside(location: &BackendLocation, epoch: &Epoch) -> Result<Box<dyn SnapshotRows>> {
     match location {

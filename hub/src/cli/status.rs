@@ -72,7 +72,13 @@ fn tell(told: &mut Told, place: &str, says: std::result::Result<String, String>)
 async fn ask(database: &DatabaseConfig) -> std::result::Result<String, String> {
     let asked = async {
         if let BackendLocation::Sqlite(location) = &database.backend {
-            return backend::check_file(location).map(str::to_owned);
+            let stands = backend::check_file(location)?;
+            let Some([tables, devices, rejected]) = backend::count_file(location)? else {
+                return Ok(stands.to_owned());
+            };
+            return Ok(format!(
+                "{stands}\n{tables} tracked tables, {devices} devices, {rejected} refused rows not confirmed yet"
+            ));
         }
         let backend = backend::open(database)?;
         let slots: Vec<Slot> = read(backend.report(Report::Slots).await?)?;

@@ -53,6 +53,13 @@ pub(super) fn try_file(location: &SqliteLocation) -> Result<()> {
     connection.execute_batch("begin immediate; select count(*) from sqlite_schema; rollback").map_err(failed)
 }
 
+/// Opens a file that is there for a look, without the library.
+pub(super) fn open_to_read(location: &SqliteLocation) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(&location.file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_handler(Some(wait_for_writer))?;
+    Ok(connection)
+}
+
 /// Waits for another program that writes; false when that has taken too long.
 fn wait_for_writer(tries: i32) -> bool {
     thread::sleep(BUSY_INTERVAL);

@@ -159,6 +159,25 @@ pub(crate) fn check(location: &SqliteLocation) -> Result<&'static str> {
     Ok("the file can be read and written, nobody serves it now")
 }
 
+/// How many tables a file tracks, how many sites have uploaded to it, and how many rows it refused; none while it is no
+/// centre.
+pub(crate) fn counts(location: &SqliteLocation) -> Result<Option<[u64; 3]>> {
+    if identity(&location.file).is_err() {
+        return Ok(None);
+    }
+    let failed = |source| Error::Sqlite { action: "count in the central file", source };
+    let connection = connection::open_to_read(location).map_err(failed)?;
+    let is_centre = "select exists (select 1 from main.sqlite_schema where name = 'cloudsync_uploaders')";
+    if !connection.query_row(is_centre, [], |row| row.get::<_, bool>(0)).map_err(failed)? {
+        return Ok(None);
+    }
+    let sql = "select (select count(*) from main.cloudsync_tables), (select count(*) from main.cloudsync_uploaders),
+        (select count(*) from main.cloudsync_refusals)";
+    let counts = connection.query_row(sql, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]));
+    let counts: [i64; 3] = counts.map_err(failed)?;
+    Ok(Some(counts.map(i64::unsigned_abs)))
+}
+
 fn lock_path(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push("-hub");

@@ -26,8 +26,8 @@ use crate::ingest::Ingest;
 use crate::jobs::queue::JobQueue;
 use crate::position::Lsn;
 use crate::shutdown::asked;
-pub(super) use file::check;
 use file::{File, begin, in_transaction};
+pub(super) use file::{check, counts};
 pub(in crate::backend) use snapshot::open_beside;
 
 /// One central file.
@@ -130,13 +130,21 @@ impl Backend for Sqlite {
     }
 
     fn report(&self, report: Report) -> BoxFuture<'_, Result<Option<Value>>> {
-        match report {
-            Report::Devices { .. }
-            | Report::Slots
-            | Report::Summary
-            | Report::Jobs { .. }
-            | Report::Rejected { .. } => async { Ok(None) }.boxed(),
-        }
+        let (sql, after, items) = match report {
+            Report::Devices { after, items } => {
+                (include_str!("../../../../sql/hub/file_devices.sql"), after, items)
+            }
+            Report::Rejected { after, items } => {
+                (include_str!("../../../../sql/hub/file_rejected.sql"), after, items)
+            }
+            Report::Slots | Report::Summary | Report::Jobs { .. } => return async { Ok(None) }.boxed(),
+        };
+        let asked = move |connection: &mut Connection| {
+            let told = connection.query_row(sql, params![after, items], |row| row.get::<_, String>(0));
+            let told = told.map_err(|source| Error::Sqlite { action: "tell of the central file", source })?;
+            serde_json::from_str(&told).map(Some).map_err(|_| Error::ReportAnswer)
+        };
+        async move { self.file()?.call(asked).await }.boxed()
     }
 
     /// Nothing that a file says passes through hands that could forge it; and it is never away.
