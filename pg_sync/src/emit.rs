@@ -123,9 +123,7 @@ impl Emitter {
         let (cells, left) = too_large::read(stored.into_iter());
         let reported = self.reported.get_or_insert_with(|| Reported::of(self.table));
         reported.clear((self.table, &self.ids), row.kind, &key, &cells);
-        if !left.is_empty() {
-            too_large::report(self.table, &self.ids, &key, &left);
-        }
+        too_large::report(self.table, &self.ids, &key, &left);
         self.rows += 1;
         if row.kind == RowKind::Cells && !left.is_empty() && cells.is_empty() && row.audience.is_none() {
             return Ok(());
@@ -156,11 +154,9 @@ impl Emitter {
         self.rows += 1;
         let reported = self.reported.get_or_insert_with(|| Reported::of(self.table));
         reported.clear((self.table, &self.ids), kind, key, cells);
-        if !left.is_empty() {
-            too_large::report(self.table, &self.ids, key, left);
-            if kind == RowKind::Cells && cells.is_empty() && audience.is_none() {
-                return;
-            }
+        too_large::report(self.table, &self.ids, key, left);
+        if kind == RowKind::Cells && !left.is_empty() && cells.is_empty() && audience.is_none() {
+            return;
         }
         let builder = self.builder.get_or_insert_with(|| {
             ChangesBuilder::new(self.table, self.incarnation, self.version, key.len(), &self.ids)

@@ -24,6 +24,7 @@ use crate::metadata::Metadata;
 use crate::ruled::{self, Misplaced};
 use crate::sites;
 use crate::stage::{self, Travelling};
+use crate::too_large::{self, Cell as SentCell, LeftOut, Reported};
 
 /// Bytes of rows in one message: see DESIGN section 6.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -56,6 +57,8 @@ pub(crate) struct Capture {
     table: Tracked,
     site: SiteId,
     changes: Option<ChangesBuilder>,
+    /// Values that were too large, as they are known when the statement begins.
+    reported: Option<Reported>,
     put_back: Vec<PutBack>,
     /// Staged rows whose metadata is not what merge saw.
     moved: i64,
@@ -80,7 +83,7 @@ impl Capture {
     pub(crate) fn new(table_id: i32) -> Result<Self, SyncError> {
         let table = catalog::table_now(table_id)?;
         let site = sites::site(sites::self_ordinal()).unwrap_or(SiteId::ZERO);
-        Ok(Self { table, site, changes: None, put_back: Vec::new(), moved: 0 })
+        Ok(Self { table, site, changes: None, reported: None, put_back: Vec::new(), moved: 0 })
     }
 
     /// Takes in a row.
@@ -311,8 +314,8 @@ impl Capture {
             }
         };
         let key = key_values(table, row.key);
+        let ids = table.column_ids();
         let changes = self.changes.get_or_insert_with(|| {
-            let ids = table.column_ids();
             ChangesBuilder::new(table.number(), table.incarnation, table.version, table.key.len(), &ids)
         });
         if travel == Travel::Departure {
@@ -322,21 +325,28 @@ impl Capture {
             let carried = |place| travel == Travel::Whole || carried(place);
             let whole = ruled::sent(&full.registers);
             let image = row.image.filter(|_| sent != RowKind::Deleted);
-            let cells = cells_of(table, image, sent, (full, &whole), &carried);
+            let (cells, mut left) = cells_of(table, image, sent, (full, &whole), &carried);
+            let travels = travels.iter().filter(|_| sent != RowKind::Deleted);
+            let parts: Vec<_> = travels.map(|(place, stamp, part)| (*place, *stamp, part.encode())).collect();
+            let (parts, large) = parts_of(&parts);
+            left.extend(large);
+            let reported = self.reported.get_or_insert_with(|| Reported::of(table.number()));
+            reported.clear((table.number(), &ids), sent, &key, &[cells.as_slice(), &parts].concat());
+            too_large::report(table.number(), &ids, &key, &left);
             if sent == RowKind::Cells {
                 if push_cells(changes, &key, &cells) {
                     note(changes);
                 }
             } else {
                 let life = full.state.life_stamp();
-                let own = |stamp: Stamp| (stamp != life).then_some(stamp);
+                let own = |stamp: Option<Stamp>| stamp.filter(|stamp| *stamp != life);
                 let cells: Vec<_> =
                     cells.into_iter().map(|(place, stamp, value)| (place, own(stamp), value)).collect();
                 changes.row(sent, life, &key, &cells);
                 note(changes);
             }
-            for (place, stamp, part) in travels.iter().filter(|_| sent != RowKind::Deleted) {
-                push_cells(changes, &key, &[(*place, *stamp, ValueRef::Blob(&part.encode()))]);
+            for part in &parts {
+                push_cells(changes, &key, &[*part]);
                 note(changes);
             }
         }
@@ -441,39 +451,50 @@ impl Capture {
     }
 }
 
-/// Cells of a row as it stands, with their stamps. Registers travel as a whole with a creation, else by their parts.
+/// Cells of a row as it stands, each with its stamp, and what is too large to be among them. Registers travel as a whole
+/// with a creation, else by their parts.
 fn cells_of<'a>(
     table: &'a Tracked,
     image: Option<&'a Tuple>,
     kind: RowKind,
     (full, whole): (&RowRegisters, &'a BTreeMap<ColumnId, Value>),
     carried: &dyn Fn(usize) -> bool,
-) -> Vec<(usize, Stamp, ValueRef<'a>)> {
-    let Some(image) = image else { return Vec::new() };
+) -> (Vec<SentCell<'a>>, Vec<LeftOut>) {
+    let Some(image) = image else { return (Vec::new(), Vec::new()) };
     let cell = |(place, column): (usize, &'a catalog::Column)| {
         let id = column.column_id();
-        let stamp = full.state.stamp_of(id);
         let is_part = kind == RowKind::Cells && table.ruled.is_register(id);
         if !carried(place) || is_part || full.state.cell(id) == Some(Stamp::ZERO) {
             return None;
         }
-        let value = || column.codec.value(image.attribute(column.id));
-        Some((place, stamp, whole.get(&id).map_or_else(value, Value::as_ref)))
+        Some((place, Some(full.state.stamp_of(id)), &column.codec, image.attribute(column.id)))
     };
-    (0..).zip(&table.columns).filter_map(cell).collect()
+    let mut read = too_large::read((0..).zip(&table.columns).filter_map(cell));
+    too_large::put_registers(&mut read, |place| {
+        whole.get(&table.columns.get(place)?.column_id()).map(Value::as_ref)
+    });
+    read
+}
+
+/// Parts of registers as cells, and those that are too large.
+fn parts_of(parts: &[(usize, Stamp, Vec<u8>)]) -> (Vec<SentCell<'_>>, Vec<LeftOut>) {
+    let (mut cells, mut left) = (Vec::new(), Vec::new());
+    for (place, stamp, part) in parts {
+        let value = ValueRef::Blob(part);
+        match too_large::left_out(*place, value) {
+            Some(one) => left.push(one),
+            None => cells.push((*place, Some(*stamp), value)),
+        }
+    }
+    (cells, left)
 }
 
 /// Adds cells of a row, if there are any; the first one's stamp stands for the row and is said once.
-fn push_cells(
-    changes: &mut ChangesBuilder,
-    key: &[ValueRef<'_>],
-    cells: &[(usize, Stamp, ValueRef<'_>)],
-) -> bool {
-    let Some((_, first, _)) = cells.first().copied() else { return false };
-    let cells: Vec<(usize, Option<Stamp>, ValueRef<'_>)> = cells
-        .iter()
-        .map(|(place, stamp, value)| (*place, (*stamp != first).then_some(*stamp), *value))
-        .collect();
+fn push_cells(changes: &mut ChangesBuilder, key: &[ValueRef<'_>], cells: &[SentCell<'_>]) -> bool {
+    let Some((_, Some(first), _)) = cells.first().copied() else { return false };
+    let own = |stamp: Option<Stamp>| stamp.filter(|stamp| *stamp != first);
+    let cells: Vec<SentCell<'_>> =
+        cells.iter().map(|(place, stamp, value)| (*place, own(*stamp), *value)).collect();
     changes.row(RowKind::Cells, first, key, &cells);
     true
 }

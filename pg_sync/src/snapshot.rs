@@ -5,7 +5,7 @@
 //! cloudsync_owner with row security off, so that a filtered scan is an error.
 
 use shared_format::payload::{ChangesBuilder, Collection, PayloadBuilder};
-use shared_format::{Hlc, RowKind, RowState, Stamp, ValueRef, decode_key, encode_key};
+use shared_format::{Hlc, RowKind, RowState, Stamp, Value, ValueRef, decode_key, encode_key};
 
 use crate::apply::parked;
 use crate::catalog::{self, Tracked};
@@ -147,13 +147,11 @@ fn add(
             }
         }
     }
-    let (mut cells, _) = too_large::read(stored.into_iter());
-    for (place, _, value) in &mut cells {
-        let column = table.columns.get(*place);
-        if let Some(register) = column.and_then(|column| registers.get(&column.column_id())) {
-            *value = register.as_ref();
-        }
-    }
+    let mut read = too_large::read(stored.into_iter());
+    too_large::put_registers(&mut read, |place| {
+        registers.get(&table.columns.get(place)?.column_id()).map(Value::as_ref)
+    });
+    let (cells, _) = read;
     let kind = if metadata.alive { RowKind::Created } else { RowKind::Deleted };
     // A row of which only cells are known has no life to tell of.
     if metadata.alive || life.hlc > Hlc::ZERO {

@@ -45,12 +45,11 @@ pub(crate) fn read<'a>(
             continue;
         }
         let value = codec.value(datum);
-        let bytes = byte_len(value);
-        if bytes > CELL_BYTES_MAX {
-            left.push(LeftOut { place, bytes });
+        if let Some(one) = left_out(place, value) {
+            left.push(one);
             continue;
         }
-        total = total.saturating_add(bytes);
+        total = total.saturating_add(byte_len(value));
         cells.push((place, own, value));
     }
     while total > ROW_BYTES_MAX {
@@ -63,6 +62,26 @@ pub(crate) fn read<'a>(
         left.push(LeftOut { place, bytes });
     }
     (cells, left)
+}
+
+/// Puts what travels of registers in place of the values of their columns, and leaves out what is too large then.
+pub(crate) fn put_registers<'a>(
+    (cells, left): &mut (Vec<Cell<'a>>, Vec<LeftOut>),
+    register: impl Fn(usize) -> Option<ValueRef<'a>>,
+) {
+    cells.retain_mut(|(place, _, value)| {
+        let Some(whole) = register(*place) else { return true };
+        *value = whole;
+        let found = left_out(*place, whole);
+        left.extend(found);
+        found.is_none()
+    });
+}
+
+/// What is left out of a row when a value is too large for any.
+pub(crate) fn left_out(place: usize, value: ValueRef<'_>) -> Option<LeftOut> {
+    let bytes = byte_len(value);
+    (bytes > CELL_BYTES_MAX).then_some(LeftOut { place, bytes })
 }
 
 fn byte_len(value: ValueRef<'_>) -> usize {
@@ -135,8 +154,11 @@ impl Reported {
     }
 }
 
-/// Tells the writer, and keeps it.
+/// Tells the writer of what was left out of a row, if anything was, and keeps it.
 pub(crate) fn report(table: u32, columns: &[ColumnId], key: &[ValueRef<'_>], left: &[LeftOut]) {
+    if left.is_empty() {
+        return;
+    }
     if !plan::has_too_large(table.cast_signed()) {
         // Sessions look for what they may take back from now on.
         session::announce_registry();
