@@ -24,6 +24,9 @@ const MEBIBYTE: f64 = 1_048_576.0;
 /// Rows of one transaction where many are written.
 const TRANSACTION_ROWS: u32 = 10_000;
 
+/// How often each of the nodes, and both, serve in turn.
+const NODES_ROUNDS: u32 = 4;
+
 /// Longest wait for what takes seconds.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -45,13 +48,18 @@ impl Parts {
         Self { hub, database, _cluster: cluster }
     }
 
-    /// Writes rows in transactions of ten thousand.
+    /// Writes rows in transactions of ten thousand, each with the same title.
     fn fill(&self, rows: u32) {
+        self.fill_with("'a title of usual length'", rows);
+    }
+
+    /// Writes rows in transactions of ten thousand, with titles by this expression over `n`.
+    fn fill_with(&self, title: &str, rows: u32) {
         let session = self.database.session();
         for first in (0..rows).step_by(TRANSACTION_ROWS as usize) {
             let last = (first + TRANSACTION_ROWS).min(rows) - 1;
             session.run(&format!(
-                "insert into todo select lpad(n::text, 12, '0'), 'a title of usual length', null, 0
+                "insert into todo select lpad(n::text, 12, '0'), {title}, null, 0
                  from generate_series({first}, {last}) as n"
             ));
         }
@@ -217,39 +225,80 @@ pub(crate) fn uploads(sizes: &Sizes, runtime: &Runtime) -> Vec<Figure> {
     ]
 }
 
-/// Downloads from one node and from two: where the cores are shared, what one download costs tells what a node
-/// more brings.
+/// Downloads from one node, from another beside it, and from both at once.
+///
+/// On a machine that also runs the clients and Postgres, two nodes share the cores of one, so what they send together
+/// tells of the machine. What a node more brings where each has cores of its own is worked out from what a MiB costs each
+/// of them while the other is up and follows: nodes share nothing but the store and Postgres, which downloads do not ask,
+/// so the second one brings what the first brought, less what it costs more.
 pub(crate) fn nodes(sizes: &Sizes, runtime: &Runtime) -> Vec<Figure> {
     let parts = Parts::new(Durability::Real);
-    parts.fill(sizes.rows.min(200_000));
+    // Equal titles are compressed to nothing, and a download is then all about its connection.
+    parts.fill_with("md5(n::text)", sizes.rows.min(200_000));
     let mut second = parts.hub.beside(&parts.database);
     second.start_again();
-    let lasting = Duration::from_secs(u64::from(sizes.seconds));
+    let hubs = [&parts.hub, &second];
+    let serving =
+        [("the first node", &hubs[..1]), ("the second node", &hubs[1..]), ("both at once", &hubs[..])];
+    let lasting = Duration::from_secs(u64::from(sizes.seconds)) / NODES_ROUNDS;
+    let mut sums = [Served::default(); 3];
+    // In turns, so that whatever else the machine does falls on all alike.
+    for _ in 0..NODES_ROUNDS {
+        for ((_, hubs), sum) in serving.iter().zip(&mut sums) {
+            let addresses: Vec<String> = hubs.iter().map(|hub| hub.address()).collect();
+            let cpu = || {
+                [hubs.iter(), [&parts.hub, &second].iter()]
+                    .map(|hubs| hubs.map(|hub| cpu_s(hub.pid())).sum::<f64>())
+            };
+            let before = cpu();
+            let (bytes, took) = runtime.block_on(download(&addresses, lasting));
+            let [of_these, of_all] = cpu();
+            sum.mebibytes += bytes / MEBIBYTE;
+            sum.took_s += took;
+            sum.cpu_s += of_these - before[0];
+            sum.cpu_of_all_s += of_all - before[1];
+        }
+    }
     let mut figures = Vec::new();
-    let mut rates = Vec::new();
-    for hubs in [vec![&parts.hub], vec![&parts.hub, &second]] {
-        let cpu = || hubs.iter().map(|hub| cpu_s(hub.pid())).sum::<f64>();
-        let addresses: Vec<String> = hubs.iter().map(|hub| hub.address()).collect();
-        let before = cpu();
-        let (bytes, took) = runtime.block_on(download(&addresses, lasting));
-        let mebibytes = bytes / MEBIBYTE;
-        let count = hubs.len();
-        figures.push(Figure::told(format!("downloads from {count} node(s)"), mebibytes / took, "MiB/s"));
-        let cost = (cpu() - before) / mebibytes * 1e3;
-        figures.push(Figure::told("  CPU of the nodes for one MiB", cost, "ms"));
-        rates.push((mebibytes / took, cost));
+    for ((name, _), sum) in serving.iter().zip(&sums) {
+        figures.push(Figure::told(format!("downloads from {name}"), sum.mebibytes / sum.took_s, "MiB/s"));
+        figures.push(Figure::told("  CPU of the nodes for one MiB", sum.cost_ms(), "ms"));
     }
-    if let [(one, cost_of_one), (two, cost_of_two)] = rates[..] {
-        figures.push(Figure::told("  2 nodes against 1, on these cores", two / one, "x"));
-        // Nodes share nothing but the store: each core that a node has to itself brings what the first brought.
-        figures.push(Figure::at_least(
-            "  and with cores of their own",
-            2.0 * cost_of_one / cost_of_two,
-            "x",
-            1.8,
-        ));
-    }
+    let [first, second, both] = sums;
+    let idle = (first.cpu_of_all_s - first.cpu_s + second.cpu_of_all_s - second.cpu_s)
+        / (first.took_s + second.took_s);
+    figures.push(Figure::told("  CPU of a node that is up beside the one that serves", idle * 1e3, "ms/s"));
+    let rate = |served: &Served| served.mebibytes / served.took_s;
+    figures.push(Figure::told("  2 nodes against 1, on these cores", rate(&both) / rate(&first), "x"));
+    figures.push(Figure::told(
+        "  the same by CPU, of both at once",
+        2.0 * first.cost_ms() / both.cost_ms(),
+        "x",
+    ));
+    figures.push(Figure::at_least(
+        "  and with cores of their own, by CPU of each",
+        1.0 + first.cost_ms() / second.cost_ms(),
+        "x",
+        1.8,
+    ));
     figures
+}
+
+/// What was downloaded, and what it took.
+#[derive(Clone, Copy, Default)]
+struct Served {
+    mebibytes: f64,
+    took_s: f64,
+    /// CPU of the nodes that served.
+    cpu_s: f64,
+    /// CPU of all nodes.
+    cpu_of_all_s: f64,
+}
+
+impl Served {
+    fn cost_ms(&self) -> f64 {
+        self.cpu_s / self.mebibytes * 1e3
+    }
 }
 
 /// Lets eight clients download everything again and again, spread over the hubs; gives bytes and seconds.
