@@ -77,6 +77,7 @@ pub(crate) async fn serve(
         ending: ending.clone(),
     });
     let room = Arc::new(Semaphore::new(edges.connections_max));
+    prepare(&listener);
     // Each connection holds one end; when the last is gone, so is the wait at the other.
     let (held, mut all_ended) = mpsc::channel::<Infallible>(1);
     loop {
@@ -148,10 +149,7 @@ impl Serving {
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                prepare(&stream, peer);
-                return (stream, peer);
-            }
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "no connection accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -160,16 +158,17 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// Sets what a socket needs: answers at once, and an end when the other side is gone.
-fn prepare(stream: &TcpStream, peer: SocketAddr) {
-    let socket = socket2::SockRef::from(stream);
+/// Sets what the socket of each connection needs: answers at once, and an end when the other side is gone. A connection
+/// has what its listener had when it came, so that it costs no call of its own.
+fn prepare(listener: &TcpListener) {
+    let socket = socket2::SockRef::from(listener);
     let set = socket
         .set_tcp_nodelay(true)
         .and_then(|()| socket.set_keepalive(true))
         .and_then(|()| socket.set_tcp_user_timeout(Some(UNANSWERED_MAX)))
         .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
     if let Err(error) = set {
-        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "socket keeps its defaults");
+        tracing::warn!(error = &error as &dyn std::error::Error, "sockets keep their defaults");
     }
 }
 
@@ -223,4 +222,21 @@ impl Answering {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_has_what_its_listener_was_given() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        prepare(&listener);
+        let address = listener.local_addr().unwrap();
+        let (_client, (stream, _peer)) = tokio::join!(TcpStream::connect(address), accept(&listener));
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNANSWERED_MAX));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
+    }
 }
