@@ -2,7 +2,8 @@
 -- that goes loses them. Rows that come or go with a partition were told by no trigger, so they are stamped here, and
 -- clients fetch the table again.
 
--- What the role has to run: triggers that are missing on partitions, and triggers that stand on former ones. Where
+-- What the role has to run: triggers that are missing on partitions, and triggers that stand on former ones; also the
+-- right to read that our owner lacks where a dump was restored without rights, but not while it is being restored. Where
 -- the role is not the owner, nothing is said: its own commands shall not fail for the tables of others. ALTER TABLE
 -- comes last, because it sets off this event trigger again.
 create function cloudsync.partition_commands(for_role name)
@@ -36,6 +37,14 @@ begin atomic
         and not exists (select from cloudsync.tables as t where t.relation = coalesce(pg_partition_root(g.tgrelid), g.tgrelid))
     ) as f
     cross join lateral cloudsync.release_commands(f.relation) as d (command)
+    union all
+    select t.relation, c.place, c.command
+    from cloudsync.tables as t
+    join pg_class as r on r.oid = t.relation
+    join pg_namespace as n on n.oid = r.relnamespace
+    cross join lateral cloudsync.trigger_commands(t.table_id, t.relation, false) as c
+    where c.place = 0 and not cloudsync.is_restored()
+      and has_schema_privilege('cloudsync_owner', n.oid, 'usage')
   ) as w
   join pg_class as r on r.oid = w.relation
   where pg_has_role(partition_commands.for_role, r.relowner, 'usage')

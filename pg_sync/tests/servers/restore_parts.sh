@@ -126,8 +126,9 @@ same "without owners" "$(state sync_ownerless)" "$written"
 
 made sync_rightless
 restore sync_rightless "$work/whole" --no-owner --no-privileges
-query sync_rightless -c "begin" -c "insert into t (id, a) values (9, 'new')" -c "update t set a = 'newer' where id = 9" -c "commit"
+query sync_rightless -c "begin" -c "insert into t (id, a) values (11, 'new')" -c "update t set a = 'newer' where id = 11" -c "commit"
 same "without rights: noted" "$(query sync_rightless -c "select count(*) > 0 from cloudsync.uncaptured")" t
+query sync_rightless -c "alter table t add column later text" -c "update t set later = 'x' where id = 11"
 query sync_rightless -c "select cloudsync_init('t')" > /dev/null
 same "without rights: made up for" "$(query sync_rightless -c "select count(*) from cloudsync.uncaptured")" 0
 
