@@ -57,8 +57,9 @@ read_whole() { # read_whole SLOT FILE
     peak=$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$sender/status")
     kill -INT "$receiver"
     wait "$receiver"
-    # The server reads 4,096 messages at once from where it has spilled them, of 64 KiB each; the rest is what each of
-    # its processes has.
+    # The server reads 4,096 messages at once from where it has spilled them, of 64 KiB at most; the rest is what each of
+    # its processes has. With 10,000,000 rows its memory context ReorderBuffer held 163 of 183 MB at the peak
+    # (pg_log_backend_memory_contexts), and all of the plugin's 1.1 MB.
     sent=$(($(stat -c %s "$2") / 1024))
     [ "$sent" -lt 262144 ] || sent=262144
     most=$((65536 + sent))
