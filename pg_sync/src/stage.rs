@@ -151,6 +151,21 @@ thread_local! {
     static STAGE: RefCell<Option<Stage>> = const { RefCell::new(None) };
     /// Whether a try ended because metadata was not what the merge saw.
     static OVERTAKEN: Cell<bool> = const { Cell::new(false) };
+    /// Whether staged rows are being moved aside: they will be written once more, as they were asked for.
+    static ASIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what moves staged rows aside; the triggers leave them alone meanwhile.
+pub(crate) fn aside<T>(body: impl FnOnce() -> T) -> T {
+    struct Ended;
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            ASIDE.set(false);
+        }
+    }
+    ASIDE.set(true);
+    let _ended = Ended;
+    body()
 }
 
 impl Stage {
@@ -354,6 +369,9 @@ struct StageView<'a> {
 
 impl StageView<'_> {
     fn outcome(&mut self, image: Option<&Tuple>) -> Option<Outcome> {
+        if ASIDE.get() && image.is_some() {
+            return None;
+        }
         let first = !self.row.progress.consumed;
         let running = session::subtransaction_id();
         if running != self.made_in {

@@ -13,6 +13,7 @@ mod incoming;
 mod local;
 pub(crate) mod parked;
 mod ruled;
+mod unique;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -138,6 +139,8 @@ enum Stop {
     Hidden(&'static str),
     /// The caller lacks a right on a table.
     Denied(String),
+    /// Nothing is in the way of another row that can be moved.
+    Unmoved,
     /// Something is wrong with us.
     Broken(SyncError),
 }
@@ -156,6 +159,10 @@ struct Refused {
 }
 
 impl Refused {
+    fn without_right(message: String) -> Self {
+        Self { sqlstate: "42501".into(), message }
+    }
+
     /// What the rows behind the first [`REFUSALS_MAX`] are told.
     fn too_many() -> Self {
         let message = format!("too_many_refused: more than {REFUSALS_MAX} rows of the upload were refused");
@@ -328,16 +335,60 @@ fn hold(incoming: &Incoming) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Halves what the database refuses until the rows are found that it refuses alone. They are tried once more
-/// after the rest, because a later row may be what they wait for.
+/// Halves what the database refuses until the rows are found that it refuses alone. They are tried again after the
+/// rest, as long as that gets any further: a later row may be what they wait for, or takes their value.
 fn without_the_refused(incoming: &Incoming, which: &[usize], applied: &mut Applied) -> Result<(), SyncError> {
-    let again = apply_alone(incoming, which, applied)?;
+    let mut waiting = apply_alone(incoming, which, applied)?;
     let mut refused = Vec::new();
-    if !again.is_empty() {
-        halve(incoming, &again, applied, &mut refused)?;
+    while !waiting.is_empty() {
+        refused = again(incoming, &waiting, applied)?;
+        if refused.len() == waiting.len() {
+            break;
+        }
+        // The other way round: of rows that wait in a chain, many are freed at once.
+        waiting = refused.iter().rev().map(|(at, _)| *at).collect();
     }
     applied.refusals.extend(refused.into_iter().map(|(at, refused)| refusal(incoming, at, refused)));
     Ok(())
+}
+
+/// Tries rows once more, those together that take values from one another; gives those that are refused.
+fn again(
+    incoming: &Incoming,
+    waiting: &[usize],
+    applied: &mut Applied,
+) -> Result<Vec<(usize, Refused)>, SyncError> {
+    let mut refused = Vec::new();
+    match settle(incoming, waiting)? {
+        Ok(settled) => applied.count(incoming, settled),
+        Err(_) => {
+            for group in unique::groups(incoming, waiting)? {
+                halve(incoming, &group, applied, &mut refused)?;
+            }
+        }
+    }
+    together(incoming, refused, applied)
+}
+
+/// Tries the rows together that are refused for one reason, as those are that refer to each other; gives the others.
+fn together(
+    incoming: &Incoming,
+    refused: Vec<(usize, Refused)>,
+    applied: &mut Applied,
+) -> Result<Vec<(usize, Refused)>, SyncError> {
+    let mut reasons: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, refused) in &refused {
+        reasons.entry(refused.sqlstate.clone()).or_default().push(*at);
+    }
+    let mut freed = BTreeSet::new();
+    let is_one = reasons.len() == 1;
+    for which in reasons.into_values().filter(|which| which.len() > 1 && !is_one) {
+        if let Ok(settled) = settle(incoming, &which)? {
+            applied.count(incoming, settled);
+            freed.extend(which);
+        }
+    }
+    Ok(refused.into_iter().filter(|(at, _)| !freed.contains(at)).collect())
 }
 
 /// Applies what the database takes; gives the others.
@@ -380,11 +431,12 @@ fn refusal(incoming: &Incoming, at: usize, refused: Refused) -> Refusal {
 /// is ours; the inner one is why the database refuses them.
 fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refused>, SyncError> {
     let mut is_rehearsal = incoming.constraints == Constraints::Rehearsed;
+    let mut taken: Option<Refused> = None;
     let mut attempts = 0;
     while attempts < ATTEMPTS_MAX {
         attempts += 1;
         let checks = is_rehearsal || incoming.constraints == Constraints::Checked;
-        let attempt = || match write::attempt(incoming, which, checks) {
+        let attempt = || match write::attempt(incoming, which, checks, taken.is_some()) {
             Ok(_) if is_rehearsal => Err(Stop::Rehearsed),
             tried => tried,
         };
@@ -403,16 +455,27 @@ fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refuse
                 attempts -= 1;
             }
             Err(RolledBack::GaveUp(Stop::Broken(error))) => return Err(error),
+            Err(RolledBack::GaveUp(Stop::Unmoved)) => {
+                return Ok(Err(taken.expect("only a refused try is made again")));
+            }
             Err(RolledBack::GaveUp(Stop::Hidden(message))) => {
-                return Ok(Err(Refused { sqlstate: "42501".into(), message: message.into() }));
+                return Ok(Err(taken.unwrap_or_else(|| Refused::without_right(message.into()))));
             }
             Err(RolledBack::GaveUp(Stop::Denied(message))) => {
-                return Ok(Err(Refused { sqlstate: "42501".into(), message }));
+                return Ok(Err(taken.unwrap_or_else(|| Refused::without_right(message))));
             }
             Err(RolledBack::Raised(caught)) if caught.sqlstate == "CS001" || stage::take_overtaken() => {
                 is_rehearsal = incoming.constraints == Constraints::Rehearsed;
             }
-            Err(RolledBack::Raised(caught)) => return Ok(Err(permanent(caught))),
+            Err(RolledBack::Raised(caught)) => {
+                let refused = permanent(caught);
+                if taken.is_some() || which.len() < 2 || !unique::is_taken(&refused.sqlstate) {
+                    return Ok(Err(taken.unwrap_or(refused)));
+                }
+                // Rows may take values from one another: once more, what is in the way moved aside.
+                taken = Some(refused);
+                is_rehearsal = incoming.constraints == Constraints::Rehearsed;
+            }
         }
     }
     Err(SyncError::Contention { attempts: ATTEMPTS_MAX })

@@ -10,7 +10,7 @@ use shared_format::{RowKind, RowRegisters, SiteId, ValueRef};
 use super::decide::{Decision, LostCell, Write, decide};
 use super::incoming::{Incoming, IncomingRow};
 use super::local::{self, Local};
-use super::{Settled, Stop, constraints, parked};
+use super::{Settled, Stop, constraints, parked, unique};
 use crate::audience;
 use crate::catalog::Tracked;
 use crate::edge::codec;
@@ -24,11 +24,11 @@ use crate::sites;
 use crate::stage::{self, Asked, Expected, Stage, Staged, Standing};
 
 /// A row with what was found and decided.
-struct Decided<'a> {
-    table: &'a Tracked,
-    row: &'a IncomingRow,
-    local: Local,
-    decision: Decision,
+pub(super) struct Decided<'a> {
+    pub(super) table: &'a Tracked,
+    pub(super) row: &'a IncomingRow,
+    pub(super) local: Local,
+    pub(super) decision: Decision,
 }
 
 /// A lost cell with the number of its row.
@@ -40,18 +40,36 @@ pub(super) struct LostOf {
     pub(super) is_tellable: bool,
 }
 
-/// Applies some rows; an error means that nothing of it may stay. `checks` is whether deferred constraints are.
-pub(super) fn attempt(incoming: &Incoming, which: &[usize], checks: bool) -> Result<Settled, Stop> {
-    let locals = local::locked(incoming, which)?;
+/// Applies some rows; an error means that nothing of it may stay. `checks` is whether deferred constraints are,
+/// `moves` whether rows are moved aside first whose UNIQUE values others take.
+pub(super) fn attempt(
+    incoming: &Incoming,
+    which: &[usize],
+    checks: bool,
+    moves: bool,
+) -> Result<Settled, Stop> {
+    attempt_with(incoming, which, local::locked(incoming, which)?, (checks, moves))
+}
+
+fn attempt_with(
+    incoming: &Incoming,
+    which: &[usize],
+    locals: HashMap<usize, Local>,
+    (checks, moves): (bool, bool),
+) -> Result<Settled, Stop> {
     let (decided, lost) = decide_all(incoming, which, locals)?;
     if !decided.is_empty() {
-        carry_out(incoming, &decided, checks)?;
+        carry_out(incoming, &decided, (checks, moves))?;
     }
     let changed = i64::try_from(decided.len()).unwrap_or(i64::MAX);
     Ok(Settled { changed, lost: local::mark_tellable(incoming, lost) })
 }
 
-fn carry_out(incoming: &Incoming, decided: &[Decided<'_>], checks: bool) -> Result<(), Stop> {
+fn carry_out(
+    incoming: &Incoming,
+    decided: &[Decided<'_>],
+    (checks, moves): (bool, bool),
+) -> Result<(), Stop> {
     check_rights(decided)?;
     let ordinals = ordinals(decided);
     let mut stage = Stage::new(ordinals.clone(), incoming.here);
@@ -61,6 +79,9 @@ fn carry_out(incoming: &Incoming, decided: &[Decided<'_>], checks: bool) -> Resu
         stage.add(one.table, one.row.row_key.clone(), staged(one), decided.len());
     }
     let standing = Standing::begin(stage);
+    if moves && !stage::aside(|| unique::move_aside(decided)) {
+        return Err(Stop::Unmoved);
+    }
     write_data(incoming, decided);
     as_owner(|| write_metadata(decided, &ordinals))?;
     if checks {
