@@ -9,6 +9,7 @@ pub(crate) mod chunks;
 mod conflicts;
 mod constraints;
 mod decide;
+mod guess;
 mod incoming;
 mod local;
 pub(crate) mod parked;
@@ -277,6 +278,12 @@ fn apply_rows(incoming: &Incoming, which: &[usize], applied: &mut Applied) -> Re
     if which.is_empty() {
         return Ok(());
     }
+    if guess::are_new(incoming, which)?
+        && let Some(settled) = settle_new(incoming, which)?
+    {
+        applied.count(incoming, settled);
+        return Ok(());
+    }
     match settle(incoming, which)? {
         Ok(settled) => applied.count(incoming, settled),
         // A single row is tried again too: another transaction may have created it since it was read.
@@ -479,6 +486,30 @@ fn settle(incoming: &Incoming, which: &[usize]) -> Result<Result<Settled, Refuse
         }
     }
     Err(SyncError::Contention { attempts: ATTEMPTS_MAX })
+}
+
+/// Applies rows of which none is known here; None, and nothing done, when that was wrong or they are refused.
+fn settle_new(incoming: &Incoming, which: &[usize]) -> Result<Option<Settled>, SyncError> {
+    if incoming.constraints == Constraints::Rehearsed {
+        return Ok(None);
+    }
+    let memory = Context::new(c"cloudsync try");
+    stage::take_overtaken();
+    let checks = incoming.constraints == Constraints::Checked;
+    let tried = memory.run(|| subtransaction(|| write::attempt_new(incoming, which, checks)));
+    drop(memory);
+    let is_overtaken = stage::take_overtaken();
+    match tried {
+        Ok(settled) => Ok(Some(settled)),
+        Err(RolledBack::GaveUp(Stop::Broken(error))) => Err(error),
+        Err(RolledBack::GaveUp(_)) => Ok(None),
+        Err(RolledBack::Raised(caught)) => {
+            if !is_overtaken {
+                permanent(caught);
+            }
+            Ok(None)
+        }
+    }
 }
 
 /// A refusal, unless the error may pass: then it is raised again, and the whole apply fails.

@@ -51,6 +51,11 @@ pub(super) fn attempt(
     attempt_with(incoming, which, local::locked(incoming, which)?, (checks, moves))
 }
 
+/// Applies some rows as if none of them was known here; what is known makes it fail.
+pub(super) fn attempt_new(incoming: &Incoming, which: &[usize], checks: bool) -> Result<Settled, Stop> {
+    attempt_with(incoming, which, HashMap::new(), (checks, false))
+}
+
 fn attempt_with(
     incoming: &Incoming,
     which: &[usize],
