@@ -233,10 +233,7 @@ impl Stage {
 
     /// Returns the objects below a folder of the database's part of the store, which is a directory.
     pub fn objects(&self, folder: &str) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        files(&self.hub.store_directory().join("v1").join(&self.database.name).join(folder), &mut found);
-        found.sort();
-        found
+        objects_below(&self.hub.store_directory().join("v1").join(&self.database.name).join(folder))
     }
 
     /// Returns the rows of all tables, as Postgres holds them.
@@ -263,6 +260,14 @@ impl Stage {
             assert_eq!(first_other, None, "first row that differs between {name} and Postgres");
         }
     }
+}
+
+/// Returns the files below a folder of a store.
+pub fn objects_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    files(folder, &mut found);
+    found.sort();
+    found
 }
 
 /// Adds the files below a folder, which need not be there.
@@ -299,6 +304,19 @@ impl Drop for Stage {
                 eprintln!("--- end of Postgres's log\n{}", cluster.log_tail(30));
             }
         }
+    }
+}
+
+impl Stage {
+    /// Whether the centre is a SQLite file; a text for each kind of centre is chosen by it.
+    pub fn is_on_file(&self) -> bool {
+        self.database.file().is_some()
+    }
+
+    /// Runs statements at the centre, in the words of the kind that it is.
+    #[track_caller]
+    pub fn run_at_centre(&self, postgres: &str, sqlite: &str) {
+        self.postgres.run(if self.is_on_file() { sqlite } else { postgres });
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::ENTRIES_MAX;
 use super::entry::{Entry, Head, SigningKey};
@@ -55,6 +56,16 @@ pub(crate) struct Chunks {
     pub(super) token: Option<String>,
     /// The role that each of them must have been sent as.
     pub(super) role: Option<String>,
+    /// Who must have sent each of them: of the claims of its token, what stays when that is renewed.
+    pub(super) sender: String,
+}
+
+/// Who sends, by the claims of a caller.
+pub(super) fn sender(claims: &str) -> String {
+    let claims: Value = serde_json::from_str(claims).unwrap_or_default();
+    let named =
+        ["iss", "sub"].into_iter().filter_map(|name| Some((name.to_owned(), claims.get(name)?.clone())));
+    Value::Object(named.collect()).to_string()
 }
 
 impl Chunks {
@@ -75,8 +86,8 @@ impl Chunks {
     /// The name tells by whom it was sent, so that it need not be read to know that it is there.
     fn place(&self, number: u32) -> String {
         let (name, chunk) = (self.signed_name(number), Chunk { number, count: self.count });
-        let tag =
-            self.key.tag(&[Some(&self.database), Some(&name), self.token.as_deref(), self.role.as_deref()]);
+        let (token, role) = (self.token.as_deref(), self.role.as_deref());
+        let tag = self.key.tag(&[Some(&self.database), Some(&name), token, role, Some(&self.sender)]);
         format!("{}{chunk}-{tag}", self.keys.chunks_of(&self.name))
     }
 
@@ -88,7 +99,7 @@ impl Chunks {
             token: self.token.clone(),
             follows: None,
             role: self.role.clone(),
-            claims: String::from("{}"),
+            claims: self.sender.clone(),
             cursor: None,
             chunks: None,
             accepted_ms,
@@ -102,7 +113,10 @@ impl Chunks {
     pub(crate) async fn frame(&self, number: u32) -> Result<Option<Bytes>> {
         let Some(object) = self.store.get(&self.place(number)).await? else { return Ok(None) };
         let entry = Entry::decode(&object, &self.key, &self.database, &self.signed_name(number));
-        let is_of_this = |entry: &Entry| entry.head.token == self.token && entry.head.role == self.role;
+        let is_of_this = |entry: &Entry| {
+            let Head { token, role, claims, .. } = &entry.head;
+            (token, role, claims) == (&self.token, &self.role, &self.sender)
+        };
         Ok(entry.ok().filter(is_of_this).map(|entry| entry.body))
     }
 
@@ -145,6 +159,7 @@ mod tests {
             count: 3,
             token: None,
             role: Some("app".to_owned()),
+            sender: sender(r#"{"sub":"u1","exp":7}"#),
         }
     }
 
@@ -162,6 +177,8 @@ mod tests {
         let others = [
             Chunks { role: Some("dba".to_owned()), ..sound.clone() },
             Chunks { token: Some("00".to_owned()), ..sound.clone() },
+            Chunks { sender: sender(r#"{"sub":"u2","exp":7}"#), ..sound.clone() },
+            Chunks { sender: sender("{}"), ..sound.clone() },
             Chunks { key: SigningKey::derive(b"other"), ..sound.clone() },
             Chunks { database: "other".to_owned(), ..sound.clone() },
             Chunks { count: 4, ..sound.clone() },
@@ -170,6 +187,8 @@ mod tests {
         for other in others {
             assert_eq!(other.missing().await.unwrap(), Some(1));
         }
+        let renewed = Chunks { sender: sender(r#"{"exp":8,"sub":"u1"}"#), ..sound.clone() };
+        assert_eq!(renewed.missing().await.unwrap(), None, "a token may be renewed between two chunks");
         // One that lies elsewhere than it was signed for.
         let moved = sound.store.get(&sound.place(1)).await.unwrap().unwrap();
         sound.store.put(&sound.place(2), moved).await.unwrap();

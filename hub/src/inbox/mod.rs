@@ -110,6 +110,7 @@ impl Inbox {
             count,
             token: upload.token.map(hex_text),
             role: upload.role.clone(),
+            sender: chunks::sender(&upload.claims),
         })
     }
 
