@@ -226,6 +226,15 @@ impl Hub {
         Answer { status: answer.status().as_u16(), body }
     }
 
+    /// Asks as a site that shows a key or token; returns the body, whatever the answer is.
+    pub fn ask_of_site(&self, credential: &str, site: &str, path: &str) -> Vec<u8> {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        let url = format!("{}/v1/databases/{}{path}", self.base(), self.database);
+        let request = config.new_agent().get(url).header("Authorization", format!("Bearer {credential}"));
+        let mut answer = request.header("Cloudsync-Site", site).call().expect("the hub answers");
+        answer.body_mut().read_to_vec().expect("it has a body")
+    }
+
     /// Asks as the operator; `body` is sent as JSON if there is one.
     pub fn ask_as_operator(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
         let config = ureq::Agent::config_builder().http_status_as_error(false).build();

@@ -7,6 +7,7 @@ use tests::object_store::{ObjectStore, StoreKind};
 use tests::places;
 use tests::postgres::{APP_ROLE, Cluster, Database, HUB_ROLE, SUPERUSER};
 use tests::process::Signal;
+use tests::sql::Session;
 use tests::stage::TODO;
 use tests::wait;
 
@@ -404,6 +405,91 @@ fn operators_see_jobs_and_revive_or_forget_dead_ones() {
     setting.ask("DELETE", &path(&revived, ""), None, 404);
     setting.ask("POST", "/v1/databases/second/jobs/0/revive", None, 404);
     assert_eq!(setting.ask("DELETE", "/v1/databases/second/jobs/x", None, 404)["code"], "unknown_name");
+}
+
+/// Writes a database into the control database, as a person can.
+fn insert_by_hand(control: &Session, name: &str, settings: &Value) {
+    let (name, settings) = (name.replace('\'', "''"), settings.to_string().replace('\'', "''"));
+    control.run(&format!(
+        "insert into cloudsync_control.databases (name, settings) values ('{name}', '{settings}')"
+    ));
+}
+
+#[test]
+fn rows_that_somebody_wrote_into_the_control_database_open_nothing_else() {
+    let setting = Setting::new();
+    setting.create();
+    let (_, key) = setting.key();
+    let device = setting.client(&setting.hub, "device", &key);
+    wait::until_ok("the database is served", || device.try_sync());
+    let file = setting.home.path().join("made.sqlite");
+    let control = setting.control_database.session();
+    let insert = |name: &str, settings: Value| insert_by_hand(&control, name, &settings);
+    // Names that lead out of the folder of a database, are another one's, or are SQL.
+    let long = "a".repeat(300);
+    let names =
+        ["..", ".", "a/b", "../second", "SECOND", "", "x y", "x%2e", "x\ny", "'; drop table todo; --", &long];
+    for name in names {
+        insert(name, setting.settings());
+    }
+    insert(setting.first.name.as_str(), setting.settings());
+    // Libraries and files are named in the file of the hub only; a key's text counts from nowhere else.
+    let sqlite = format!("sqlite://{}", file.display());
+    let library = places::artefact("sqlite/cloudsync.so");
+    insert("library", json!({ "url": sqlite, "extension": library }));
+    insert("library-of-postgres", json!({ "url": setting.second.url(HUB_ROLE), "extension": library }));
+    insert("keys-of-a-file", json!({ "url": "file:///etc/passwd" }));
+    insert("store", json!({ "url": setting.second.url(HUB_ROLE), "store": "/tmp" }));
+    let known = "a-key-that-is-known-0123456789abcdef01234";
+    insert(
+        "known",
+        json!({ "url": setting.second.url(HUB_ROLE), "api_keys": [{ "key": known, "role": APP_ROLE }] }),
+    );
+    // Who may make keys may make one for any role, which Postgres then does not let the hub take.
+    control.run(&format!(
+        "insert into cloudsync_control.keys (key_id, database, hash, role, label)
+         values ('by-hand', 'second', sha256('{known}'), '{SUPERUSER}', 'by hand')"
+    ));
+    let listed = wait::until("all of it was read", || {
+        let listed = setting.ask("GET", "/v1/databases", None, 200);
+        let broken = listed["broken"].as_array().expect("a list of what is not served");
+        (broken.len() >= names.len() + 4).then_some(listed)
+    });
+    let served: Vec<&str> = listed["databases"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|database| database["name"].as_str())
+        .collect();
+    assert!(
+        served.iter().all(|name| [setting.first.name.as_str(), "second", "known"].contains(name)),
+        "{served:?}"
+    );
+    assert!(!listed.to_string().contains("private-cluster"), "no password is told: {listed}");
+    assert_eq!(download_status(&setting.hub, "known", known), 401, "settings hold no keys");
+    wait::until("the key by hand is known", || {
+        (download_status(&setting.hub, "second", known) != 401).then_some(())
+    });
+    let intruder = setting.client(&setting.hub, "intruder", known);
+    intruder.run("insert into todo values ('root', 'by a superuser', null, 0)");
+    let refused = intruder.try_sync();
+    assert_eq!(setting.second.session().value("select count(*) from todo"), "0", "{refused:?}");
+    // The rest goes on: what the file says is served as it was.
+    device.run("insert into todo values ('a', 'by a device', null, 0)");
+    wait::until_ok("the device goes on", || device.try_sync());
+    assert_eq!(setting.second.session().value("select title from todo"), "by a device");
+    let first = Client::open(&setting.home.path().join("first"));
+    first.run(TODO.sqlite);
+    first.run("select cloudsync_init('todo')");
+    first.join(&setting.hub.address(), API_KEY);
+    wait::until_ok("the first is served", || first.try_sync());
+    assert_eq!(first.rows("select id from todo"), Vec::<String>::new(), "it is the database of the file");
+    assert!(!file.exists(), "no file was made");
+    let roots: Vec<String> = std::fs::read_dir(setting.hub.store_directory().join("v1"))
+        .expect("the store")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    assert!(roots.iter().all(|name| served.contains(&name.as_str())), "{roots:?}");
 }
 
 #[test]

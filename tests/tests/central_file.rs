@@ -5,8 +5,9 @@
 //! - `values`: what Postgres makes of values of its own types (uuid, timestamptz, jsonb, numeric);
 //! - `schema_change`, `reloads`: TRUNCATE, and commands that change the type of a column or compute it anew;
 //! - `identity`, `refusals`, `scopes`: roles and row-level security, which a file has not;
-//! - `tokens`, `security`, `limits`, `fairness`, `bad_lines`: who is let in, and what requests may cost: the hub decides
-//!   that before it asks any centre;
+//! - `fairness`: many databases of one node, beside one that is away and one that writes a million rows at once;
+//! - of `tokens` and `security`, what policies of Postgres say, and how many files a process may have open; of
+//!   `bad_lines`, what fetches from S3 look like; of `attacks`, the inbox: a file is never away;
 //! - `bad_input`: what a Postgres function answers to a damaged payload and to a table without a key, where a client
 //!   is asked the same as a file would be;
 //! - `restarts`, `heal`, `standbys`: a server that restarts, its slot, its standbys; `inbox` and the upload of `horizon`
