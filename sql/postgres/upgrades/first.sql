@@ -1,5 +1,6 @@
 -- The beginning of every upgrade: hubs are granted what they need when it has ended, see cloudsync.grant_hubs. What they
--- have goes before: else it would count as what the extension itself gives, and no dump would take it along.
+-- have goes before: else it would count as what the extension itself gives, and no dump would take it along. A role that
+-- somebody gave less than a hub has gets no more.
 do $revoke$
 declare
   v_command text;
@@ -8,7 +9,7 @@ begin
   select distinct a.grantee
   from pg_catalog.pg_proc as p, pg_catalog.aclexplode(p.proacl) as a
   where p.pronamespace = 'cloudsync'::pg_catalog.regnamespace and p.proname = 'definitions'
-    and a.grantee not in (0, p.proowner);
+    and a.grantee not in (0, p.proowner) and pg_catalog.pg_has_role(a.grantee, 'cloudsync_owner', 'member');
   for v_command in
     select pg_catalog.format('revoke all on routine %s from %s', p.oid::pg_catalog.regprocedure, h.role::pg_catalog.regrole)
     from pg_catalog.pg_proc as p, pg_catalog.aclexplode(p.proacl) as a, cloudsync.hubs as h
