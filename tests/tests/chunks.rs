@@ -29,6 +29,12 @@ fn own_postgres() -> Stage {
     let mut stage = Stage::new(Setting { own_cluster: true, ..Setting::PLAIN });
     stage.postgres.run(TRANSACTIONS);
     stage.play(&["a: sync", "b: sync", "all: settle"]);
+    wait::until("jobs are made, which is after the hub has learned the key of its inbox", || {
+        let metrics = stage.hub.get("/metrics").body;
+        let mut jobs =
+            metrics.lines().filter(|line| line.starts_with("cloudsync_jobs{") && !line.ends_with(" 0"));
+        jobs.next().map(drop)
+    });
     stage
 }
 
