@@ -184,7 +184,8 @@ fn whoever_waits_leaves_connections_for_what_does_not() {
         stage.play(&["hub: terminate", "hub: start", "a: sync"]);
         let cursor = stage.client("a").value("select value from cloudsync_settings where key = 'cursor'");
         let download = format!("GET changes?cursor={cursor}&wait_ms=60000");
-        let is_waiting = |waits: f64| stage.hub.metric("cloudsync_long_polls_open") == waits;
+        // The connection of the last look may not be closed yet: then there is none for the next.
+        let is_waiting = |waits: f64| stage.hub.try_metric("cloudsync_long_polls_open") == Ok(waits);
         let mut waiting = Vec::new();
         for count in [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0] {
             waiting.push(begin(&stage.hub, &download, ""));
