@@ -45,6 +45,16 @@ pub const TODO: Table = Table {
     show: "select id, title, note, done from todo order by id",
 };
 
+const NOTE_DDL: &str = "create table note (id text primary key not null, team text, body text)";
+
+/// A table whose rows are for the team that they name.
+pub const NOTE: Table = Table {
+    name: "note",
+    postgres: NOTE_DDL,
+    sqlite: NOTE_DDL,
+    show: "select id, team, body from note order by id",
+};
+
 const MARK_DDL: &str = "create table mark (id integer primary key, n integer not null)";
 
 /// Where the stage counts up in Postgres: a client that sees the number has seen everything before it.

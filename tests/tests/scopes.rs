@@ -6,21 +6,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::client::Client;
 use tests::hub::API_KEY;
-use tests::stage::{Centre, Setting, Stage, Table, on_both};
+use tests::stage::{Centre, NOTE, Setting, Stage, on_both};
 use tests::tokens::{SECRET, Signer, seconds_from_now};
 use tests::wait;
 
 /// The longest wait that a hub allows, in milliseconds.
 const WAIT_MS: u32 = 60_000;
-
-const NOTE_DDL: &str = "create table note (id text primary key not null, team text, body text)";
-
-const NOTE: Table = Table {
-    name: "note",
-    postgres: NOTE_DDL,
-    sqlite: NOTE_DDL,
-    show: "select id, team, body from note order by id",
-};
 
 /// A stage where a note is for the team that it names, and `member` says who is in which.
 fn stage(setting: Setting<'_>) -> Stage {

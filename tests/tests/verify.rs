@@ -11,19 +11,10 @@ use tests::object_store::StoreKind;
 use tests::places;
 use tests::postgres::{Cluster, Database};
 use tests::sql::Session;
-use tests::stage::{Centre, Setting, Stage, TODO, Table, on_both};
+use tests::stage::{Centre, NOTE, Setting, Stage, TODO, on_both};
 use tests::wait;
 
 const WRITERS: usize = 3;
-
-const NOTE_DDL: &str = "create table note (id text primary key not null, team text, body text)";
-
-const NOTE: Table = Table {
-    name: "note",
-    postgres: NOTE_DDL,
-    sqlite: NOTE_DDL,
-    show: "select id, team, body from note order by id",
-};
 
 fn tracked(name: &str) -> Database {
     let database = Cluster::shared().database(name);
