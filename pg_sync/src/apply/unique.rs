@@ -48,10 +48,16 @@ enum Free {
 }
 
 impl Free {
+    /// The word of `unique_columns.sql`; none for values of which we know no free one.
     fn of(word: &str) -> Option<Self> {
-        [Self::Null, Self::Text, Self::Uuid, Self::Number, Self::Time]
-            .into_iter()
-            .find(|free| format!("{free:?}").eq_ignore_ascii_case(word))
+        Some(match word {
+            "null" => Self::Null,
+            "text" => Self::Text,
+            "uuid" => Self::Uuid,
+            "number" => Self::Number,
+            "time" => Self::Time,
+            _ => return None,
+        })
     }
 }
 
