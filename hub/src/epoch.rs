@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::hex;
 use crate::lineage::{Ended, Fork, Lineage};
 use crate::position::{Lsn, Position};
 
@@ -142,7 +143,7 @@ impl Epoch {
             timelines_before: self.server.lineage.ended().to_vec(),
             database_oid: self.server.database_oid,
             start_lsn: self.start.to_string(),
-            definitions: hex(&self.definitions),
+            definitions: hex::encode(&self.definitions),
             reason: self.reason,
             restored: self.restored.clone(),
         };
@@ -164,7 +165,7 @@ impl Epoch {
                 database_oid: text.database_oid,
             },
             start: text.start_lsn.parse()?,
-            definitions: unhex(&text.definitions).ok_or(Error::EpochObject { part: "definitions" })?,
+            definitions: hex::decode(&text.definitions).ok_or(Error::EpochObject { part: "definitions" })?,
             reason: text.reason,
             restored: text.restored,
         })
@@ -202,21 +203,6 @@ impl Epoch {
             }),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-    let digits = digits?;
-    let pairs = digits.chunks_exact(2);
-    if !pairs.remainder().is_empty() {
-        return None;
-    }
-    pairs.map(|pair| Some(pair.first()? << 4 | pair.last()?)).collect()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod error;
 pub mod feed;
 pub mod files;
 pub mod ground;
+mod hex;
 mod horizon;
 pub mod http;
 mod inbox;

@@ -61,7 +61,7 @@ impl Follower {
     pub(crate) fn new(control: Control, databases: Arc<Databases>) -> Result<Follower> {
         let mut random = [0_u8; 16];
         getrandom::fill(&mut random).map_err(|_| Error::RandomBytes)?;
-        let node = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let node = crate::hex::encode(&random);
         Ok(Follower {
             control,
             node,

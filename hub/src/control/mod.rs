@@ -96,7 +96,7 @@ impl NewKey {
     fn random() -> Result<NewKey> {
         let mut random = [0_u8; 40];
         getrandom::fill(&mut random).map_err(|_| Error::RandomBytes)?;
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = crate::hex::encode(&random);
         let (id, secret) = hex.split_at(16);
         Ok(NewKey { id: id.to_owned(), text: format!("cs_{id}_{secret}") })
     }
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_new_key_is_found_by_its_stored_hash() {
         let (new, other) = (NewKey::random().unwrap(), NewKey::random().unwrap());
-        let hash: String = new.hash().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = crate::hex::encode(&new.hash());
         let stored = |hash: &str| StoredKey {
             id: new.id.clone(),
             database: "demo".to_owned(),

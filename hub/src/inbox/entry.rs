@@ -36,7 +36,7 @@ impl SigningKey {
     pub(crate) fn tag(&self, texts: &[Option<&str>]) -> String {
         let signed = serde_json::to_vec(texts).expect("texts can be written");
         let mac = self.mac(&signed).finalize().into_bytes();
-        mac.iter().take(TAG_BYTES).map(|byte| format!("{byte:02x}")).collect()
+        crate::hex::encode(mac.get(..TAG_BYTES).unwrap_or_default())
     }
 
     fn mac(&self, signed: &[u8]) -> Hmac<Sha256> {

@@ -23,6 +23,7 @@ use crate::backend::Upload;
 use crate::config::InboxKey;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::hex;
 use crate::http::databases::Database;
 use crate::jobs::queue::NewJob;
 use crate::keys::{InboxName, Keys};
@@ -108,7 +109,7 @@ impl Inbox {
                 upload: upload.upload,
             },
             count,
-            token: upload.token.map(hex_text),
+            token: upload.token.map(|bytes| hex::encode(&bytes)),
             role: upload.role.clone(),
             sender: chunks::sender(&upload.claims),
         })
@@ -166,8 +167,8 @@ impl Inbox {
         let head = Head {
             database: database.name.as_str().to_owned(),
             name: name.to_string(),
-            token: upload.token.map(hex_text),
-            follows: upload.follows.map(hex_text),
+            token: upload.token.map(|bytes| hex::encode(&bytes)),
+            follows: upload.follows.map(|bytes| hex::encode(&bytes)),
             role: upload.role.clone(),
             claims: upload.claims.clone(),
             cursor: cursor.map(|cursor| cursor.to_string()),
@@ -351,10 +352,6 @@ impl Inbox {
         }
         Ok(())
     }
-}
-
-fn hex_text(bytes: [u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 /// What the answer of Postgres means for an entry; an error means that it has to wait.

@@ -36,7 +36,7 @@ impl News {
             text.push_str(&name.to_string());
         }
         let sum = mac(key, &text).finalize().into_bytes();
-        let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = crate::hex::encode(&sum);
         format!("{text} {hex}")
     }
 

@@ -150,7 +150,7 @@ pub(super) fn tell_key(key: &[u8]) -> String {
             ValueRef::Integer(number) => number.to_string(),
             ValueRef::Text(text) | ValueRef::Numeric(text) => format!("{text:?}"),
             ValueRef::Other { text, .. } => format!("{text:?}"),
-            ValueRef::Uuid(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            ValueRef::Uuid(bytes) => crate::hex::encode(&bytes),
             other => format!("{other:?}"),
         })
         .collect();
