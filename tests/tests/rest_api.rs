@@ -18,6 +18,9 @@ use tests::stage::TODO;
 /// Dead jobs that are there to be revived and forgotten: more than requests that do so.
 const DEAD_JOBS: u32 = 500;
 
+/// The hooks of schemathesis call as a proxy does.
+const PROXY: &str = "trusted_proxies = [\"127.0.0.1\"]\n";
+
 /// Each operation is tried as it should be used and as it should not.
 const EXAMPLES: &str = "30";
 
@@ -124,13 +127,16 @@ fn every_request_keeps_to_its_description_whatever_is_sent() {
     let (database, further) = (tracked("tried"), tracked("further"));
     let control = Cluster::shared().database("control");
     let mut hub = Hub::new(&database, ObjectStore::new(StoreKind::Directory));
-    hub.configure(&database, &format!("control = \"{}\"", control.url(SUPERUSER)), "");
+    hub.configure(&database, &format!("{PROXY}control = \"{}\"", control.url(SUPERUSER)), "");
     hub.start_again();
     database.session().run(&format!(
         "select cloudsync.bury_job('of a test', n::text, 'test', '{{}}', 'it cannot be done')
          from generate_series(1, {DEAD_JOBS}) as n"
     ));
     let seen = tried(&hub, &database, &further, &[]);
+    for (request, answers) in &seen {
+        assert!(!answers.contains(&429), "{request} was not looked at: {seen:?}");
+    }
     // With its database there an upload is not kept for later, and with its store in a directory nobody is sent there.
     // The document itself is where all the others come from.
     let not_here = [
@@ -152,7 +158,9 @@ fn requests_about_a_central_file_keep_to_their_description_too() {
     let file = Database::in_file(&home.path().join("central.sqlite"));
     file.session().run(TODO.sqlite);
     file.session().run("select cloudsync_init('todo', 'cls', 1)");
-    let hub = Hub::start(&file, StoreKind::Directory);
+    let mut hub = Hub::new(&file, ObjectStore::new(StoreKind::Directory));
+    hub.configure(&file, PROXY, "");
+    hub.start_again();
     let seen = tried(&hub, &file, &file, &["--include-tag", "sync", "--include-tag", "reports"]);
     for request in ["POST /v1/databases/{database}/uploads", "POST /v1/databases/{database}/chunks"] {
         assert!(seen[request].contains(&200), "{request}: {seen:?}");
