@@ -13,7 +13,7 @@
 //! - `restarts`, `heal`, `standbys`: a server that restarts, its slot, its standbys; `inbox` and the upload of `horizon`
 //!   that waits: a server that is away. What a file has of that is below;
 //! - `concurrent_edits`: two transactions that write at once, of which a file allows one; its race is another test;
-//! - `jobs`, `nodes`: a queue for several nodes, and several nodes, where one hub serves a file;
+//! - `jobs`, `nodes`: a queue for several nodes, and several nodes, where one hub serves a file; its jobs are below;
 //! - `admin`, `dashboard`: databases and keys that come and go, and slots and jobs as operators see them in Postgres;
 //! - `broken_messages`, `postgres_side`, `engines_agree`, `memory`: messages, statements and memory of Postgres itself;
 //! - `restarts` and `snapshots` on S3, `object_stores`: the store knows nothing of the centre, and `stores` plays on both
@@ -261,4 +261,33 @@ fn a_file_set_back_to_an_older_copy_gets_back_what_clients_hold() {
     for name in ["a", "b"] {
         assert_eq!(stage.client(name).rows(TODO.show), ["t|new|direct|3", "u|later|NULL|1"], "{name}");
     }
+}
+
+#[test]
+fn daily_jobs_are_due_by_the_clock_whenever_the_hub_was_started() {
+    let mut stage = Stage::new(FILE);
+    stage.play(&["a: insert into todo values ('t', 'title', null, 0)", "a: sync"]);
+    let due = "select key, value from cloudsync_settings where key glob 'job_due.*' order by key";
+    let kept = wait::until("the hub keeps when they are due", || {
+        let rows = stage.postgres.rows(due);
+        (rows.len() == 2).then_some(rows)
+    });
+    stage.play(&["hub: terminate", "hub: start"]);
+    let done = |stage: &Stage, kind: &str| {
+        let series =
+            format!("cloudsync_jobs_ended_total{{database=\"demo\",kind=\"{kind}\",outcome=\"done\"}}");
+        stage.hub.get("/metrics").body.contains(&series)
+    };
+    // What is done at once shows that the hub has looked.
+    wait::until("the hub does its jobs", || done(&stage, "inbox").then_some(()));
+    assert_eq!(stage.postgres.rows(due), kept, "a start puts nothing off");
+    stage.play(&[
+        "hub: terminate",
+        "pg: update cloudsync_settings set value = 1000 where key = 'job_due.tombstones'",
+        "hub: start",
+    ]);
+    wait::until("what was missed is done", || done(&stage, "tombstones").then_some(()));
+    assert!(!done(&stage, "snapshot"), "the other one is not due");
+    let now_ms = "select value > unixepoch() * 1000 + 80000000 from cloudsync_settings where key = 'job_due.tombstones'";
+    wait::until("it is due tomorrow", || (stage.postgres.value(now_ms) == "1").then_some(()));
 }

@@ -7,9 +7,12 @@
 mod postgres;
 mod sqlite;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use shared_format::SiteId;
@@ -49,6 +52,16 @@ pub(crate) trait Backend: Send + Sync {
 
     /// The queue of jobs; none where nothing keeps one.
     fn queue(&self) -> Option<Arc<dyn JobQueue>>;
+
+    /// When jobs are due that no queue keeps, by their kinds.
+    fn jobs_due(&self) -> BoxFuture<'_, Result<BTreeMap<String, SystemTime>>> {
+        async { Ok(BTreeMap::new()) }.boxed()
+    }
+
+    /// Keeps when a job is due, where no queue does.
+    fn keep_job_due(&self, _kind: &'static str, _at: SystemTime) -> BoxFuture<'_, Result<()>> {
+        async { Ok(()) }.boxed()
+    }
 
     /// Asks for a sign of life.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;

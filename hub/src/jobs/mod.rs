@@ -3,19 +3,21 @@
 //! Every node asks the queue of each database for what is due. A job that its node does not finish, because that
 //! died or lost its lease, is given to another: so each kind is written to be begun again at any place.
 
+mod agenda;
 pub(crate) mod queue;
 mod work;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at, sleep, sleep_until};
+use tokio::time::{Instant, interval_at, sleep};
 
 use crate::error::{Error, Result};
 use crate::http::databases::Database;
 use crate::shutdown::asked;
+use agenda::{Agenda, Next};
 use queue::{Claimed, JobQueue, LEASE, NewJob};
 use work::Kind;
 
@@ -68,27 +70,54 @@ pub(crate) async fn run(database: Arc<Database>) {
 /// Does the recurring jobs of a database that has no queue: no other node does them.
 async fn alone(database: &Database) {
     let mut ending = database.ending();
-    let begun = Instant::now();
-    let mut due = Kind::ALL.map(|kind| (begun + kind.first_after(), kind));
+    let mut agenda = None;
+    let mut told = None;
     loop {
-        due.sort_unstable_by_key(|(at, _kind)| *at);
-        let [(at, kind), ..] = due;
-        let done = async {
-            sleep_until(at).await;
-            work::recur(database, kind).await
-        };
         let outcome = tokio::select! {
-            outcome = done => outcome,
+            outcome = alone_turn(database, &mut agenda) => outcome,
             () = asked(&mut ending) => return,
         };
-        database.metrics.count_job(kind.name(), if outcome.is_ok() { "done" } else { "failed" });
-        if let Err(error) = outcome {
-            let (name, kind) = (database.name.as_str(), kind.name());
-            tracing::warn!(database = name, kind, problem = error.logged(), "job failed, to be tried again");
+        let problem = outcome.as_ref().err().map(Error::logged);
+        if let Some(problem) = problem.as_ref().filter(|_| problem != told) {
+            let name = database.name.as_str();
+            tracing::warn!(database = name, problem, "jobs are not done, trying again");
         }
-        let [(at, kind), ..] = &mut due;
-        *at = Instant::now() + kind.every();
+        let wait = outcome.unwrap_or(POLL_INTERVAL);
+        told = problem;
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = asked(&mut ending) => return,
+        }
     }
+}
+
+/// Does the job that is due first, if it is; tells how long to wait for the next look.
+async fn alone_turn(database: &Database, agenda: &mut Option<Agenda>) -> Result<Duration> {
+    let agenda = match agenda {
+        Some(agenda) => agenda,
+        None => {
+            let begun = Agenda::new(&database.backend.jobs_due().await?, SystemTime::now());
+            for (at, kind) in begun.kept() {
+                database.backend.keep_job_due(kind.name(), at).await?;
+            }
+            agenda.insert(begun)
+        }
+    };
+    let kind = match agenda.next(SystemTime::now()) {
+        Next::Due(kind) => kind,
+        Next::After(wait) => return Ok(wait.min(POLL_INTERVAL)),
+    };
+    let outcome = work::recur(database, kind).await;
+    database.metrics.count_job(kind.name(), if outcome.is_ok() { "done" } else { "failed" });
+    if let Err(error) = &outcome {
+        let (name, kind) = (database.name.as_str(), kind.name());
+        tracing::warn!(database = name, kind, problem = error.logged(), "job failed, to be tried again");
+    }
+    let at = agenda.end(kind, outcome.is_ok(), SystemTime::now());
+    if kind.is_kept() {
+        database.backend.keep_job_due(kind.name(), at).await?;
+    }
+    Ok(Duration::ZERO)
 }
 
 /// What a worker remembers.

@@ -69,6 +69,14 @@ impl Kind {
         })
     }
 
+    /// Whether it is so seldom that the time of the next one outlives a hub.
+    pub(super) const fn is_kept(self) -> bool {
+        match self {
+            Kind::CatchUp | Kind::Compaction | Kind::Expiry | Kind::Inbox => false,
+            Kind::Snapshot | Kind::Tombstones => true,
+        }
+    }
+
     /// The first time: not while everything starts at once.
     pub(super) const fn first_after(self) -> Duration {
         match self {

@@ -2,13 +2,16 @@
 //!
 //! The file is opened by whoever leads, and only then are uploads taken: one hub serves a file.
 
+mod agenda;
 mod connection;
 mod feed;
 mod file;
 mod ground;
 mod snapshot;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -155,6 +158,14 @@ impl Backend for Sqlite {
     /// One node serves a file, and does its jobs alone.
     fn queue(&self) -> Option<Arc<dyn JobQueue>> {
         None
+    }
+
+    fn jobs_due(&self) -> BoxFuture<'_, Result<BTreeMap<String, SystemTime>>> {
+        async { self.file()?.call(|connection| agenda::read(connection)).await }.boxed()
+    }
+
+    fn keep_job_due(&self, kind: &'static str, at: SystemTime) -> BoxFuture<'_, Result<()>> {
+        async move { self.file()?.call(move |connection| agenda::keep(connection, kind, at)).await }.boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
