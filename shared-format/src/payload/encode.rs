@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use flatbuffers::{FlatBufferBuilder, WIPOffset};
+use flatbuffers::{FlatBufferBuilder, Vector, WIPOffset};
 
 use super::decode::{Changes, Collection};
 use super::definition::{ColumnDefinition, TableDefinition};
@@ -139,38 +139,38 @@ impl ChangesBuilder {
         values.fold(rest, usize::saturating_add)
     }
 
-    /// Leaves columns out of which no row has a cell: an update of one column of many says nothing of the others.
-    fn drop_unused_columns(&mut self) {
-        let used: Vec<bool> = self.values.iter().map(|values| !values.is_empty()).collect();
-        if used.iter().all(|used| *used) {
-            return;
-        }
-        self.present = self.present.only(&used);
-        self.stamped = self.stamped.only(&used);
-        let mut of_columns = used.iter();
-        self.columns.retain(|_| of_columns.next().is_some_and(|used| *used));
-        self.values.retain(|values| !values.is_empty());
+    /// Whether so little was collected, of so few columns, that the memory for it is worth keeping.
+    #[must_use]
+    pub fn is_small(&self) -> bool {
+        const BYTES: usize = 4 * 1024;
+        const COLUMNS: usize = 128;
+        self.byte_len() <= BYTES && self.values.len() <= COLUMNS
     }
 
-    fn finish<'f>(
-        mut self,
-        fbb: &mut FlatBufferBuilder<'f>,
-        sites: &mut Sites,
-    ) -> WIPOffset<fb::Changes<'f>> {
-        self.drop_unused_columns();
-        let ordinals: Vec<u32> = self.sites.0.iter().map(|site| sites.ordinal(*site)).collect();
-        let renumber = |own: &mut u32| {
-            *own = usize::try_from(*own).ok().and_then(|at| ordinals.get(at)).copied().unwrap_or(*own);
-        };
-        self.row_sites.iter_mut().chain(&mut self.cell_sites).for_each(renumber);
+    /// Writes the rows and forgets them. Columns of which no row has a cell are left out: an update of one column of
+    /// many says nothing of the others.
+    fn drain(&mut self, fbb: &mut FlatBufferBuilder<'static>, sites: &mut Sites) -> ChangesOffset {
+        self.renumber_sites(sites);
         let rows = u32::try_from(self.kinds.len()).expect("a batch is cut long before 4 billion rows");
-        let scopes = self.scopes.finish(fbb, self.kinds.len());
+        let scopes = core::mem::take(&mut self.scopes).finish(fbb, self.kinds.len());
         one_if_alike(&mut self.kinds);
         one_if_alike(&mut self.hlcs);
         one_if_alike(&mut self.row_sites);
-        let keys: Vec<_> = self.keys.into_iter().map(|values| values.finish(fbb)).collect();
-        let values: Vec<_> = self.values.into_iter().map(|values| values.finish(fbb)).collect();
-        let columns: Vec<u16> = self.columns.iter().map(|column| column.get()).collect();
+        let bits = self.present.set.saturating_add(self.present.clear);
+        let columns_bits = bits.checked_div(self.values.len()).unwrap_or(0);
+        let used = self.values.iter().filter(|values| !values.is_empty()).count();
+        let is_full = self.present.set == columns_bits.saturating_mul(used);
+        let present = if is_full { None } else { self.of_used_columns(fbb, &self.present) };
+        let stamped = if self.stamped.set == 0 { None } else { self.of_used_columns(fbb, &self.stamped) };
+        let column =
+            |(column, values): (&ColumnId, &ValuesBuilder)| (!values.is_empty()).then(|| column.get());
+        let columns: Vec<u16> = self.columns.iter().zip(&self.values).filter_map(column).collect();
+        let mut offsets = Vec::with_capacity(self.keys.len().max(columns.len()));
+        offsets.extend(self.keys.iter_mut().map(|values| values.drain(fbb)));
+        let keys = fbb.create_vector(&offsets);
+        offsets.clear();
+        let values = self.values.iter_mut().filter(|values| !values.is_empty());
+        offsets.extend(values.map(|values| values.drain(fbb)));
         let args = fb::ChangesArgs {
             table: self.table,
             incarnation: self.incarnation,
@@ -179,20 +179,57 @@ impl ChangesBuilder {
             kinds: Some(fbb.create_vector(&self.kinds)),
             hlcs: Some(fbb.create_vector(&self.hlcs)),
             sites: Some(fbb.create_vector(&self.row_sites)),
-            keys: Some(fbb.create_vector(&keys)),
+            keys: Some(keys),
             columns: Some(fbb.create_vector(&columns)),
-            present: if self.present.clear == 0 { None } else { filled(fbb, &self.present.bytes) },
-            stamped: if self.stamped.set == 0 { None } else { filled(fbb, &self.stamped.bytes) },
+            present,
+            stamped,
             cell_hlcs: filled(fbb, &self.cell_hlcs),
             cell_sites: filled(fbb, &self.cell_sites),
-            values: Some(fbb.create_vector(&values)),
+            values: Some(fbb.create_vector(&offsets)),
             scope_names: scopes.names,
             old_scopes: scopes.old,
             new_scopes: scopes.new,
         };
+        self.clear();
         fb::Changes::create(fbb, &args)
     }
+
+    /// Gives the sites of the rows the numbers that they have in the payload.
+    fn renumber_sites(&mut self, sites: &mut Sites) {
+        let ordinals: Vec<u32> = self.sites.0.iter().map(|site| sites.ordinal(*site)).collect();
+        let renumber = |own: &mut u32| {
+            *own = usize::try_from(*own).ok().and_then(|at| ordinals.get(at)).copied().unwrap_or(*own);
+        };
+        self.row_sites.iter_mut().chain(&mut self.cell_sites).for_each(renumber);
+    }
+
+    /// Writes one bit a row and column, of the columns of which some row has a cell.
+    fn of_used_columns<'f>(
+        &self,
+        fbb: &mut FlatBufferBuilder<'f>,
+        bits: &Bits,
+    ) -> Option<WIPOffset<Vector<'f, u8>>> {
+        if self.values.iter().all(|values| !values.is_empty()) {
+            return filled(fbb, &bits.bytes);
+        }
+        let used: Vec<bool> = self.values.iter().map(|values| !values.is_empty()).collect();
+        filled(fbb, &bits.only(&used).bytes)
+    }
+
+    /// Forgets the rows; the values have been forgotten one column after the other.
+    fn clear(&mut self) {
+        self.sites.0.clear();
+        self.kinds.clear();
+        self.hlcs.clear();
+        self.row_sites.clear();
+        self.present.clear();
+        self.stamped.clear();
+        self.cell_hlcs.clear();
+        self.cell_sites.clear();
+    }
 }
+
+type ChangesOffset = WIPOffset<fb::Changes<'static>>;
 
 /// A growing bitmap that counts its bits.
 #[derive(Debug, Default)]
@@ -212,6 +249,11 @@ impl Bits {
             kept.push(bit);
         }
         kept
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        (self.set, self.clear) = (0, 0);
     }
 
     fn push(&mut self, bit: bool) {
@@ -234,7 +276,7 @@ pub struct PayloadBuilder {
     fbb: FlatBufferBuilder<'static>,
     sites: Sites,
     definitions: Vec<WIPOffset<fb::Definition<'static>>>,
-    changes: Vec<WIPOffset<fb::Changes<'static>>>,
+    changes: Vec<ChangesOffset>,
     reloads: Vec<WIPOffset<fb::Reload<'static>>>,
     collections: Vec<WIPOffset<fb::Collection<'static>>>,
     evictions: Vec<WIPOffset<fb::Eviction<'static>>>,
@@ -286,8 +328,13 @@ impl PayloadBuilder {
     }
 
     /// Adds collected rows.
-    pub fn push(&mut self, changes: ChangesBuilder) {
-        let offset = changes.finish(&mut self.fbb, &mut self.sites);
+    pub fn push(&mut self, mut changes: ChangesBuilder) {
+        self.drain(&mut changes);
+    }
+
+    /// Adds collected rows, and leaves a collection without rows that keeps its memory.
+    pub fn drain(&mut self, changes: &mut ChangesBuilder) {
+        let offset = changes.drain(&mut self.fbb, &mut self.sites);
         self.changes.push(offset);
     }
 
@@ -353,8 +400,24 @@ impl PayloadBuilder {
     /// Returns the bare FlatBuffers bytes.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
-        let site_ids: Vec<u8> = self.sites.0.iter().flat_map(|site| *site.as_bytes()).collect();
+        self.write().to_vec()
+    }
+
+    /// Hands over the bare FlatBuffers bytes, and is empty afterwards, with its memory.
+    pub fn hand_over(&mut self, take: impl FnOnce(&[u8])) {
+        take(self.write());
+        self.fbb.reset();
+        self.sites.0.clear();
+        self.definitions.clear();
+        self.changes.clear();
+        self.reloads.clear();
+        self.collections.clear();
+        self.evictions.clear();
+    }
+
+    fn write(&mut self) -> &[u8] {
         let fbb = &mut self.fbb;
+        let site_ids: Vec<u8> = self.sites.0.iter().flat_map(|site| *site.as_bytes()).collect();
         let args = fb::PayloadArgs {
             site_ids: filled(fbb, &site_ids),
             definitions: (!self.definitions.is_empty()).then(|| fbb.create_vector(&self.definitions)),
@@ -365,7 +428,7 @@ impl PayloadBuilder {
         };
         let root = fb::Payload::create(fbb, &args);
         fb::finish_payload_buffer(fbb, root);
-        fbb.finished_data().to_vec()
+        fbb.finished_data()
     }
 }
 

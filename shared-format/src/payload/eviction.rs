@@ -42,7 +42,7 @@ impl EvictionBuilder {
 
     pub(super) fn finish<'f>(self, fbb: &mut FlatBufferBuilder<'f>) -> WIPOffset<fb::Eviction<'f>> {
         let Self { table, incarnation, version, rows, keys } = self;
-        let keys: Vec<_> = keys.into_iter().map(|values| values.finish(fbb)).collect();
+        let keys: Vec<_> = keys.into_iter().map(|mut values| values.drain(fbb)).collect();
         let keys = Some(fbb.create_vector(&keys));
         fb::Eviction::create(fbb, &fb::EvictionArgs { table, incarnation, version, rows, keys })
     }

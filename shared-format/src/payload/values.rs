@@ -53,7 +53,8 @@ impl ValuesBuilder {
         self.kinds.len().saturating_add(fixed).saturating_add(lengths).saturating_add(self.heap.len())
     }
 
-    pub(super) fn finish<'f>(mut self, fbb: &mut FlatBufferBuilder<'f>) -> WIPOffset<fb::Values<'f>> {
+    /// Writes the values and forgets them.
+    pub(super) fn drain<'f>(&mut self, fbb: &mut FlatBufferBuilder<'f>) -> WIPOffset<fb::Values<'f>> {
         one_if_alike(&mut self.kinds);
         let args = fb::ValuesArgs {
             kinds: Some(fbb.create_vector(&self.kinds)),
@@ -61,6 +62,10 @@ impl ValuesBuilder {
             lengths: filled(fbb, &self.lengths),
             heap: filled(fbb, &self.heap),
         };
+        self.kinds.clear();
+        self.fixed.clear();
+        self.lengths.clear();
+        self.heap.clear();
         fb::Values::create(fbb, &args)
     }
 }
