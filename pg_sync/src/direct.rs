@@ -45,7 +45,7 @@ fn capture_rows(firing: &Firing, operation: Operation, plan: &Plan) -> Outcome {
     let mut work = Work {
         plan,
         metadata: MetadataTable::open(&plan.layout),
-        emitter: Emitter::new(table.number(), table.incarnation, table.version, plan.ids.clone()),
+        emitter: plan.emitter(),
         // Read after the rows were locked.
         wall: session::wall_ms() << 16,
         memory: Context::new(c"cloudsync capture"),
@@ -61,7 +61,7 @@ fn capture_rows(firing: &Firing, operation: Operation, plan: &Plan) -> Outcome {
         Operation::Delete => firing.old_rows().map(|old| work.deleted(old)),
     };
     if done == Some(true) {
-        work.emitter.finish();
+        plan.finish(work.emitter);
         return Outcome::Captured;
     }
     Outcome::Unusual
@@ -83,7 +83,7 @@ fn insert_staged(firing: &Firing, plan: &Plan) -> Result<Outcome, SyncError> {
     let mut work = Staging {
         plan,
         metadata: MetadataTable::open(&plan.layout),
-        emitter: Emitter::new(table.number(), table.incarnation, table.version, plan.ids.clone()),
+        emitter: plan.emitter(),
         key: Tuple {
             values: Vec::new(),
             types: table.key.iter().map(|column| column.codec.type_oid()).collect(),
@@ -99,7 +99,7 @@ fn insert_staged(firing: &Firing, plan: &Plan) -> Result<Outcome, SyncError> {
             outcome = Outcome::Unusual;
         }
     }
-    work.emitter.finish();
+    plan.finish(work.emitter);
     Ok(outcome)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! At most 64 KiB of rows are held, however many a statement wrote.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use hmac::{Hmac, KeyInit, Mac};
 use pgrx::pg_sys;
@@ -183,16 +183,24 @@ impl Emitter {
     }
 
     fn flush(&mut self) {
-        let Some(full) = self.builder.take() else { return };
-        let mut payload = PayloadBuilder::new();
-        payload.push(full);
-        changeset(&payload.finish());
+        let Some(builder) = self.builder.as_mut().filter(|builder| builder.rows() > 0) else { return };
+        let is_small = builder.is_small();
+        let mut payload = PAYLOAD.take().unwrap_or_default();
+        payload.drain(builder);
+        payload.hand_over(changeset);
+        if is_small {
+            PAYLOAD.set(Some(payload));
+        } else {
+            self.builder = None;
+        }
     }
 
-    /// Writes what is left and returns how many rows there were.
+    /// Writes what is left, returns how many rows there were, and is ready for another statement.
     pub(crate) fn finish(&mut self) -> i64 {
         self.flush();
-        self.rows
+        self.reported = None;
+        self.sites.clear();
+        std::mem::take(&mut self.rows)
     }
 }
 
@@ -222,34 +230,53 @@ pub(crate) fn own_override(cols: &[Option<i64>], id: i16) -> Option<(i64, i32)> 
 }
 
 thread_local! {
-    /// The key, and the installation that it belongs to.
-    static SECRET: Cell<Option<(pg_sys::Oid, [u8; 32])>> = const { Cell::new(None) };
+    /// A payload without rows, for its memory.
+    static PAYLOAD: Cell<Option<PayloadBuilder>> = const { Cell::new(None) };
+    /// What signs messages, and the installation that it belongs to.
+    static SIGNER: RefCell<Option<(pg_sys::Oid, Signer)>> = const { RefCell::new(None) };
+    /// Whether that is known to be this installation's.
+    static IS_CURRENT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Remembers the key that signs messages, for parts that do not run as the owner. Runs as the owner.
+type Signer = Hmac<Sha256>;
+
+/// Notes that the installation may be another one. The server calls it at any time, so it asks the server for nothing.
+pub(crate) fn relation_changed() {
+    IS_CURRENT.set(false);
+}
+
+/// Remembers what signs messages, for parts that do not run as the owner. Runs as the owner.
 pub(crate) fn read_secret() {
-    secret();
+    signer();
 }
 
-/// The key that signs messages. Runs as the owner, unless it is remembered.
-fn secret() -> [u8; 32] {
+/// What signs messages, with its key. Runs as the owner, unless it is remembered.
+fn signer() -> Signer {
+    let known = || SIGNER.with_borrow(|known| known.clone());
+    if IS_CURRENT.get()
+        && let Some((_, signer)) = known()
+    {
+        return signer;
+    }
+    IS_CURRENT.set(true);
     let installation = session::installation();
-    if let Some((of, known)) = SECRET.get()
+    if let Some((of, signer)) = known()
         && of == installation
     {
-        return known;
+        return signer;
     }
     let found = query::look("select s.key from cloudsync.secret as s", &[]);
-    let bytes = found.first().map(codec::to_bytes).unwrap_or_default();
-    let key: [u8; 32] = bytes.try_into().expect("the secret has 32 bytes: its table checks it");
-    SECRET.set(Some((installation, key)));
-    key
+    let key = found.first().map(codec::to_bytes).unwrap_or_default();
+    assert_eq!(key.len(), 32, "the secret has 32 bytes: its table checks it");
+    let signer = Signer::new_from_slice(&key).expect("HMAC takes keys of any length");
+    SIGNER.set(Some((installation, signer.clone())));
+    signer
 }
 
 /// Signs a changeset and writes it as a message. Runs as the owner.
 pub(crate) fn changeset(changeset: &[u8]) {
     let xid = session::top_xid();
-    let mut mac = Hmac::<Sha256>::new_from_slice(&secret()).expect("HMAC takes keys of any length");
+    let mut mac = signer();
     signed_parts(xid, changeset, |part| mac.update(part));
     let mac: [u8; 32] = mac.finalize().into_bytes().into();
     session::log_message(&encode_message(xid, &mac, changeset));

@@ -5,7 +5,7 @@ use std::ptr;
 
 use pgrx::{pg_guard, pg_sys};
 
-use crate::edge::confine;
+use crate::edge::{confine, session};
 use crate::{plan, stage};
 
 pgrx::pg_module_magic!(name, version);
@@ -18,11 +18,19 @@ pub extern "C-unwind" fn _PG_init() {
     unsafe { pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), ptr::null_mut()) };
     // SAFETY: as above.
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::null()) };
+    let roles = i32::try_from(pg_sys::SysCacheIdentifier::AUTHOID).expect("numbers of caches are small");
+    // SAFETY: as above.
+    unsafe { pg_sys::CacheRegisterSyscacheCallback(roles, Some(role_changed), pg_sys::Datum::null()) };
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     plan::relation_changed(relation);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn role_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    session::role_changed();
 }
 
 #[pg_guard]

@@ -18,7 +18,8 @@ use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::trigger::Firing;
 use crate::edge::tuple;
-use crate::{emit, expressions, sites, version};
+use crate::emit::{self, Emitter};
+use crate::{expressions, sites, version};
 
 /// How rows of one table are captured directly.
 pub(crate) struct Plan {
@@ -37,6 +38,23 @@ pub(crate) struct Plan {
     /// This database.
     pub(crate) ordinal: i32,
     pub(crate) site: SiteId,
+    /// What emitted the rows of the statement before.
+    emitter: Cell<Option<Emitter>>,
+}
+
+impl Plan {
+    /// What emits the rows of a statement.
+    pub(crate) fn emitter(&self) -> Emitter {
+        let Tracked { incarnation, version, .. } = self.table;
+        let new = || Emitter::new(self.table.number(), incarnation, version, self.ids.clone());
+        self.emitter.take().unwrap_or_else(new)
+    }
+
+    /// Ends a statement: sends what it left in its emitter, which the next one takes.
+    pub(crate) fn finish(&self, mut emitter: Emitter) {
+        emitter.finish();
+        self.emitter.set(Some(emitter));
+    }
 }
 
 thread_local! {
@@ -52,6 +70,7 @@ thread_local! {
 /// time, so it asks the server for nothing.
 pub(crate) fn relation_changed(relation: pg_sys::Oid) {
     CHANGES.set(CHANGES.get().wrapping_add(1));
+    emit::relation_changed();
     KNOWN.with_borrow_mut(HashMap::clear);
     PLANS.with_borrow_mut(|plans| {
         if relation == pg_sys::InvalidOid || relation == REGISTRY.get() {
@@ -191,6 +210,7 @@ fn read(firing: &Firing, table_id: i32, ordinal: i32, site: SiteId) -> Option<Pl
         evaluator,
         ordinal,
         site,
+        emitter: Cell::new(None),
         table,
     })
 }

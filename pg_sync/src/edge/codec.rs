@@ -334,7 +334,7 @@ fn all_64(datum: Datum) -> i64 {
 }
 
 /// The bytes of a variable-length datum, expanded where it was compressed or stored elsewhere.
-fn bytes<'a>(datum: Datum) -> &'a [u8] {
+pub(super) fn bytes<'a>(datum: Datum) -> &'a [u8] {
     // SAFETY: only called for variable-length types.
     let plain = unsafe { pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()) };
     // SAFETY: plain and valid; lives as long as the datum or the current memory context.

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use pgrx::pg_sys::{self, Datum};
 
 use super::codec;
+use super::server;
 use super::session;
 use super::tuple;
 
@@ -279,19 +280,28 @@ impl MetadataTable {
         for (scan_key, part) in self.keys.iter_mut().zip(key) {
             scan_key.sk_argument = *part;
         }
-        let count = i32::try_from(self.keys.len()).expect("a key has few columns");
-        // SAFETY: the scan was begun with so many keys; they are copied.
-        unsafe { pg_sys::index_rescan(self.scan, self.keys.as_mut_ptr(), count, std::ptr::null_mut(), 0) };
-        let found = self.fetch_next();
-        if !found {
+        let first = self.keys.len();
+        let count = i32::try_from(first).expect("a key has few columns");
+        let attributes = i32::try_from(first + AFTER_KEY).expect("a key has few columns");
+        let locks = [pg_sys::BUFFER_LOCK_SHARE, pg_sys::BUFFER_LOCK_UNLOCK].map(lock_mode);
+        let look = || {
+            // SAFETY: the scan was begun with so many keys; they are copied.
+            unsafe {
+                server::index_rescan(self.scan, self.keys.as_mut_ptr(), count, std::ptr::null_mut(), 0)
+            };
+            let found = self.fetch_next(locks);
+            if found {
+                // SAFETY: the slot holds a row; the table has so many attributes.
+                unsafe { server::slot_getsomeattrs_int(self.slot, attributes) };
+            }
+            found
+        };
+        // SAFETY: what is called holds pointers and numbers only, and cannot panic.
+        if !unsafe { server::guarded(look) } {
             // Made here, because the memory that is current at an insert does not last.
             self.prepare_index();
             return None;
         }
-        let first = self.keys.len();
-        let attributes = i32::try_from(first + AFTER_KEY).expect("a key has few columns");
-        // SAFETY: the slot holds a row; the table has so many attributes.
-        unsafe { pg_sys::slot_getsomeattrs_int(self.slot, attributes) };
         let stored = Stored {
             alive: tuple::in_slot(self.slot, first).is_some_and(codec::to_bool),
             hlc: tuple::in_slot(self.slot, first + 1).map_or(0, codec::to_i64),
@@ -303,26 +313,26 @@ impl MetadataTable {
         let choice = unsafe { &*header(self.row()) }.t_choice;
         // SAFETY: a stored row has its transactions in the header; a frozen one is no current transaction's.
         let transactions = unsafe { choice.t_heap };
-        // SAFETY: reads session state.
-        let own = unsafe { pg_sys::TransactionIdIsCurrentTransactionId(transactions.t_xmin) };
+        // SAFETY: reads session state, and raises no error.
+        let own = unsafe { server::TransactionIdIsCurrentTransactionId(transactions.t_xmin) };
         // SAFETY: the slot holds a row.
         let place = unsafe { (*self.slot).tts_tid };
         Some(Found { place, own, stored })
     }
 
-    /// Puts the row that the scan comes to next into the slot. The server's own fetch would prune a page that is a
-    /// bit full at every look; here it is pruned when the next version would not find room.
-    fn fetch_next(&mut self) -> bool {
+    /// Puts the row that the scan comes to next into the slot; runs under a guard. The server's own fetch would prune
+    /// a page that is a bit full at every look; here it is pruned when the next version would not find room.
+    fn fetch_next(&mut self, [share, unlock]: [i32; 2]) -> bool {
         // SAFETY: a static of the server.
-        let clear =
-            unsafe { pg_sys::TTSOpsBufferHeapTuple.clear }.expect("every kind of slot can be cleared");
-        // A page is pruned only while nobody holds it.
-        // SAFETY: the function is that of the slot, which lives as long as `self`.
-        unsafe { clear(self.slot) };
+        if let Some(clear) = unsafe { pg_sys::TTSOpsBufferHeapTuple.clear } {
+            // A page is pruned only while nobody holds it.
+            // SAFETY: the function is that of the slot, which lives as long as `self`.
+            unsafe { clear(self.slot) };
+        }
         loop {
+            let forward = pg_sys::ScanDirection::ForwardScanDirection;
             // SAFETY: the scan has its keys.
-            let next =
-                unsafe { pg_sys::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection) };
+            let next = unsafe { server::index_getnext_tid(self.scan, forward) };
             if next.is_null() {
                 return false;
             }
@@ -330,22 +340,22 @@ impl MetadataTable {
             let mut place = unsafe { *next };
             let block = (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo);
             // SAFETY: the index names blocks of its table; given back below, or by the abort.
-            let buffer = unsafe { pg_sys::ReadBuffer(self.relation.0, block) };
+            let buffer = unsafe { server::ReadBuffer(self.relation.0, block) };
             // SAFETY: the buffer is pinned.
             let page = unsafe { pg_sys::BufferGetPage(buffer) };
             // SAFETY: a page of a table; what is read without a lock is a hint, as the server takes it too.
-            if unsafe { pg_sys::PageGetHeapFreeSpace(page) } < ROOM {
+            if unsafe { server::PageGetHeapFreeSpace(page) } < ROOM {
                 // SAFETY: the buffer is pinned, once, and not locked.
-                unsafe { pg_sys::heap_page_prune_opt(self.relation.0, buffer) };
+                unsafe { server::heap_page_prune_opt(self.relation.0, buffer) };
             }
             let newest = &raw mut pg_sys::SnapshotSelfData;
             let fetched = &raw mut *self.fetched;
             let mut is_dead = false;
             // SAFETY: the buffer is pinned.
-            unsafe { pg_sys::LockBuffer(buffer, lock_mode(pg_sys::BUFFER_LOCK_SHARE)) };
+            unsafe { server::LockBuffer(buffer, share) };
             // SAFETY: the buffer is locked; place, row and mark are valid for writing.
             let found = unsafe {
-                pg_sys::heap_hot_search_buffer(
+                server::heap_hot_search_buffer(
                     &raw mut place,
                     self.relation.0,
                     buffer,
@@ -356,14 +366,14 @@ impl MetadataTable {
                 )
             };
             // SAFETY: locked above.
-            unsafe { pg_sys::LockBuffer(buffer, lock_mode(pg_sys::BUFFER_LOCK_UNLOCK)) };
+            unsafe { server::LockBuffer(buffer, unlock) };
             if found {
                 // SAFETY: the slot is one for rows in buffers, and keeps the pin; the row lives as long as `self`.
-                unsafe { pg_sys::ExecStorePinnedBufferHeapTuple(fetched, self.slot, buffer) };
+                unsafe { server::ExecStorePinnedBufferHeapTuple(fetched, self.slot, buffer) };
                 return true;
             }
             // SAFETY: pinned above.
-            unsafe { pg_sys::ReleaseBuffer(buffer) };
+            unsafe { server::ReleaseBuffer(buffer) };
             // SAFETY: an entry for versions that nobody sees any more is marked by the scan when it goes on.
             unsafe { (*self.scan).kill_prior_tuple = is_dead };
         }

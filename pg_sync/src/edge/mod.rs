@@ -9,6 +9,7 @@ pub(crate) mod heap;
 pub(crate) mod memory;
 mod plans;
 pub(crate) mod query;
+mod server;
 pub(crate) mod session;
 pub(crate) mod spool;
 pub(crate) mod subtransaction;

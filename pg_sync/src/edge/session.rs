@@ -1,5 +1,6 @@
 //! Who is running: user ids, settings, transaction ids, clocks, and the log.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 
 use pgrx::pg_sys;
@@ -125,10 +126,30 @@ pub(crate) fn is_of_owner() -> bool {
     unsafe { pg_sys::is_member_of_role(current_user(), owner()) }
 }
 
+thread_local! {
+    static OWNER: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
+    /// Counts what the server said of roles: what was read before is not kept.
+    static ROLE_CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Forgets who our owner is. The server calls it at any time, so it asks the server for nothing.
+pub(crate) fn role_changed() {
+    ROLE_CHANGES.set(ROLE_CHANGES.get().wrapping_add(1));
+    OWNER.set(None);
+}
+
 /// Our owner; the invalid oid where there is no such role.
 pub(super) fn known_owner() -> pg_sys::Oid {
+    if let Some(owner) = OWNER.get() {
+        return owner;
+    }
+    let before = ROLE_CHANGES.get();
     // SAFETY: the name is a C string; a missing role gives the invalid oid.
-    unsafe { pg_sys::get_role_oid(c"cloudsync_owner".as_ptr(), true) }
+    let owner = unsafe { pg_sys::get_role_oid(c"cloudsync_owner".as_ptr(), true) };
+    if ROLE_CHANGES.get() == before {
+        OWNER.set(Some(owner));
+    }
+    owner
 }
 
 fn owner() -> pg_sys::Oid {

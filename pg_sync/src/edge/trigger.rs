@@ -6,6 +6,7 @@ use pgrx::PgTupleDesc;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 
+use super::server;
 use super::tuple::{self, Tuple};
 
 /// What a statement did.
@@ -157,14 +158,19 @@ impl Rows {
             return None;
         }
         let rewind = i32::try_from(pg_sys::EXEC_FLAG_REWIND).expect("flags are small");
-        // SAFETY: the store lives until the statement ends; a place of our own disturbs no other reader.
-        let pointer = unsafe { pg_sys::tuplestore_alloc_read_pointer(store, rewind) };
-        // SAFETY: the place was just made.
-        unsafe { pg_sys::tuplestore_select_read_pointer(store, pointer) };
-        // SAFETY: as above.
-        unsafe { pg_sys::tuplestore_rescan(store) };
-        // SAFETY: the store holds minimal tuples of this shape.
-        let slot = unsafe { pg_sys::MakeSingleTupleTableSlot(shape, &raw const pg_sys::TTSOpsMinimalTuple) };
+        let begin = || {
+            // SAFETY: the store lives until the statement ends; a place of our own disturbs no other reader.
+            let pointer = unsafe { server::tuplestore_alloc_read_pointer(store, rewind) };
+            // SAFETY: the place was just made.
+            unsafe { server::tuplestore_select_read_pointer(store, pointer) };
+            // SAFETY: as above.
+            unsafe { server::tuplestore_rescan(store) };
+            let kind = &raw const pg_sys::TTSOpsMinimalTuple;
+            // SAFETY: the store holds minimal tuples of this shape.
+            (pointer, unsafe { server::MakeSingleTupleTableSlot(shape, kind) })
+        };
+        // SAFETY: the closure holds pointers and numbers only, and cannot panic.
+        let (pointer, slot) = unsafe { server::guarded(begin) };
         // SAFETY: the shape lives as long as the relation is open.
         let attributes = unsafe { (*shape).natts };
         Some(Self { store, slot, pointer, attributes })
@@ -187,15 +193,20 @@ impl Rows {
 
     /// Goes to the next row; false at the end.
     pub(crate) fn advance(&mut self) -> bool {
-        // SAFETY: the place was made by `of`.
-        unsafe { pg_sys::tuplestore_select_read_pointer(self.store, self.pointer) };
-        // SAFETY: the slot was made for minimal tuples.
-        let found = unsafe { pg_sys::tuplestore_gettupleslot(self.store, true, false, self.slot) };
-        if found {
-            // SAFETY: the slot holds a row, which has so many attributes.
-            unsafe { pg_sys::slot_getsomeattrs_int(self.slot, self.attributes) };
-        }
-        found
+        let (store, pointer, slot, attributes) = (self.store, self.pointer, self.slot, self.attributes);
+        let advance = || {
+            // SAFETY: the place was made by `of`.
+            unsafe { server::tuplestore_select_read_pointer(store, pointer) };
+            // SAFETY: the slot was made for minimal tuples.
+            let found = unsafe { server::tuplestore_gettupleslot(store, true, false, slot) };
+            if found {
+                // SAFETY: the slot holds a row, which has so many attributes.
+                unsafe { server::slot_getsomeattrs_int(slot, attributes) };
+            }
+            found
+        };
+        // SAFETY: the closure holds pointers and numbers only, and cannot panic.
+        unsafe { server::guarded(advance) }
     }
 
     /// Value of the attribute with this number, counted from 1, in the present row.
