@@ -446,6 +446,7 @@ impl Capture {
                 Argument::bigint(stays_stamp.hlc.to_sql()),
                 Argument::bytea(stays_stamp.site.as_bytes()),
                 Argument::text(self.table.ruled.rules.of(one.misplaced.column).algorithm().name()),
+                Argument::boolean(false),
             ],
         );
     }

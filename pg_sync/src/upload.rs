@@ -27,6 +27,10 @@ use crate::sites;
 /// Rejections that one answer repeats; the site confirms them, and the next answer goes on behind them.
 const REJECTIONS_TOLD_MAX: i64 = 1_000;
 
+/// Cells that lost and that an answer names again, at most: what waits in the hub is many uploads, of which each may have
+/// lost a thousand.
+const LOST_TOLD_AGAIN_MAX: i64 = 10_000;
+
 thread_local! {
     /// The upload that the one of this transaction follows, with that transaction.
     static FOLLOWED: Cell<Option<(u64, [u8; 16])>> = const { Cell::new(None) };
@@ -106,7 +110,11 @@ pub(crate) fn apply(request: &Request<'_>) -> Result<Json, SyncError> {
         Place::Next => {}
         Place::Taken => {
             confirm_rejections(request);
-            return refuse("duplicate", None);
+            let mut answer = answer(request, &known, "duplicate", None);
+            if let Some(object) = answer.as_object_mut() {
+                object.insert("lost".into(), lost_before(request));
+            }
+            return Ok(answer);
         }
         Place::Early => return refuse("out_of_order", None),
         Place::Conflict => return refuse("site_conflict", None),
@@ -203,6 +211,15 @@ fn lost(lost: &Lost) -> Json {
         "hlc": lost.won.hlc.to_sql(),
         "site": lost.won.site.to_string(),
     })
+}
+
+/// What the site lost, for a site that may not have heard the answers that named it: an upload that waited in the hub
+/// was answered by nobody. What it has heard it knows again by the stamps.
+fn lost_before(request: &Request<'_>) -> Json {
+    let arguments = [Argument::bytea(request.site), Argument::bigint(LOST_TOLD_AGAIN_MAX)];
+    let told = as_owner(|| query::run(include_str!("../../sql/postgres/library/lost_cells.sql"), &arguments));
+    let told = told.first().map(codec::to_text).unwrap_or_default();
+    serde_json::from_str(&told).unwrap_or(Json::Array(Vec::new()))
 }
 
 fn check(request: &Request<'_>) -> Result<SiteId, SyncError> {

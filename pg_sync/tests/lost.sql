@@ -51,7 +51,7 @@ select cloudsync_payload_apply(:'deleted');
 \echo == what lost to a later cell or deletion; not what is equal, nor what another site wrote
 select upload(:'client', 1);
 select * from t order by id;
-\echo == a duplicate names none
+\echo == asked again, the answer names the same
 select upload(:'client', 1);
 \echo == what lost to later creations; not what lost to writes of the same site
 select upload(:'earlier', 2);

@@ -208,8 +208,12 @@ create table cloudsync.conflicts (
   won_hlc bigint not null,
   won_site bytea not null,
   reason text not null,
-  lost_at timestamptz not null default clock_timestamp()
+  lost_at timestamptz not null default clock_timestamp(),
+  -- Its site may be told: an upload that is asked about again is answered with it.
+  is_told boolean not null default false
 );
+
+create index conflicts_told on cloudsync.conflicts (lost_site, conflict_id) where is_told;
 
 -- The key that signs messages: only the owner and the hub may read it.
 create table cloudsync.secret (

@@ -53,3 +53,9 @@ create table if not exists main.cloudsync_row_scopes (
   scopes text not null,
   primary key (tbl, pk)
 ) without rowid;
+
+-- Which cells a site lost by its newest upload, as the answer named them, for a site that asks again.
+create table if not exists main.cloudsync_lost_cells (
+  site blob not null primary key,
+  lost text not null
+) without rowid;

@@ -68,6 +68,15 @@ impl Client {
         answer
     }
 
+    /// Sends its newest upload again, and says that it has the first rejection.
+    fn ask_again(&self, centre: &Connection) -> Json {
+        let sql = "select cloudsync_central_upload(?1, ?2, ?3, 1, 1, ?4, 1, null)";
+        let all = encode(&self.connection, 0);
+        let row = params![all, self.site(), vec![self.uploads; 16], self.token];
+        let answer: String = centre.query_row(sql, row, |row| row.get(0)).expect("an answer");
+        serde_json::from_str(&answer).expect("JSON")
+    }
+
     /// Applies what the centre passed on since the last time.
     fn receive(&mut self, centre: &Connection) {
         rows(centre, "select cloudsync_central_feed()", []);
@@ -144,11 +153,7 @@ fn a_refused_row_is_told_to_its_site_alone_until_it_confirms() {
     assert_eq!(second.upload(&centre)["rejected"], serde_json::json!([]));
     run(&first.connection, "update todos set title = 'again' where id = 'c'");
     assert_eq!(first.upload(&centre)["rejected"][0]["id"], 1, "it is told again");
-    let sql = "select cloudsync_central_upload(?1, ?2, ?3, 1, 1, ?4, 1, null)";
-    let empty = encode(&first.connection, 0);
-    let row = params![empty, first.site(), vec![first.uploads; 16], first.token];
-    let answer: String = centre.query_row(sql, row, |row| row.get(0)).expect("an answer");
-    let answer: Json = serde_json::from_str(&answer).expect("JSON");
+    let answer = first.ask_again(&centre);
     assert_eq!((&answer["status"], &answer["rejected"]), (&"duplicate".into(), &serde_json::json!([])));
 }
 
@@ -217,6 +222,9 @@ fn a_cell_that_lost_is_told_with_the_stamp_that_stays() {
     assert_eq!((&lost["column"], &lost["key"]), (&"title".into(), &serde_json::json!(["a"])), "{answer}");
     assert_eq!(hex(lost["site"].as_str().expect("a site")), second.site());
     assert_eq!(rows(&centre, SHOW, []), "a | later | 1");
+    // The answer may not have come through.
+    let again = first.ask_again(&centre);
+    assert_eq!((&again["status"], &again["lost"]), (&"duplicate".into(), &answer["lost"]));
 }
 
 #[test]

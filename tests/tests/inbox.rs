@@ -61,6 +61,36 @@ fn what_was_taken_while_postgres_was_away_outlives_every_node_and_its_device() {
 }
 
 #[test]
+fn a_device_hears_which_of_its_queued_values_lost() {
+    let mut stage = stage();
+    stage.play(&["postgres: stop"]);
+    queues(&mut stage, "a", "update todo set title = 'title of a' where id = 't'");
+    assert_eq!(queues(&mut stage, "a", "update todo set note = 'note of a', done = 7 where id = 't'"), 2);
+    // What is written now is later than both, and there before them.
+    stage.play(&[
+        "hub: kill",
+        "postgres: start",
+        "pg: update todo set title = 'title of pg', note = 'note of pg' where id = 't'",
+        "hub: start",
+    ]);
+    is_applied(&stage);
+    wait::until_ok("a syncs", || stage.client("a").try_sync());
+    stage.settles_at(&["t|title of pg|note of pg|7"]);
+    let kept = "select col, lost_value, won_value, reason from cloudsync_conflicts order by col";
+    assert_eq!(
+        stage.client("a").rows(kept),
+        ["note|note of a|note of pg|server", "title|title of a|title of pg|server"]
+    );
+    // What was heard once is not kept again.
+    stage.play(&["postgres: stop"]);
+    queues(&mut stage, "a", "insert into todo values ('u', 'of a', null, 0)");
+    stage.play(&["postgres: start"]);
+    wait::until_ok("a syncs", || stage.client("a").try_sync());
+    stage.settles_at(&["t|title of pg|note of pg|7", "u|of a|NULL|0"]);
+    assert_eq!(stage.client("a").value("select count(*) from cloudsync_conflicts"), "2");
+}
+
+#[test]
 fn any_node_applies_what_another_one_took() {
     let mut stage = stage();
     let mut second = stage.hub.beside(&stage.database);

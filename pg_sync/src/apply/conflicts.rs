@@ -31,20 +31,20 @@ pub(crate) struct Collected<'a> {
 pub(super) fn keep(lost: &Lost) {
     let reason = if lost.is_alive { "newer" } else { "deleted" };
     let row = (lost.table_id, lost.table.as_str(), &lost.key);
-    store(row, (&lost.column, lost.value.as_deref()), (lost.stamp, lost.won), reason);
+    store(row, (&lost.column, lost.value.as_deref()), (lost.stamp, lost.won), (reason, lost.is_tellable));
 }
 
 /// Keeps the value of a parked cell. Runs as the owner.
 pub(crate) fn keep_collected(lost: &Collected<'_>) {
     let row = (lost.table.table_id, lost.table.client_name.as_str(), &lost.key);
-    store(row, (lost.column, lost.value.as_deref()), (lost.stamp, lost.won), "collected");
+    store(row, (lost.column, lost.value.as_deref()), (lost.stamp, lost.won), ("collected", false));
 }
 
 fn store(
     (table_id, table, key): (i32, &str, &Json),
     (column, value): (&str, Option<&str>),
     (stamp, won): (Stamp, Stamp),
-    reason: &str,
+    (reason, is_told): (&str, bool),
 ) {
     let arguments = [
         Argument::integer(table_id),
@@ -57,6 +57,7 @@ fn store(
         Argument::bigint(won.hlc.to_sql()),
         Argument::bytea(won.site.as_bytes()),
         Argument::text(reason),
+        Argument::boolean(is_told),
     ];
     let kept = query::run(include_str!("../../../sql/postgres/library/keep_conflict.sql"), &arguments);
     if kept.first().map_or(0, codec::to_i64) % BETWEEN_LOOKS == 0 {

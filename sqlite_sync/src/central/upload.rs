@@ -53,10 +53,14 @@ pub(crate) fn take(connection: &Connection, applying: &Applying, request: &Reque
     let mut known = known(connection, request.site)?;
     adopt(connection, request, &mut known)?;
     if let Some(status) = refusal(request, &known) {
-        if status == "duplicate" {
+        let is_taken = status == "duplicate";
+        if is_taken {
             confirm_rejections(connection, request)?;
         }
-        let answer = answer(connection, request, &known, status, None)?;
+        let mut answer = answer(connection, request, &known, status, None)?;
+        if is_taken {
+            answer["lost"] = lost_before(connection, request.site)?;
+        }
         unit.commit()?;
         return Ok(answer);
     }
@@ -83,11 +87,13 @@ pub(crate) fn take(connection: &Connection, applying: &Applying, request: &Reque
     confirm_rejections(connection, request)?;
     keep_refusals(connection, request, &intake)?;
     let known = accept(connection, request, &known, greatest_own(request, frames)?)?;
+    let lost = lost(&intake);
+    keep_lost(connection, request.site, &lost)?;
     let mut answer = answer(connection, request, &known, "applied", None)?;
     if let Some(object) = answer.as_object_mut() {
         object.insert("refused".into(), json!(intake.refusals.len()));
         object.insert("refused_states".into(), refused_states(&intake));
-        object.insert("lost".into(), lost(&intake));
+        object.insert("lost".into(), Json::Array(lost));
         object.insert("lost_more".into(), json!(intake.lost_more));
     }
     unit.commit()?;
@@ -238,7 +244,30 @@ fn refused_states(intake: &Intake) -> Json {
     json!(states)
 }
 
-fn lost(intake: &Intake) -> Json {
+/// Keeps which cells a site lost by its newest upload: it may never hear the answer that names them.
+fn keep_lost(connection: &Connection, site: SiteId, lost: &[Json]) -> Result<()> {
+    let site = site.as_bytes().as_slice();
+    if lost.is_empty() {
+        let sql = "delete from main.cloudsync_lost_cells where site = ?1";
+        connection.prepare_cached(sql)?.execute([site]).doing("forget lost cells")?;
+    } else {
+        let sql = "insert or replace into main.cloudsync_lost_cells (site, lost) values (?1, ?2)";
+        let told = Json::from(lost).to_string();
+        connection.prepare_cached(sql)?.execute(params![site, told]).doing("keep lost cells")?;
+    }
+    Ok(())
+}
+
+/// The cells that a site lost by its newest upload, which it asks about again.
+fn lost_before(connection: &Connection, site: SiteId) -> Result<Json> {
+    let sql = "select lost from main.cloudsync_lost_cells where site = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let told = statement.query_row([site.as_bytes().as_slice()], |row| row.get::<_, String>(0));
+    let told = told.optional().doing("read lost cells")?;
+    Ok(told.and_then(|told| serde_json::from_str(&told).ok()).unwrap_or_else(|| json!([])))
+}
+
+fn lost(intake: &Intake) -> Vec<Json> {
     let cell = |lost: &crate::apply::LostCell| {
         json!({
             "table": lost.table,
