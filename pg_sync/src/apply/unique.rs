@@ -36,6 +36,8 @@ struct UniqueColumn {
     type_name: String,
     /// Which values nobody has.
     free: Option<Free>,
+    /// Where they end: the most characters of a text, the number that is too large.
+    limit: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,7 @@ fn unique_indexes(table: &Tracked) -> Vec<Unique> {
             key_place: table.key.iter().position(|column| column.id == number),
             type_name: text(4),
             free: Free::of(&text(5)),
+            limit: row.attribute(6).map(codec::to_text),
         };
         let unique = indexes
             .entry(codec::to_i64(index))
@@ -189,7 +192,7 @@ fn move_in(table: &Tracked, unique: &Unique, rows: &[&Decided<'_>]) -> bool {
         }
     }
     for (at, rows) in &moved {
-        if let Some(sql) = unique.columns.get(*at).and_then(|column| statement(table, column)) {
+        if let Some(sql) = unique.columns.get(*at).and_then(|column| statement(table, column, rows.len())) {
             query::run_with_rows(&sql, &[], &input(table, rows));
         }
     }
@@ -215,28 +218,39 @@ fn room(table: &Tracked, unique: &Unique, one: &Decided<'_>) -> Option<usize> {
     all().find(is_null).or_else(|| all().next())
 }
 
-fn statement(table: &Tracked, column: &UniqueColumn) -> Option<String> {
+fn statement(table: &Tracked, column: &UniqueColumn, count: usize) -> Option<String> {
     let place = column.place?;
     let name = table.columns.get(place)?.quoted();
-    let last = || {
-        let sql = format!("select pg_catalog.max(d.{name})::pg_catalog.text from {} as d", table.scan());
-        let found = as_owner(|| query::run(&sql, &[])).first().map(codec::to_text);
-        found.unwrap_or_default().replace('\'', "''")
-    };
     let value = match column.free? {
         Free::Null => "null".into(),
         Free::Uuid => "pg_catalog.gen_random_uuid()".into(),
-        Free::Text => {
-            "'cloudsync ' operator(pg_catalog.||) pg_catalog.gen_random_uuid()::pg_catalog.text".into()
-        }
+        Free::Text => free_text(column.limit.as_deref()),
         Free::Number => {
-            format!("'{}'::pg_catalog.numeric operator(pg_catalog.+) s.place::pg_catalog.numeric", last())
+            let below = column.limit.as_deref().unwrap_or("Infinity");
+            let sql = format!(
+                "select case when (m.greatest operator(pg_catalog.+) {count}) operator(pg_catalog.<) '{below}' \
+                 then m.greatest else m.least operator(pg_catalog.-) {count} operator(pg_catalog.-) 1 end \
+                 ::pg_catalog.text from ({}) as m (greatest, least)",
+                ends(table, &name, "numeric"),
+            );
+            format!(
+                "'{}'::pg_catalog.numeric operator(pg_catalog.+) s.place::pg_catalog.numeric",
+                found(&sql)
+            )
         }
-        Free::Time => format!(
-            "'{}'::pg_catalog.timestamptz operator(pg_catalog.+) s.place::pg_catalog.float8 \
-             operator(pg_catalog.*) '1 day'::pg_catalog.interval",
-            last()
-        ),
+        Free::Time => {
+            let days = "operator(pg_catalog.*) '1 day'::pg_catalog.interval";
+            let sql = format!(
+                "select case when pg_catalog.isfinite(m.greatest) then m.greatest \
+                 else m.least operator(pg_catalog.-) (({count} operator(pg_catalog.+) 1) {days}) end \
+                 ::pg_catalog.text from ({}) as m (greatest, least)",
+                ends(table, &name, "timestamptz"),
+            );
+            format!(
+                "'{}'::pg_catalog.timestamptz operator(pg_catalog.+) (s.place::pg_catalog.float8 {days})",
+                found(&sql)
+            )
+        }
     };
     Some(format!(
         "update {} as d set {name} = ({value})::{} from cloudsync_rows as s where {}",
@@ -244,6 +258,28 @@ fn statement(table: &Tracked, column: &UniqueColumn) -> Option<String> {
         column.type_name,
         local::same_key(table, "d", "s"),
     ))
+}
+
+/// The greatest and the least value of a column, as a type that reaches beyond it.
+fn ends(table: &Tracked, name: &str, wider: &str) -> String {
+    format!(
+        "select pg_catalog.max(d.{name})::pg_catalog.{wider}, pg_catalog.min(d.{name})::pg_catalog.{wider} from {} as d",
+        table.scan()
+    )
+}
+
+/// The value that a statement finds among all rows, also those that the caller does not see.
+fn found(sql: &str) -> String {
+    let found = as_owner(|| query::run(sql, &[])).first().map(codec::to_text);
+    found.unwrap_or_default().replace('\'', "''")
+}
+
+fn free_text(characters_max: Option<&str>) -> String {
+    let random = "pg_catalog.gen_random_uuid()::pg_catalog.text";
+    match characters_max {
+        None => format!("'cloudsync ' operator(pg_catalog.||) {random}"),
+        Some(most) => format!("pg_catalog.left(pg_catalog.md5({random}), {most})"),
+    }
 }
 
 fn input(table: &Tracked, rows: &[&Decided<'_>]) -> Input {
