@@ -225,6 +225,10 @@ fn a_cell_that_lost_is_told_with_the_stamp_that_stays() {
     // The answer may not have come through.
     let again = first.ask_again(&centre);
     assert_eq!((&again["status"], &again["lost"]), (&"duplicate".into(), &answer["lost"]));
+    // What the newest upload did not lose is not told with it.
+    run(&first.connection, "insert into todos values ('b', 'another row', 0)");
+    assert_eq!(first.upload(&centre)["lost"], serde_json::json!([]));
+    assert_eq!(first.ask_again(&centre)["lost"], serde_json::json!([]));
 }
 
 #[test]
