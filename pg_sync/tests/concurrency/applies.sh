@@ -137,6 +137,7 @@ user_rekey="update t set id = 7 where id = 1;"
 apply() {
     echo "select applied('$1');"
 }
+check "a deletion of a key without a row, then user insert" false "$(apply delete)" "$user_insert" "typed, typed"
 check "user insert, then apply of an insert" false "$user_insert" "$(apply insert)" "typed, typed"
 check "apply of an insert, then user update" true "$(apply newest)" "$user_update" "typed, sent"
 check "user update, then an older update" true "$user_update" "$(apply update)" "typed, sent"
@@ -234,6 +235,17 @@ for level in 'repeatable read' serializable; do
     ask two "rollback; begin isolation level $level; update t set b = 'second' where id = 1; update t set b = 'third' where id = 1; commit;"
     expect "a write under $level" "$(sql -c 'select row_one()')" "sent later, third"
     expect "no refusals under $level" "$(sql -c 'select count(*) from cloudsync.rejected')" 0
+    # A key that has no row: its deletion is written while a user inserts it, who begins again.
+    sql -c "call start(false)" > /dev/null
+    ask two "begin isolation level $level; select count(*) from t;"
+    ask one "begin; $(apply delete)"
+    tell two "$user_insert"
+    until_waiting 1
+    ask one "commit;"
+    until_done two
+    expect "an insert beside a deletion under $level" "$(said two)" "ERROR:  40001"
+    ask two "rollback; begin isolation level $level; $user_insert commit;"
+    expect "an insert after a deletion under $level" "$(sql -c 'select row_one()')" "typed, typed"
 done
 
 exec 3>&- 4>&-
