@@ -147,8 +147,12 @@ fn check_store(store: StoreKind) {
     line.break_after(1_500_000);
     let client = stage.stranger("far");
     client.join(&stage.hub.address(), API_KEY);
+    let counted = stage.hub.metric("cloudsync_sent_rows_total");
     client.sync();
     check_rows(&stage, &client);
+    let counted = stage.hub.metric("cloudsync_sent_rows_total") - counted;
+    // Wherever they come from, with the mark by which the stage settles.
+    assert_eq!(counted.to_string(), (PHOTOS + 1).to_string());
     // The last part comes from the hub.
     assert!(line.passed() > CONTENT / 2 && line.passed() < CONTENT + AROUND, "{} bytes", line.passed());
     assert!(line.breaks() >= CONTENT / 2 / 1_500_000, "{} breaks", line.breaks());

@@ -76,7 +76,7 @@ pub struct Feed {
 pub struct ChangesAnswer {
     /// Payload frames; each piece is one or more of them.
     pub frames: Vec<Bytes>,
-    /// Rows in them, also those to forget, as far as they were counted.
+    /// Rows in them, or behind `url`, also those to forget, as far as they were counted.
     pub rows: u64,
     /// The client's place once it has applied them.
     pub cursor: String,
@@ -592,8 +592,9 @@ impl Feed {
                     rows = rows.saturating_add(counted);
                     is_last
                 }
-                PartRead::Elsewhere(found) => {
+                PartRead::Elsewhere { url: found, rows: counted } => {
                     url = Some(found);
+                    rows = counted;
                     next = one;
                     break false;
                 }

@@ -182,7 +182,13 @@ fn respond(
     database.metrics.count_download(if nothing { "nothing" } else { source });
     let mut response = match found.name {
         _ if nothing => Response::default(),
-        Some(name) if let Some(url) = &found.url => elsewhere(&format!("\"{name}\""), url)?,
+        Some(name) if let Some(url) = &found.url => {
+            // Who asks for the rest of a part was counted before.
+            if range::broken_off(asked).is_none() {
+                database.metrics.sent_rows.inc_by(found.rows);
+            }
+            elsewhere(&format!("\"{name}\""), url)?
+        }
         Some(name) => parts(database, asked, &format!("\"{name}\""), (found.frames, found.rows))?,
         None => frames(database, found.frames, found.rows)?,
     };

@@ -84,7 +84,7 @@ impl ClientFamilies {
             sent_bytes: counter("cloudsync_sent_bytes_total", "Bytes of download bodies sent.")?,
             sent_rows: counter(
                 "cloudsync_sent_rows_total",
-                "Rows in downloads, also deletions and rows to forget; not those fetched from the store.",
+                "Rows in downloads, also deletions, rows to forget, and parts that clients are sent to the store for.",
             )?,
             limited: counter_by(
                 "cloudsync_limited_total",

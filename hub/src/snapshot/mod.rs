@@ -121,8 +121,13 @@ pub(crate) enum PartRead {
         /// None follows.
         is_last: bool,
     },
-    /// The part is whole in the store, where the reader can fetch it from this address. Others follow it.
-    Elsewhere(ObjectUrl),
+    /// The part is whole in the store, where the reader can fetch it. Others follow it.
+    Elsewhere {
+        /// The address.
+        url: ObjectUrl,
+        /// Rows in it, as far as they were counted.
+        rows: u64,
+    },
     /// The part holds rows of several audiences, and nobody asked yet which of them the reader is.
     ReaderWanted,
     /// The snapshot has no such part: it ended before.
@@ -240,7 +245,7 @@ impl Snapshots {
             && places.is_none()
             && let Some(url) = self.url_of(&key).await
         {
-            return Ok(PartRead::Elsewhere(url));
+            return Ok(PartRead::Elsewhere { url, rows: known.rows(part, tables) });
         }
         let read = async { Ok(self.store.get(&key).await?.map(Kept::Part)) };
         match self.memory.cache.get(&key, read).await? {
