@@ -5,7 +5,6 @@
 //! - `values`: what Postgres makes of values of its own types (uuid, timestamptz, jsonb, numeric);
 //! - `schema_change`, `reloads`: TRUNCATE, and commands that change the type of a column or compute it anew;
 //! - `identity`, `refusals`, `scopes`: roles and row-level security, which a file has not;
-//! - `fairness`: many databases of one node, beside one that is away and one that writes a million rows at once;
 //! - of `tokens` and `security`, what policies of Postgres say, and how many files a process may have open; of
 //!   `bad_lines`, what fetches from S3 look like; of `attacks`, the inbox: a file is never away;
 //! - `bad_input`: what a Postgres function answers to a damaged payload and to a table without a key, where a client
@@ -17,7 +16,7 @@
 //! - `admin`, `dashboard`: databases and keys that come and go, and slots and jobs as operators see them in Postgres;
 //! - `broken_messages`, `postgres_side`, `engines_agree`, `memory`: messages, statements and memory of Postgres itself;
 //! - `restarts` and `snapshots` on S3, `object_stores`: the store knows nothing of the centre, and `stores` plays on both
-//!   on every store.
+//!   on every store; of `fairness`, rows that are brought back after a failover.
 
 use std::fs;
 use std::path::{Path, PathBuf};

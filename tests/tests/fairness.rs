@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::hub::{API_KEY, Hub};
-use tests::postgres::{APP_ROLE, Cluster, Durability, HUB_ROLE};
-use tests::stage::{Setting, Stage, TODO};
+use tests::postgres::{APP_ROLE, Cluster, Database, Durability, HUB_ROLE};
+use tests::process::Signal;
+use tests::sql::Session;
+use tests::stage::{Setting, Stage, TODO, on_both};
 use tests::wait;
 
 const ROWS: u32 = 1_000_000;
+
+/// Rows that a promoted standby lacks.
+const BROUGHT_BACK: u32 = 200_000;
 
 /// Rounds that are measured while nothing else happens.
 const ROUNDS: usize = 20;
@@ -89,21 +94,13 @@ fn median(mut took: Vec<Duration>) -> Duration {
     took[took.len() / 2]
 }
 
-#[test]
-fn a_database_keeps_its_pace_beside_one_that_is_away_and_one_with_a_million_rows() {
-    let noisy_cluster = Cluster::start(Durability::ProcessOnly);
-    let noisy = noisy_cluster.database("noisy");
-    let noisy_session = noisy.session();
-    noisy_session.run(TODO.postgres);
-    noisy_session.run("select cloudsync_init('public.todo')");
-    let mut stage = Stage::new(Setting::PLAIN);
-    let keys = format!("api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]");
-    let others = format!(
-        "[[database]]\nname = \"noisy\"\nurl = \"{}\"\n{keys}\n\
-         [[database]]\nname = \"away\"\nurl = \"postgres://nobody@127.0.0.1:{}/away\"\n{keys}\n",
-        noisy.url(HUB_ROLE),
-        silent_server()
-    );
+/// A stage whose hub serves another database too, and what else is configured; a client has synced.
+fn stage_beside(setting: Setting<'_>, noisy: &Database, more: &str) -> Stage {
+    noisy.session().run(TODO.postgres);
+    noisy.session().run("select cloudsync_init('public.todo')");
+    let mut stage = Stage::new(setting);
+    let others =
+        format!("[[database]]\nname = \"noisy\"\nurl = \"{}\"\n{}\n{more}", noisy.url(HUB_ROLE), keys());
     stage.hub.configure(&stage.database, "", &others);
     stage.play(&["hub: terminate"]);
     stage.hub.launch();
@@ -112,30 +109,84 @@ fn a_database_keeps_its_pace_beside_one_that_is_away_and_one_with_a_million_rows
         (leads(&stage.hub, &name) && leads(&stage.hub, "noisy")).then_some(())
     });
     wait::until_ok("a client syncs", || stage.client("a").try_sync());
+    stage
+}
 
+fn keys() -> String {
+    format!("api_keys = [{{ key = \"{API_KEY}\", role = \"{APP_ROLE}\" }}]")
+}
+
+fn fill(noisy: &Session, rows: u32) {
+    noisy.run(&format!(
+        "insert into todo select 'k' || n, md5(n::text), md5((-n)::text), n from generate_series(1, {rows}) n"
+    ));
+}
+
+/// Measures rounds while a metric of the hub goes from a hundredth of so many rows to all of them.
+fn rounds_while(stage: &mut Stage, metric: &str, rows: u32) -> Vec<Duration> {
+    let counted = |stage: &Stage| stage.hub.try_metric(metric).unwrap_or_default();
+    wait::until_deadline("the first rows come", 5 * wait::PATIENCE, || {
+        if counted(stage) > f64::from(rows / 100) { Ok(()) } else { Err(String::new()) }
+    });
+    let (begun, mut took) = (Instant::now(), Vec::new());
+    while counted(stage) < f64::from(rows) {
+        assert!(begun.elapsed() < 10 * wait::PATIENCE, "the rows do not come");
+        took.push(round(stage, ROUNDS + took.len()));
+    }
+    took
+}
+
+fn check_pace(quiet: Duration, noisy: Vec<Duration>) {
+    let rounds = noisy.len();
+    let noisy = median(noisy);
+    eprintln!("{quiet:?} alone, {noisy:?} beside the others, {rounds} rounds");
+    assert!(rounds >= ROUNDS_MIN, "{rounds} rounds beside the others");
+    assert!(noisy <= SOON.max(quiet * TIMES_MAX), "{quiet:?} alone, {noisy:?} beside the others");
+}
+
+fn check_beside_others(setting: Setting<'_>) {
+    let noisy_cluster = Cluster::start(Durability::ProcessOnly);
+    let noisy = noisy_cluster.database("noisy");
+    let away = format!("postgres://nobody@127.0.0.1:{}/away", silent_server());
+    let away = format!("[[database]]\nname = \"away\"\nurl = \"{away}\"\n{}\n", keys());
+    let mut stage = stage_beside(setting, &noisy, &away);
     let quiet = median((0..ROUNDS).map(|number| round(&mut stage, number)).collect());
     let occupied = occupy(&stage.hub, "away");
-    let writing = thread::spawn(move || {
-        noisy_session.run(&format!(
-            "insert into todo select 'k' || n, md5(n::text), md5((-n)::text), n from generate_series(1, {ROWS}) n"
-        ));
-    });
-    let ingested = || stage.hub.metric("cloudsync_ingested_rows_total");
-    wait::until_deadline("the million rows arrive", 5 * wait::PATIENCE, || {
-        if ingested() > f64::from(ROWS / 100) { Ok(()) } else { Err(String::new()) }
-    });
-    let (begun, mut noisy_rounds) = (Instant::now(), Vec::new());
-    while stage.hub.metric("cloudsync_ingested_rows_total") < f64::from(ROWS) {
-        assert!(begun.elapsed() < 10 * wait::PATIENCE, "the million rows do not come");
-        noisy_rounds.push(round(&mut stage, ROUNDS + noisy_rounds.len()));
-    }
+    let noisy_session = noisy.session();
+    let writing = thread::spawn(move || fill(&noisy_session, ROWS));
+    let took = rounds_while(&mut stage, "cloudsync_ingested_rows_total", ROWS);
     writing.join().expect("the million rows are written");
     drop(occupied);
-    let rounds = noisy_rounds.len();
-    let noisy = median(noisy_rounds);
-    eprintln!("{quiet:?} alone, {noisy:?} beside the others, {rounds} rounds");
-    assert!(rounds >= ROUNDS_MIN, "{rounds} rounds while the million rows went through");
-    assert!(noisy <= SOON.max(quiet * TIMES_MAX), "{quiet:?} alone, {noisy:?} beside the others");
+    check_pace(quiet, took);
+    stage.settle();
+    stage.all_equal();
+}
+
+#[test]
+fn a_database_keeps_its_pace_beside_one_that_is_away_and_one_with_a_million_rows() {
+    on_both(check_beside_others);
+}
+
+#[test]
+fn a_database_keeps_its_pace_while_rows_are_brought_back_into_another() {
+    let primary = Cluster::start(Durability::ProcessOnly);
+    let noisy = primary.database("noisy");
+    let mut stage = stage_beside(Setting::PLAIN, &noisy, "");
+    let standby = primary.standby();
+    primary.wait_for(&standby);
+    standby.cut_off();
+    fill(&noisy.session(), BROUGHT_BACK);
+    wait::until_deadline("the rows are in the log", 5 * wait::PATIENCE, || {
+        let ingested = stage.hub.metric("cloudsync_ingested_rows_total");
+        if ingested >= f64::from(BROUGHT_BACK) { Ok(()) } else { Err(ingested.to_string()) }
+    });
+    let quiet = median((0..ROUNDS).map(|number| round(&mut stage, number)).collect());
+    primary.stop(Signal::Kill);
+    standby.promote();
+    let _promoted = standby.in_place_of(&primary);
+    let took = rounds_while(&mut stage, "cloudsync_replayed_rows_total", BROUGHT_BACK);
+    check_pace(quiet, took);
+    assert_eq!(noisy.session().value("select count(*) from todo"), BROUGHT_BACK.to_string());
     stage.settle();
     stage.all_equal();
 }
