@@ -234,15 +234,16 @@ thread_local! {
     static PAYLOAD: Cell<Option<PayloadBuilder>> = const { Cell::new(None) };
     /// What signs messages, and the installation that it belongs to.
     static SIGNER: RefCell<Option<(pg_sys::Oid, Signer)>> = const { RefCell::new(None) };
-    /// Whether that is known to be this installation's.
-    static IS_CURRENT: Cell<bool> = const { Cell::new(false) };
+    /// Counts what the server said of relations, and where the count was when that was this installation's.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+    static CURRENT_AT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 type Signer = Hmac<Sha256>;
 
 /// Notes that the installation may be another one. The server calls it at any time, so it asks the server for nothing.
 pub(crate) fn relation_changed() {
-    IS_CURRENT.set(false);
+    CHANGES.set(CHANGES.get().wrapping_add(1));
 }
 
 /// Remembers what signs messages, for parts that do not run as the owner. Runs as the owner.
@@ -253,16 +254,17 @@ pub(crate) fn read_secret() {
 /// What signs messages, with its key. Runs as the owner, unless it is remembered.
 fn signer() -> Signer {
     let known = || SIGNER.with_borrow(|known| known.clone());
-    if IS_CURRENT.get()
+    let changes = CHANGES.get();
+    if CURRENT_AT.get() == Some(changes)
         && let Some((_, signer)) = known()
     {
         return signer;
     }
-    IS_CURRENT.set(true);
     let installation = session::installation();
     if let Some((of, signer)) = known()
         && of == installation
     {
+        CURRENT_AT.set(Some(changes));
         return signer;
     }
     let found = query::look("select s.key from cloudsync.secret as s", &[]);
@@ -270,6 +272,7 @@ fn signer() -> Signer {
     assert_eq!(key.len(), 32, "the secret has 32 bytes: its table checks it");
     let signer = Signer::new_from_slice(&key).expect("HMAC takes keys of any length");
     SIGNER.set(Some((installation, signer.clone())));
+    CURRENT_AT.set(Some(changes));
     signer
 }
 
