@@ -11,9 +11,10 @@ use support::{rows, run};
 const SYNC: &str = "select cloudsync_network_sync()";
 const THROTTLED: &str = r#"{"code":"too_many_requests","title":"busy","detail":"later","limit":"requests"}"#;
 
-/// A client with a row that was not sent.
+/// A client that has synced before, with a row that was not sent.
 fn unsent() -> (Connection, Script) {
     let (a, script) = client();
+    run(&a, "insert into cloudsync_settings (key, value) values ('cursor', 'there')");
     run(&a, "insert into todos values ('1', 'milk', 0)");
     (a, script)
 }

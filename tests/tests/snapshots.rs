@@ -3,6 +3,7 @@
 //! Each writer goes round its own slots of the table, operation after operation; what operation `k` did to its
 //! slot follows from `k`. So for every moment it is known what a client must hold at least, and at most.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -163,4 +164,33 @@ fn a_snapshot_tells_a_new_client_of_deletions() {
         let alive = stage.client("new").rows("select alive from todo_cloudsync where pk = 't'");
         assert_eq!(alive, ["0"]);
     });
+}
+
+#[test]
+fn rows_that_were_written_before_the_first_sync_stay_while_the_log_is_behind() {
+    let mut stage = Stage::new(Setting { own_cluster: true, ..Setting::PLAIN });
+    stage.play(&["a: insert into todo values ('a', 'from a', null, 1)", "a: sync", "all: settle"]);
+    // The newest snapshot holds all that the hub knows of, so that it is given to the next one too.
+    for name in ["first", "second", "third"] {
+        let earlier = stage.stranger(name);
+        earlier.join(&stage.hub.address(), API_KEY);
+        earlier.sync();
+    }
+    let client = stage.stranger("client");
+    client.join(&stage.hub.address(), API_KEY);
+    client.run("insert into todo values ('b', 'written before', null, 2)");
+    let sender = stage.postgres.value("select pid from pg_stat_replication");
+    let signal = |name: &str| {
+        let told = Command::new("kill").args([name, &sender]).status().expect("kill can be run");
+        assert!(told.success(), "the sender takes {name}");
+    };
+    signal("-STOP");
+    let synced = client.try_sync();
+    let rows = client.rows("select id from todo order by id");
+    signal("-CONT");
+    synced.expect("Postgres takes uploads, and the hub has a snapshot");
+    assert_eq!(rows, ["a", "b"]);
+    client.run("delete from todo where id = 'b'");
+    client.sync();
+    assert_eq!(stage.postgres.rows("select id from todo order by id"), ["a"]);
 }

@@ -119,12 +119,13 @@ fn sync(context: &Context<'_>, shared: &Shared) -> Result<SqlValue> {
     let wait_ms = number(context, function, 0)?.unwrap_or(0);
     let retries = number(context, function, 1)?.unwrap_or(0);
     with_network(context, shared, function, |connection, network, applying| {
+        let received = network.receive_first(connection, applying)?;
         let send = match network.send(connection, applying) {
             Err(error) if !error.is_full_store() => return Err(error),
             // A server that is full still gives what it has; that it took nothing is told after that.
             sent => sent,
         };
-        let receive = network.receive(connection, applying, wait_ms, retries, None)?;
+        let receive = network.receive_more(connection, applying, (wait_ms, retries), None, received)?;
         Ok(json!({ "send": send?, "receive": receive }))
     })
 }

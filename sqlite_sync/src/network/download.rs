@@ -18,7 +18,7 @@ use crate::apply::{Source, apply, evicted, foreign_keys, rebase};
 use crate::catalog::Replica;
 use crate::connection::Applying;
 use crate::error::{Error, Result};
-use crate::log::DbVersion;
+use crate::log::{self, DbVersion};
 use crate::parked;
 use crate::resend::resend_after;
 use crate::schema;
@@ -39,7 +39,7 @@ const WAIT_MS_MAX: i64 = 60_000;
 
 /// What one call received so far.
 #[derive(Debug, Default)]
-struct Received {
+pub(crate) struct Received {
     rows: usize,
     tables: BTreeSet<String>,
     chunks: i64,
@@ -164,7 +164,34 @@ impl Network {
         retries: i64,
         chunks_max: Option<i64>,
     ) -> Result<Json> {
+        self.receive_more(connection, applying, (wait_ms, retries), chunks_max, Received::default())
+    }
+
+    /// Receives what the server has before anything is sent from a file that has no place in its log yet. A snapshot
+    /// may be older than what was just sent: rows that it lacks go, and unsent ones stay.
+    pub(crate) fn receive_first(&self, connection: &Connection, applying: &Applying) -> Result<Received> {
         let mut received = Received::default();
+        if settings_cursor(connection)?.is_none() && log::has_unsent(connection)? {
+            match self.receive_once(connection, applying, 0, None, &mut received) {
+                // While it can give nothing, it may still take what it is sent.
+                Ok(()) | Err(Error::Refused { status: 503, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(received)
+    }
+
+    /// Receives what came behind what was received already, and waits `wait_ms` for it if that was nothing, `retries`
+    /// times more.
+    pub(crate) fn receive_more(
+        &self,
+        connection: &Connection,
+        applying: &Applying,
+        (wait_ms, retries): (i64, i64),
+        chunks_max: Option<i64>,
+        mut received: Received,
+    ) -> Result<Json> {
+        let (wait_ms, retries) = if received.rows > 0 { (0, 0) } else { (wait_ms, retries) };
         for _ in 0..=retries {
             self.receive_once(connection, applying, wait_ms.min(WAIT_MS_MAX), chunks_max, &mut received)?;
             if received.rows > 0 {
