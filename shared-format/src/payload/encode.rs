@@ -151,20 +151,18 @@ impl ChangesBuilder {
     /// many says nothing of the others.
     fn drain(&mut self, fbb: &mut FlatBufferBuilder<'static>, sites: &mut Sites) -> ChangesOffset {
         self.renumber_sites(sites);
-        let rows = u32::try_from(self.kinds.len()).expect("a batch is cut long before 4 billion rows");
-        let scopes = core::mem::take(&mut self.scopes).finish(fbb, self.kinds.len());
+        let count = self.kinds.len();
+        let rows = u32::try_from(count).expect("a batch is cut long before 4 billion rows");
+        let scopes = core::mem::take(&mut self.scopes).finish(fbb, count);
         one_if_alike(&mut self.kinds);
         one_if_alike(&mut self.hlcs);
         one_if_alike(&mut self.row_sites);
-        let bits = self.present.set.saturating_add(self.present.clear);
-        let columns_bits = bits.checked_div(self.values.len()).unwrap_or(0);
-        let used = self.values.iter().filter(|values| !values.is_empty()).count();
-        let is_full = self.present.set == columns_bits.saturating_mul(used);
-        let present = if is_full { None } else { self.of_used_columns(fbb, &self.present) };
-        let stamped = if self.stamped.set == 0 { None } else { self.of_used_columns(fbb, &self.stamped) };
         let column =
             |(column, values): (&ColumnId, &ValuesBuilder)| (!values.is_empty()).then(|| column.get());
         let columns: Vec<u16> = self.columns.iter().zip(&self.values).filter_map(column).collect();
+        let is_full = self.present.set == count.saturating_mul(columns.len());
+        let present = if is_full { None } else { self.of_used_columns(fbb, &self.present) };
+        let stamped = if self.stamped.set == 0 { None } else { self.of_used_columns(fbb, &self.stamped) };
         let mut offsets = Vec::with_capacity(self.keys.len().max(columns.len()));
         offsets.extend(self.keys.iter_mut().map(|values| values.drain(fbb)));
         let keys = fbb.create_vector(&offsets);
@@ -209,10 +207,10 @@ impl ChangesBuilder {
         fbb: &mut FlatBufferBuilder<'f>,
         bits: &Bits,
     ) -> Option<WIPOffset<Vector<'f, u8>>> {
-        if self.values.iter().all(|values| !values.is_empty()) {
+        let used: Vec<bool> = self.values.iter().map(|values| !values.is_empty()).collect();
+        if used.iter().all(|used| *used) {
             return filled(fbb, &bits.bytes);
         }
-        let used: Vec<bool> = self.values.iter().map(|values| !values.is_empty()).collect();
         filled(fbb, &bits.only(&used).bytes)
     }
 
@@ -271,7 +269,6 @@ impl Bits {
 }
 
 /// Collects a payload.
-#[derive(Default)]
 pub struct PayloadBuilder {
     fbb: FlatBufferBuilder<'static>,
     sites: Sites,
@@ -282,13 +279,27 @@ pub struct PayloadBuilder {
     evictions: Vec<WIPOffset<fb::Eviction<'static>>>,
 }
 
+impl Default for PayloadBuilder {
+    fn default() -> Self {
+        // What one row takes up: a buffer that begins empty grows ten times until then.
+        const FIRST_BYTES: usize = 512;
+        Self {
+            fbb: FlatBufferBuilder::with_capacity(FIRST_BYTES),
+            sites: Sites::default(),
+            definitions: Vec::new(),
+            changes: Vec::new(),
+            reloads: Vec::new(),
+            collections: Vec::new(),
+            evictions: Vec::new(),
+        }
+    }
+}
+
 impl PayloadBuilder {
     /// Starts empty.
     #[must_use]
     pub fn new() -> Self {
-        // What one row takes up: a buffer that begins empty grows ten times until then.
-        const FIRST_BYTES: usize = 512;
-        Self { fbb: FlatBufferBuilder::with_capacity(FIRST_BYTES), ..Self::default() }
+        Self::default()
     }
 
     /// Adds a definition.
