@@ -227,29 +227,13 @@ fn statement(table: &Tracked, column: &UniqueColumn, count: usize) -> Option<Str
         Free::Text => free_text(column.limit.as_deref()),
         Free::Number => {
             let below = column.limit.as_deref().unwrap_or("Infinity");
-            let sql = format!(
-                "select case when (m.greatest operator(pg_catalog.+) {count}) operator(pg_catalog.<) '{below}' \
-                 then m.greatest else m.least operator(pg_catalog.-) {count} operator(pg_catalog.-) 1 end \
-                 ::pg_catalog.text from ({}) as m (greatest, least)",
-                ends(table, &name, "numeric"),
-            );
-            format!(
-                "'{}'::pg_catalog.numeric operator(pg_catalog.+) s.place::pg_catalog.numeric",
-                found(&sql)
-            )
+            let fits =
+                format!("(m.greatest operator(pg_catalog.+) {count}) operator(pg_catalog.<) '{below}'");
+            beyond(table, &name, ("numeric", "numeric", "1"), &fits, count)
         }
         Free::Time => {
-            let days = "operator(pg_catalog.*) '1 day'::pg_catalog.interval";
-            let sql = format!(
-                "select case when pg_catalog.isfinite(m.greatest) then m.greatest \
-                 else m.least operator(pg_catalog.-) (({count} operator(pg_catalog.+) 1) {days}) end \
-                 ::pg_catalog.text from ({}) as m (greatest, least)",
-                ends(table, &name, "timestamptz"),
-            );
-            format!(
-                "'{}'::pg_catalog.timestamptz operator(pg_catalog.+) (s.place::pg_catalog.float8 {days})",
-                found(&sql)
-            )
+            let fits = "pg_catalog.isfinite(m.greatest)";
+            beyond(table, &name, ("timestamptz", "float8", "'1 day'::pg_catalog.interval"), fits, count)
         }
     };
     Some(format!(
@@ -260,18 +244,30 @@ fn statement(table: &Tracked, column: &UniqueColumn, count: usize) -> Option<Str
     ))
 }
 
-/// The greatest and the least value of a column, as a type that reaches beyond it.
-fn ends(table: &Tracked, name: &str, wider: &str) -> String {
+/// A value for each row, by its place: a step behind the other above the greatest of all rows, also those that the
+/// caller does not see; below the least where they do not fit there. They are counted in a type that reaches beyond
+/// that of the column; the factor is the type that a step is multiplied by.
+fn beyond(
+    table: &Tracked,
+    name: &str,
+    (wider, factor, step): (&str, &str, &str),
+    fits: &str,
+    count: usize,
+) -> String {
+    let below = count.saturating_add(1);
+    let sql = format!(
+        "select case when {fits} then m.greatest \
+         else m.least operator(pg_catalog.-) ({below} operator(pg_catalog.*) {step}) end::pg_catalog.text \
+         from (select pg_catalog.max(d.{name})::pg_catalog.{wider}, pg_catalog.min(d.{name})::pg_catalog.{wider} \
+           from {} as d) as m (greatest, least)",
+        table.scan(),
+    );
+    let start = as_owner(|| query::run(&sql, &[])).first().map(codec::to_text);
+    let start = start.unwrap_or_default().replace('\'', "''");
     format!(
-        "select pg_catalog.max(d.{name})::pg_catalog.{wider}, pg_catalog.min(d.{name})::pg_catalog.{wider} from {} as d",
-        table.scan()
+        "'{start}'::pg_catalog.{wider} operator(pg_catalog.+) \
+         (s.place::pg_catalog.{factor} operator(pg_catalog.*) {step})"
     )
-}
-
-/// The value that a statement finds among all rows, also those that the caller does not see.
-fn found(sql: &str) -> String {
-    let found = as_owner(|| query::run(sql, &[])).first().map(codec::to_text);
-    found.unwrap_or_default().replace('\'', "''")
 }
 
 fn free_text(characters_max: Option<&str>) -> String {
