@@ -17,9 +17,9 @@ use crate::edge::query::{self, Argument};
 use crate::edge::session;
 use crate::edge::tuple::Tuple;
 use crate::error::SyncError;
-use crate::sites;
 use crate::too_large::{self, Cell as SentCell, LeftOut, Reported};
 use crate::version;
+use crate::{plan, sites};
 
 /// Bytes of rows in one message: see DESIGN section 6.
 const MESSAGE_BYTES: usize = 64 * 1024;
@@ -234,17 +234,11 @@ thread_local! {
     static PAYLOAD: Cell<Option<PayloadBuilder>> = const { Cell::new(None) };
     /// What signs messages, and the installation that it belongs to.
     static SIGNER: RefCell<Option<(pg_sys::Oid, Signer)>> = const { RefCell::new(None) };
-    /// Counts what the server said of relations, and where the count was when that was this installation's.
-    static CHANGES: Cell<u64> = const { Cell::new(0) };
+    /// What [`plan::changes`] said when that was this installation's.
     static CURRENT_AT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 type Signer = Hmac<Sha256>;
-
-/// Notes that the installation may be another one. The server calls it at any time, so it asks the server for nothing.
-pub(crate) fn relation_changed() {
-    CHANGES.set(CHANGES.get().wrapping_add(1));
-}
 
 /// Remembers what signs messages, for parts that do not run as the owner. Runs as the owner.
 pub(crate) fn read_secret() {
@@ -254,7 +248,7 @@ pub(crate) fn read_secret() {
 /// What signs messages, with its key. Runs as the owner, unless it is remembered.
 fn signer() -> Signer {
     let known = || SIGNER.with_borrow(|known| known.clone());
-    let changes = CHANGES.get();
+    let changes = plan::changes();
     if CURRENT_AT.get() == Some(changes)
         && let Some((_, signer)) = known()
     {

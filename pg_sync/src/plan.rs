@@ -66,11 +66,15 @@ thread_local! {
     static KNOWN: RefCell<HashMap<(i32, Question), bool>> = RefCell::new(HashMap::new());
 }
 
+/// How often the server has said that a relation changed: what was read while this stayed the same is still so.
+pub(crate) fn changes() -> u64 {
+    CHANGES.get()
+}
+
 /// Forgets what is known of a relation that has changed; of all for the invalid oid. The server calls it at any
 /// time, so it asks the server for nothing.
 pub(crate) fn relation_changed(relation: pg_sys::Oid) {
     CHANGES.set(CHANGES.get().wrapping_add(1));
-    emit::relation_changed();
     KNOWN.with_borrow_mut(HashMap::clear);
     PLANS.with_borrow_mut(|plans| {
         if relation == pg_sys::InvalidOid || relation == REGISTRY.get() {
@@ -87,11 +91,11 @@ pub(crate) fn of(firing: &Firing, table_id: i32) -> Option<Rc<Plan>> {
     if let Some(known) = PLANS.with_borrow(|plans| plans.get(&relation).cloned()) {
         return known.filter(|plan| plan.table.table_id == table_id);
     }
-    let before = CHANGES.get();
+    let before = changes();
     let made = session::as_owner(|| make(firing, table_id)).map(Rc::new);
     // A site id that this transaction made may be rolled back with it.
     let lasts = sites::known_self().is_some();
-    if lasts && CHANGES.get() == before {
+    if lasts && changes() == before {
         REGISTRY.set(session::cloudsync_relation(c"tables"));
         PLANS.with_borrow_mut(|plans| plans.insert(relation, made.clone()));
     }
@@ -129,14 +133,14 @@ fn answer(table_id: i32, question: Question) -> bool {
     if let Some(known) = KNOWN.with_borrow(|known| known.get(&(table_id, question)).copied()) {
         return known;
     }
-    let before = CHANGES.get();
+    let before = changes();
     let arguments = [Argument::integer(table_id)];
     let found = session::as_owner(|| {
         // Older tables do not know.
         version::is_current().then(|| query::look(question.sql(), &arguments).first())
     });
     let answer = found.flatten().is_some_and(codec::to_bool);
-    if CHANGES.get() == before {
+    if changes() == before {
         REGISTRY.set(session::cloudsync_relation(c"tables"));
         KNOWN.with_borrow_mut(|known| known.insert((table_id, question), answer));
     }
