@@ -6,21 +6,11 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use schema_mapping::to_postgres_text;
 use shared_format::{Value, ValueRef};
 
+use super::server;
 use crate::error::{SyncError, or_raise};
-
-mod server {
-    use pgrx::pg_sys::Datum;
-
-    // Not among the bindings of pgrx.
-    unsafe extern "C-unwind" {
-        pub(super) fn datum_image_eq(one: Datum, two: Datum, by_value: bool, length: i32) -> bool;
-        pub(super) fn datumCopy(value: Datum, by_value: bool, length: i32) -> Datum;
-    }
-}
 
 /// How values of a type travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,8 +245,8 @@ impl Codec {
                 let (by_value, length) = (self.by_value, i32::from(self.length));
                 // SAFETY: both are of this type.
                 let same = || unsafe { server::datum_image_eq(one, two, by_value, length) };
-                // SAFETY: the closure holds nothing that needs a drop.
-                unsafe { pg_guard_ffi_boundary(same) }
+                // SAFETY: the closure holds nothing that needs a drop, and cannot panic.
+                unsafe { server::guarded(same) }
             }
             (None, Some(_)) | (Some(_), None) => false,
         }
@@ -287,8 +277,8 @@ impl Codec {
         let (by_value, length) = (self.by_value, i32::from(self.length));
         // SAFETY: it is of this type.
         let copy = || unsafe { server::datumCopy(datum, by_value, length) };
-        // SAFETY: the closure holds nothing that needs a drop.
-        Some(unsafe { pg_guard_ffi_boundary(copy) })
+        // SAFETY: the closure holds nothing that needs a drop, and cannot panic.
+        Some(unsafe { server::guarded(copy) })
     }
 
     /// The text form, by the type's output function.

@@ -1,9 +1,11 @@
-//! Functions of the server without a guard of their own: every other call of it returns through a place where its
+//! Functions of the server without a guard of their own, and those that the bindings lack: every other call of it returns through a place where its
 //! errors become panics, which costs as much as some of these functions do and is a copy of the same code each time.
 //! Whoever calls several of them one after another puts one guard around all.
 
-use pgrx::pg_sys;
+use std::ffi::{c_char, c_void};
+
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use pgrx::pg_sys::{self, Datum};
 
 /// Runs `body`, which calls functions of the server; an error of theirs becomes a panic here.
 ///
@@ -67,4 +69,24 @@ unsafe extern "C-unwind" {
         copy: bool,
         slot: *mut pg_sys::TupleTableSlot,
     ) -> bool;
+
+    // Not among the bindings of pgrx.
+    pub(super) fn datum_image_eq(one: Datum, two: Datum, by_value: bool, length: i32) -> bool;
+    pub(super) fn datumCopy(value: Datum, by_value: bool, length: i32) -> Datum;
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    pub(super) fn LogLogicalMessage(
+        prefix: *const c_char,
+        message: *const c_char,
+        size: usize,
+        transactional: bool,
+    ) -> pg_sys::XLogRecPtr;
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    pub(super) fn LogLogicalMessage(
+        prefix: *const c_char,
+        message: *const c_char,
+        size: usize,
+        transactional: bool,
+        flush: bool,
+    ) -> pg_sys::XLogRecPtr;
+    pub(super) fn pg_strong_random(buffer: *mut c_void, length: usize) -> bool;
 }

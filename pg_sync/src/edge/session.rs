@@ -4,39 +4,13 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use shared_format::MESSAGE_PREFIX;
 
+use super::server;
 use crate::error::SyncError;
 
 /// The path under which we run as the owner: an empty one would let a temporary type shadow a built-in one.
 const SEARCH_PATH: &CStr = c"pg_catalog, pg_temp";
-
-mod server {
-    use std::ffi::{c_char, c_void};
-
-    use pgrx::pg_sys;
-
-    // Not among the bindings of pgrx.
-    unsafe extern "C-unwind" {
-        #[cfg(not(any(feature = "pg17", feature = "pg18")))]
-        pub(super) fn LogLogicalMessage(
-            prefix: *const c_char,
-            message: *const c_char,
-            size: usize,
-            transactional: bool,
-        ) -> pg_sys::XLogRecPtr;
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        pub(super) fn LogLogicalMessage(
-            prefix: *const c_char,
-            message: *const c_char,
-            size: usize,
-            transactional: bool,
-            flush: bool,
-        ) -> pg_sys::XLogRecPtr;
-        pub(super) fn pg_strong_random(buffer: *mut c_void, length: usize) -> bool;
-    }
-}
 
 /// Writes a transactional logical message with our prefix.
 pub(crate) fn log_message(body: &[u8]) {
@@ -54,8 +28,8 @@ pub(crate) fn log_message(body: &[u8]) {
             server::LogLogicalMessage(prefix, message, size, true, false)
         }
     };
-    // SAFETY: the closure holds nothing that needs a drop.
-    unsafe { pg_guard_ffi_boundary(write) };
+    // SAFETY: the closure holds nothing that needs a drop, and cannot panic.
+    unsafe { server::guarded(write) };
 }
 
 /// Full id of the running transaction, given one if it had none.
