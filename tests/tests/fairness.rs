@@ -122,6 +122,11 @@ fn fill(noisy: &Session, rows: u32) {
     ));
 }
 
+/// The median of rounds while nothing else happens.
+fn pace(stage: &mut Stage) -> Duration {
+    median((0..ROUNDS).map(|number| round(stage, number)).collect())
+}
+
 /// Measures rounds while a metric of the hub goes from a hundredth of so many rows to all of them.
 fn rounds_while(stage: &mut Stage, metric: &str, rows: u32) -> Vec<Duration> {
     let counted = |stage: &Stage| stage.hub.try_metric(metric).unwrap_or_default();
@@ -150,7 +155,7 @@ fn check_beside_others(setting: Setting<'_>) {
     let away = format!("postgres://nobody@127.0.0.1:{}/away", silent_server());
     let away = format!("[[database]]\nname = \"away\"\nurl = \"{away}\"\n{}\n", keys());
     let mut stage = stage_beside(setting, &noisy, &away);
-    let quiet = median((0..ROUNDS).map(|number| round(&mut stage, number)).collect());
+    let quiet = pace(&mut stage);
     let occupied = occupy(&stage.hub, "away");
     let noisy_session = noisy.session();
     let writing = thread::spawn(move || fill(&noisy_session, ROWS));
@@ -180,7 +185,7 @@ fn a_database_keeps_its_pace_while_rows_are_brought_back_into_another() {
         let ingested = stage.hub.metric("cloudsync_ingested_rows_total");
         if ingested >= f64::from(BROUGHT_BACK) { Ok(()) } else { Err(ingested.to_string()) }
     });
-    let quiet = median((0..ROUNDS).map(|number| round(&mut stage, number)).collect());
+    let quiet = pace(&mut stage);
     primary.stop(Signal::Kill);
     standby.promote();
     let _promoted = standby.in_place_of(&primary);
